@@ -143,7 +143,7 @@ def key_contains_the_attempt(patches: Patches) -> None:
     patches.wrap(
         Interpreter,
         "_key",
-        lambda original: lambda self, saga, do: f"{original(self, saga, do)}:{do.attempt}",
+        lambda original: lambda self, done, what: f"{original(self, done, what)}:{what.do.attempt}",
     )
 
 
@@ -776,10 +776,11 @@ def a_call_in_doubt_is_retried_under_a_new_key(patches: Patches) -> None:
     """Rules 2 and 31: an operator's retry gives a call another key, as an undo may have one."""
 
     def make(original: Any) -> Any:
-        def key(self: Any, done: Any, do: Any) -> str:
-            known = done.saga.steps.get(do.step)
-            again = do.kind is AttemptKind.EXECUTE and known is not None and known.forgiven > 0
-            return f"{original(self, done, do)}.2" if again else str(original(self, done, do))
+        def key(self: Any, done: Any, what: Any) -> str:
+            known = done.saga.steps.get(what.do.step)
+            forward = what.do.kind is AttemptKind.EXECUTE
+            again = forward and known is not None and known.forgiven > 0
+            return f"{original(self, done, what)}.2" if again else str(original(self, done, what))
 
         return key
 

@@ -12,9 +12,10 @@ import msgspec
 from msgspec.structs import replace
 
 from stage.core import events as e
-from stage.core.commands import AttemptKind, Do
+from stage.core.commands import AttemptKind
 from stage.core.steps import Step, StepKind
 from stage.engine.saga import lane
+from stage.engine.saga.instructions import Instruction
 from stage.engine.saga.interpreter import Course, Interpreter
 from stage.engine.saga.journal import Journal
 from stage.engine.saga.lane import Ridden, Segment
@@ -51,9 +52,10 @@ def the_lane_has_keys_of_its_own(patches: Patches) -> None:
     """Rule 2: a repeat off the lane has another key."""
 
     def make(original: Any) -> Any:
-        def key(self: Interpreter, done: Course, do: Do) -> str:
-            own = ":l" if isinstance(done, Ridden) and do.kind is AttemptKind.EXECUTE else ""
-            return f"{original(self, done, do)}{own}"
+        def key(self: Interpreter, done: Course, what: Instruction) -> str:
+            forward = what.do.kind is AttemptKind.EXECUTE
+            own = ":l" if isinstance(done, Ridden) and forward else ""
+            return f"{original(self, done, what)}{own}"
 
         return key
 

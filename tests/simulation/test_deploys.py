@@ -13,8 +13,10 @@ import pytest
 from msgspec.structs import replace
 
 from stage.core import bindings
+from stage.core.commands import Do
 from stage.core.ids import Direction, compensation_key, idempotency_key
 from stage.core.saga import Saga
+from stage.engine.saga.instructions import Instruction
 from stage.engine.saga.interpreter import Interpreter, Transition
 from stage.engine.saga.versions import Versions
 from stage.store.memory_database import MemoryDatabase
@@ -89,11 +91,21 @@ def a_newer_saga_is_taken_up(patch: pytest.MonkeyPatch) -> None:
 def the_key_is_made_from_todays_name(patch: pytest.MonkeyPatch) -> None:
     """A repeat after a rename is another charge."""
 
-    def key(self: Interpreter, done: Transition, do: Any) -> str:
+    def key(self: Interpreter, done: Transition, what: Any) -> str:
+        do = what.do
         made = idempotency_key(done.saga.id, done.plan.stage, do.step, Direction.EXECUTE)
         return compensation_key(made) if do.kind == "compensate" else made
 
     patch.setattr(Interpreter, "_key", key)
+
+
+def an_old_saga_runs_as_todays_stage(patch: pytest.MonkeyPatch) -> None:
+    """Its attempts are compiled for the newest version alone."""
+
+    def instruction(self: Interpreter, saga: Saga, do: Do) -> Instruction:
+        return self.newest[do.kind][do.step].numbered(do)
+
+    patch.setattr(Interpreter, "instruction", instruction)
 
 
 def _difference_of(patch: pytest.MonkeyPatch, change: Callable[[Any, Any], Any]) -> None:
@@ -113,6 +125,7 @@ PLANTED: dict[Plant, tuple[str, str]] = {
     a_changed_peer_undoes_an_old_saga: ("base", "other api"),
     a_lost_compensation_is_nothing_to_undo: ("base", "compensation lost"),
     a_newer_saga_is_taken_up: ("version 2", "compensation lost"),
+    an_old_saga_runs_as_todays_stage: ("base", "version 2 after 1"),
     the_key_is_made_from_todays_name: ("base", "step renamed, and said"),
 }
 

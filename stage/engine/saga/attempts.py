@@ -33,7 +33,8 @@ def links_of(step: StepState, kind: AttemptKind) -> tuple[str, ...]:
 
 def end_span(span: Span, event: e.Event) -> None:
     """End the span of an attempt with its end, which is durable by now."""
-    span.end(e.name_of(event), reason_of(event), at=event.at)
+    if span.span_id:  # nothing is reported of one without
+        span.end(e.name_of(event), reason_of(event), at=event.at)
 
 
 def stored_requests(saga: Saga, do: Do) -> tuple[e.Request, ...]:

@@ -151,20 +151,17 @@ def view_of(
     stage: str, saga: Saga, context: Context, *, key: str, attempt: int, now: float
 ) -> RunView:
     """The view that a function of the author gets of its saga."""
-    results, keys = known_of(saga)
-    return view_with(stage, saga, context, results, keys, key, attempt, now)
+    return view_with(stage, saga, context, results_of(saga), keys_of(saga), key, attempt, now)
 
 
-def known_of(saga: Saga) -> tuple[dict[str, msgspec.Raw], dict[str, str]]:
-    """The results and the keys of its steps, by their names."""
-    results: dict[str, msgspec.Raw] = {}
-    keys: dict[str, str] = {}
-    for name, step in saga.steps.items():
-        if step.result is not None:
-            results[name] = step.result
-        if step.key:
-            keys[name] = step.key
-    return results, keys
+def results_of(saga: Saga) -> dict[str, msgspec.Raw]:
+    """The results of its steps, by their names."""
+    return {name: step.result for name, step in saga.steps.items() if step.result is not None}
+
+
+def keys_of(saga: Saga) -> dict[str, str]:
+    """The keys of its steps that its journal binds, by their names."""
+    return {name: step.key for name, step in saga.steps.items() if step.key}
 
 
 def view_with(

@@ -9,31 +9,40 @@ with how it ended. Every engine shares this loop; it decides only when and where
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, assert_never
+from functools import partial
+from typing import Protocol, TypeVar, assert_never
 
 import msgspec
 from msgspec import UNSET
 
 from stage.core import events as e
-from stage.core.bindings import binding_of
 from stage.core.commands import AttemptKind, Do, Record, Rest
 from stage.core.errors import JournalMismatch, StageError, StaleEpoch, StoreUnavailable
 from stage.core.failure import FailureKind
-from stage.core.ids import Direction, compensation_key, idempotency_key, step_of_key
+from stage.core.ids import compensation_key, step_of_key
 from stage.core.machine import Impossible, decide, evolve
 from stage.core.place import TELL_STEP
 from stage.core.questions import past_pivot
 from stage.core.raised import raised
-from stage.core.saga import Saga
-from stage.core.states import EXTERNAL_KINDS, ParkCause, SagaState
-from stage.core.steps import FORWARD_PREFIX, Plan, StepKind
+from stage.core.saga import Saga, StepState
+from stage.core.states import ParkCause, SagaState
+from stage.core.steps import FORWARD_PREFIX, Plan
 from stage.engine.saga.attempts import (
     as_repeat,
     end_event,
     links_of,
     stored_requests,
 )
-from stage.engine.saga.context import Context, Output, enriched, view_of
+from stage.engine.saga.context import (
+    Context,
+    Output,
+    enriched,
+    keys_of,
+    results_of,
+    view_of,
+    view_with,
+)
+from stage.engine.saga.instructions import Instruction, instructions_of
 from stage.engine.saga.versions import Versions
 from stage.engine.saga.words import Redact, as_they_are
 from stage.ports.clock import Clock
@@ -42,7 +51,6 @@ from stage.ports.stage import (
     Conversation,
     Failed,
     Finished,
-    Participant,
     RunView,
     Send,
     Turn,
@@ -91,10 +99,15 @@ class Transition(msgspec.Struct, kw_only=True):
         """See `Course`."""
         return self.saga
 
-    def view(self, context: Context, *, key: str, attempt: int, now: float) -> RunView:
+    @property
+    def results(self) -> dict[str, msgspec.Raw]:
         """See `Course`."""
-        stage = self.plan.stage
-        return view_of(stage, self.saga, context, key=key, attempt=attempt, now=now)
+        return results_of(self.saga)
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """See `Course`."""
+        return keys_of(self.saga)
 
     def add(self, event: e.Event) -> None:
         """See `Course`."""
@@ -120,8 +133,14 @@ class Course(Protocol):
         """The saga as an attempt that begins now has to know it."""
         ...
 
-    def view(self, context: Context, *, key: str, attempt: int, now: float) -> RunView:
-        """The view that a function of the author gets now."""
+    @property
+    def results(self) -> dict[str, msgspec.Raw]:
+        """The results that a function of the author may know now, by the names of their steps."""
+        ...
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """The keys that its journal binds, by the names of their steps."""
         ...
 
     def add(self, event: e.Event) -> None:
@@ -144,12 +163,18 @@ class Interpreter:
         self.redact = redact
         self.plan = versions.newest.plan
         """That of the newest version; a saga may run under another one (`Saga.under`)."""
-        self.bindings: dict[int, dict[str, e.Binding]] = {
-            each.plan.version: {step.name: binding_of(step) for step in each.plan.steps}
-            for each in family_of(versions.newest)
+        self._instructions = {
+            each.plan.version: instructions_of(each) for each in family_of(versions.newest)
         }
+        self.newest = self._instructions[self.plan.version]
+        """The instructions of the newest version."""
         self._observer = observer
         self._clock = clock
+
+    def instruction(self, saga: Saga, do: Do) -> Instruction:
+        """The instruction for that attempt of a step of the saga."""
+        compiled = self._instructions.get(saga.version, self.newest)  # see Versions.of
+        return compiled[do.kind][do.step].numbered(do)
 
     def fold(self, saga_id: str, entries: Sequence[Entry]) -> Saga:
         """The state of a saga from its journal. Raises JournalMismatch."""
@@ -257,7 +282,8 @@ class Interpreter:
         """The output of the stage, asked for once. Raises what the author's function raises."""
         if done.output is UNSET:
             with span.current():
-                view = done.view(context, key="", attempt=1, now=now)
+                stage, results, keys = done.plan.stage, done.results, done.keys
+                view = view_with(stage, done.terms, context, results, keys, "", 1, now)
                 done.output = self.versions.of(done.terms).output(view)
         return done.output
 
@@ -274,79 +300,73 @@ class Interpreter:
         if do.kind is AttemptKind.TELL:
             self._tell(done, do, now, trace)
             return now
-        kind = done.plan.by_name[do.step].kind
-        if kind is StepKind.APPROVAL:
-            return self._ask(done, context, do, now)
-        if kind is StepKind.TRANSACTION:
-            return await self._transact(unit, done, context, do, now, trace)
-        self._prepare(done, context, do, now, trace)
+        what = self.instruction(done.terms, do)
+        if what.is_local:
+            return (await self.transact(unit, done, context, what, now, trace)).at
+        if what.is_approval:
+            self._ask(done, context, what, now)
+        else:
+            self.prepare(done, context, what, now, trace)
         return now
 
-    async def _transact(
+    async def transact(
         self,
         unit: Unit,
         done: Course,
         context: Context,
-        do: Do,
+        what: Instruction,
         now: float,
         trace: TraceContext,
-    ) -> float:
-        """Run a transaction or its compensation in this unit, and record how and when it ended."""
-        span = self._span(done, do, trace)
-        view = done.view(context, key=self._key(done, do), attempt=do.attempt, now=now)
+    ) -> e.AttemptEnd:
+        """Run a transaction or its compensation in this unit; how and when it ended."""
+        do, terms = what.do, done.terms
+        known = terms.steps.get(do.step)
+        span = self._span(terms, what, known, trace)
+        key = self._key(done, what)
+        view = view_with(what.stage, terms, context, done.results, done.keys, key, do.attempt, now)
         if do.kind is AttemptKind.COMPENSATE:
             started = e.CompensationStarted(
                 at=now, step=do.step, attempt=do.attempt, span=span.span_id
             )
             done.add(started)
-        participant = self.versions.of(done.terms)
-        turn = await self._run_transaction(participant, unit, do, view, span)
-        event: e.Event = end_event(do, turn, self._clock.now(), self.redact)
+        turn = await self._run_transaction(unit, what, view, span)
+        event = end_event(do, turn, self._clock.now(), self.redact)
         if isinstance(event, e.StepSucceeded) and span.span_id:
             event = msgspec.structs.replace(event, span=span.span_id)
-        event = self._binding(done.terms, event)
+        if known is None:
+            event = _bound(event, what)
         done.add(event)
         done.ended.append((span, event))
-        return event.at
+        return event
 
-    def _ask(self, done: Course, context: Context, do: Do, now: float) -> float:
+    def _ask(self, done: Course, context: Context, what: Instruction, now: float) -> None:
         """Ask a person, or nobody where the author's function shows nothing."""
-        view = done.view(context, key="", attempt=do.attempt, now=now)
-        participant = self.versions.of(done.terms)
+        do, terms = what.do, done.terms
+        view = view_with(what.stage, terms, context, done.results, done.keys, "", do.attempt, now)
         event: e.Event
         try:
-            shown = participant.shown(do.step, view)
+            shown = what.participant.shown(do.step, view)
         except StageError as error:  # so it will always be
             failed = Failed(kind=FailureKind.REFUSED, reason=f"{do.step}: {error}")
             event = end_event(do, failed, now, self.redact)
         except Exception as error:
-            event = end_event(do, participant.explain(error), now, self.redact)
+            event = end_event(do, what.participant.explain(error), now, self.redact)
         else:
             if shown is None:
                 event = e.StepSucceeded(at=now, step=do.step)
             else:
                 event = e.ApprovalAsked(at=now, step=do.step, shown=shown)
-        done.add(self._binding(done.terms, event))
-        return now
-
-    def _binding(self, saga: Saga, event: e.Event) -> e.Event:
-        """The first event of a local step, with what it binds; any other as it is (rule 32)."""
-        match event:
-            case e.StepSucceeded() | e.StepRefused() | e.StepTransient() | e.ApprovalAsked():
-                if event.step not in saga.steps:
-                    bound = self.bindings[saga.version][event.step]
-                    return msgspec.structs.replace(event, bound=bound)
-        return event
+        done.add(event if do.step in terms.steps else _bound(event, what))
 
     async def _run_transaction(
-        self, participant: Participant, unit: Unit, do: Do, view: RunView, span: Span
+        self, unit: Unit, what: Instruction, view: RunView, span: Span
     ) -> Finished | Failed:
         """How the author's function ended; what it wrote is undone where it failed."""
+        do, participant = what.do, what.participant
+        run = partial(participant.run_transaction, unit.tx, do.kind, do.step, view)
         try:
             with span.current():
-                result = await unit.attempt(
-                    lambda: participant.run_transaction(unit.tx, do.kind, do.step, view)
-                )
+                return Finished(result=await unit.attempt(run))
         except (StoreUnavailable, StaleEpoch):
             raise
         except StageError as error:  # it escaped, or its SQL is not allowed: so it will always be
@@ -355,45 +375,25 @@ class Interpreter:
             return participant.explain(error)
         except BaseException as error:  # a function that exits ends its step, not the process
             return Failed(kind=FailureKind.REFUSED, reason=f"{do.step} raised {raised(error)}")
-        return Finished(result=result)
 
-    def _prepare(
-        self, done: Course, context: Context, do: Do, now: float, trace: TraceContext
+    def prepare(
+        self, done: Course, context: Context, what: Instruction, now: float, trace: TraceContext
     ) -> None:
         """Write down the intent of a call, a probe, a forward or their compensation."""
-        # Long because each kind of request is made where its intent is written.
-        step = done.plan.by_name[do.step]
-        span = self._span(done, do, trace)
-        key = self._key(done, do)
-        outgoing = Outgoing(do=do, span=span, key=key)
+        do, terms = what.do, done.terms
+        known = terms.steps.get(do.step)
+        stored = () if known is None else stored_requests(terms, do)
+        span = self._span(terms, what, known, trace)
+        outgoing = Outgoing(do=do, span=span, key=self._key(done, what))
         request: e.Request | None = None
-        if step.kind in EXTERNAL_KINDS:
-            stored = stored_requests(done.terms, do)
-            view = done.view(context, key=key, attempt=do.attempt, now=now)
-            outgoing.conversation, outgoing.turn = self._begin(
-                self.versions.of(done.terms), do, view, span, stored
-            )
-            if isinstance(outgoing.turn, Send) and not stored:
-                request = outgoing.turn.request
-                if do.kind is not AttemptKind.PROBE:
-                    outgoing.stored = (request,)
-        elif do.kind is AttemptKind.PROBE:
-            outgoing.body = done.terms.steps[do.step].requests[0].body
+        if what.is_external:
+            request = self._prepare_call(done, context, what, outgoing, now, stored)
         elif do.kind is AttemptKind.EXECUTE:
-            stored = stored_requests(done.terms, do)
-            if stored:
-                outgoing.body = stored[0].body
-            else:
-                try:
-                    output = self._output(done, context, now, span)
-                    outgoing.body = enriched(done.plan.stage, done.terms, context, output)
-                    request = e.Request(method="POST", path="/sagas", body=outgoing.body)
-                except Exception as error:
-                    outgoing.turn = _failed_output(error)
-        bound: e.Binding | None = None
-        if do.step not in done.terms.steps:
-            bound = self.bindings[done.terms.version][do.step]
-        done.add(self._started(do, key, span, request, now, bound))
+            request = self._prepare_forward(done, context, outgoing, now, stored)
+        elif do.kind is AttemptKind.PROBE and known is not None:
+            outgoing.body = known.requests[0].body
+        bound = what.binding if known is None else None
+        done.add(_started(outgoing, request, now, bound))
         if isinstance(outgoing.turn, Finished | Failed):  # it ended without sending anything
             event = end_event(do, outgoing.turn, self._clock.now(), self.redact)
             done.add(event)
@@ -401,65 +401,70 @@ class Interpreter:
         else:
             done.outgoing.append(outgoing)
 
-    def _begin(
+    def _prepare_call(
         self,
-        participant: Participant,
-        do: Do,
-        view: RunView,
-        span: Span,
+        done: Course,
+        context: Context,
+        what: Instruction,
+        outgoing: Outgoing,
+        now: float,
         stored: tuple[e.Request, ...],
-    ) -> tuple[Conversation | None, Turn]:
-        """Begin a conversation; a result in the journal that cannot be read ends it at once."""
+    ) -> e.Request | None:
+        """Begin a conversation; the request that its intent has to hold."""
+        do, terms, key = what.do, done.terms, outgoing.key
+        view = view_with(what.stage, terms, context, done.results, done.keys, key, do.attempt, now)
         try:
-            with span.current():  # a conversation keeps the context in which it was made
-                conversation = participant.converse(do.kind, do.step, view)
-        except Exception as error:
+            with outgoing.span.current():  # a conversation keeps the context in which it was made
+                conversation = what.participant.converse(do.kind, do.step, view)
+        except Exception as error:  # a result in the journal that cannot be read
             reason = f"{do.step} cannot be begun: {raised(error)}"
-            return None, Failed(kind=FailureKind.REFUSED, reason=reason)
-        turn = as_repeat(do, conversation.begin(), stored)
+            outgoing.turn = Failed(kind=FailureKind.REFUSED, reason=reason)
+            return None
+        outgoing.conversation = conversation
+        turn = conversation.begin()
+        outgoing.turn = turn = as_repeat(do, turn, stored) if stored else turn
         if isinstance(turn, Failed):
             conversation.close()
-        return conversation, turn
+        if stored or not isinstance(turn, Send):
+            return None
+        if do.kind is not AttemptKind.PROBE:
+            outgoing.stored = (turn.request,)
+        return turn.request
 
-    def _started(
+    def _prepare_forward(
         self,
-        do: Do,
-        key: str,
-        span: Span,
-        request: e.Request | None,
+        done: Course,
+        context: Context,
+        outgoing: Outgoing,
         now: float,
-        bound: e.Binding | None = None,
-    ) -> e.Event:
-        match do.kind:
-            case AttemptKind.EXECUTE:
-                return e.StepStarted(
-                    at=now,
-                    step=do.step,
-                    attempt=do.attempt,
-                    key=key,
-                    span=span.span_id,
-                    request=request,
-                    bound=bound,
-                )
-            case AttemptKind.PROBE:
-                return e.ProbeStarted(at=now, step=do.step, span=span.span_id)
-            case AttemptKind.COMPENSATE:
-                return e.CompensationStarted(
-                    at=now,
-                    step=do.step,
-                    attempt=do.attempt,
-                    key=key,
-                    span=span.span_id,
-                    request=request,
-                )
-            case AttemptKind.TELL:
-                return e.TellStarted(at=now, attempt=do.attempt, span=span.span_id)
-            case _:
-                assert_never(do.kind)
+        stored: tuple[e.Request, ...],
+    ) -> e.Request | None:
+        """Make the body for downstream, or repeat it; the request that its intent has to hold."""
+        if stored:
+            outgoing.body = stored[0].body
+            return None
+        try:
+            output = self._output(done, context, now, outgoing.span)
+            outgoing.body = enriched(done.plan.stage, done.terms, context, output)
+        except Exception as error:
+            outgoing.turn = _failed_output(error)
+            return None
+        return e.Request(method="POST", path="/sagas", body=outgoing.body)
 
     def _tell(self, done: Course, do: Do, now: float, trace: TraceContext) -> None:
-        span = self._span(done, do, trace)
-        done.add(self._started(do, "", span, None, now))
+        saga = done.terms
+        attempt = Attempt(
+            saga_id=saga.id,
+            stage=done.plan.stage,
+            step=TELL_STEP,
+            kind=do.kind,
+            number=do.attempt,
+            peer=saga.upstream,
+            parent=trace,
+            links=(saga.tell_span,) if saga.tell_span else (),
+        )
+        span = self._observer.attempt(attempt)
+        done.add(e.TellStarted(at=now, attempt=do.attempt, span=span.span_id))
         done.outgoing.append(Outgoing(do=do, span=span, key=""))
 
     def converse(
@@ -471,39 +476,71 @@ class Interpreter:
         with span.current():  # a conversation keeps the context in which it was made
             return self.versions.of(saga).converse(do.kind, do.step, view)
 
-    def _key(self, done: Course, do: Do) -> str:
+    def _key(self, done: Course, what: Instruction) -> str:
         """The key that the journal binds, or that the names make; that of an undo follows it."""
         saga = done.terms
-        known = saga.steps.get(do.step)
+        known = saga.steps.get(what.do.step)
         if known is None:
-            return idempotency_key(saga.id, done.plan.stage, do.step, Direction.EXECUTE)
-        key = known.key or idempotency_key(saga.id, done.plan.stage, do.step, Direction.EXECUTE)
-        if do.kind is not AttemptKind.COMPENSATE:
+            return saga.id + what.key_end
+        key = known.key or saga.id + what.key_end
+        if what.do.kind is not AttemptKind.COMPENSATE:
             return key
         return compensation_key(key, known.compensation_keys)
 
-    def _span(self, done: Course, do: Do, trace: TraceContext) -> Span:
-        links: tuple[str, ...] = ()
-        saga, name = done.terms, do.step
-        if name:
-            peer = done.plan.by_name[name].peer
-            if (known := saga.steps.get(name)) is not None:
-                links = links_of(known, do.kind)
-        else:
-            peer = saga.upstream
-            links = (saga.tell_span,) if saga.tell_span else ()
+    def _span(
+        self, saga: Saga, what: Instruction, known: StepState | None, trace: TraceContext
+    ) -> Span:
+        do = what.do
         return self._observer.attempt(
             Attempt(
                 saga_id=saga.id,
-                stage=done.plan.stage,
-                step=name or TELL_STEP,
+                stage=what.stage,
+                step=do.step,
                 kind=do.kind,
                 number=do.attempt,
-                peer=peer,
+                peer=what.step.peer,
                 parent=trace,
-                links=links,
+                links=() if known is None else links_of(known, do.kind),
             )
         )
+
+
+def _started(
+    outgoing: Outgoing, request: e.Request | None, now: float, bound: e.Binding | None
+) -> e.Event:
+    """The intent of an attempt of a step."""
+    do, span = outgoing.do, outgoing.span.span_id
+    if do.kind is AttemptKind.PROBE:
+        return e.ProbeStarted(at=now, step=do.step, span=span)
+    if do.kind is AttemptKind.COMPENSATE:
+        return e.CompensationStarted(
+            at=now,
+            step=do.step,
+            attempt=do.attempt,
+            key=outgoing.key,
+            span=span,
+            request=request,
+        )
+    return e.StepStarted(
+        at=now,
+        step=do.step,
+        attempt=do.attempt,
+        key=outgoing.key,
+        span=span,
+        request=request,
+        bound=bound,
+    )
+
+
+_BINDS = (e.StepSucceeded, e.StepRefused, e.StepTransient, e.ApprovalAsked)
+E = TypeVar("E", bound=e.Event)
+
+
+def _bound(event: E, what: Instruction) -> E:
+    """The first event of a local step, with what it binds (rule 32)."""
+    if isinstance(event, _BINDS):
+        return msgspec.structs.replace(event, bound=what.binding)
+    return event
 
 
 _ENDS_A_WAIT = (e.WebhookFound, e.WebhookRefused, e.Approved, e.Rejected)

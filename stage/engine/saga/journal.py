@@ -58,6 +58,7 @@ class Journal:
     def __init__(self, versions: Versions, observer: Observer, render: Render) -> None:
         self._versions = versions
         self._plan = versions.newest.plan
+        self._indexed = versions.newest.indexed
         self._observer = observer
         self._render = render
 
@@ -68,18 +69,19 @@ class Journal:
         *,
         before: SagaRow | None,
         in_flight: bool = False,
+        span: Span | None = None,
     ) -> Stored:
         """A transition with the row it leads to.
 
         `before` is the row until then, None of a new saga. `in_flight`: attempts before the
-        transition have not ended.
+        transition have not ended. `span` was begun in this unit.
         """
         if isinstance(transition, Ridden):
             row = self._row_on_lane(transition, context, before)
-            return Stored(context=context, row=row, transition=transition, before=before)
-        running = in_flight or bool(transition.outgoing)
-        row = self.row(transition, context, running=running, before=before)
-        return Stored(context=context, row=row, transition=transition, before=before)
+        else:
+            running = in_flight or bool(transition.outgoing)
+            row = self.row(transition, context, running=running, before=before)
+        return Stored(context=context, row=row, transition=transition, span=span, before=before)
 
     def park(self, row: SagaRow, cause: ParkCause, reason: str, now: float) -> Stored:
         """A stored saga parked as it is: its journal may be unreadable."""
@@ -116,30 +118,30 @@ class Journal:
 
         `mail` is what the transition took in. Raises StaleEpoch when the saga was taken over.
         """
+        row, events = stored.row, stored.transition.events
         if epoch is None:
-            terms = terms_of(stored.context, self._versions.newest.indexed)
-            await unit.insert(stored.row, stored.transition.events, terms)
+            await unit.insert(row, events, terms_of(stored.context, self._indexed))
         else:
-            await unit.save(stored.row, stored.transition.events, epoch=epoch, before=stored.before)
+            await unit.save(row, events, epoch=epoch, before=stored.before)
             # The acts of a person are kept where no end of retention reaches them.
-            for act in acts_in(stored.transition.events, stored.before, stored.row):
+            for act in acts_in(events, stored.before, row):
                 await unit.keep_act(act)
             if stored.transition.terms.forgotten:
-                await unit.drop_terms(stored.row.id)
+                await unit.drop_terms(row.id)
         if mail:
             await unit.received(mail)
 
     def report(self, stored: Stored) -> None:
         """Report what has become durable: ended attempts, lost ones, and every event."""
+        transition, trace = stored.transition, stored.context.trace
         saga_id, accepted_at = stored.row.id, stored.row.accepted_at
-        stage, trace = stored.transition.plan.stage, stored.context.trace
-        happened = self._observer.happened
-        for span, event in stored.transition.ended:
+        stage, happened = transition.plan.stage, self._observer.happened
+        for span, event in transition.ended:
             end_span(span, event)
         for lost in stored.cut_off:
             self._report_cut_off(stored, lost)
-        for event in stored.transition.events:
-            happened(saga_id, stage, event, trace, accepted_at=accepted_at)
+        for event in transition.events:
+            happened(saga_id, stage, event, trace, accepted_at)
 
     def _report_cut_off(self, stored: Stored, lost: CutOff) -> None:
         """Report an attempt that its own process could not report: it is gone."""
@@ -201,32 +203,19 @@ class Journal:
 
     def _row_on_lane(self, ridden: Ridden, context: Context, before: SagaRow | None) -> SagaRow:
         """The row that `row` makes of the folded saga: it runs, or it has come to its end."""
-        terms = ridden.terms
-        if before is None:
-            before = SagaRow(
-                id=terms.id,
-                state=SagaState.ACTIVE,
-                epoch=terms.epoch,
-                length=0,
-                accepted_at=terms.accepted_at,
-                updated_at=terms.updated_at,
-                fingerprint=context.fingerprint,
-                version=terms.version,
-                due_at=None,
-                deadline=terms.deadline,
-                envelope=context.envelope_bytes,
-                traceparent=context.trace.traceparent,
-                tracestate=context.trace.tracestate,
-            )
         length, updated_at, state = ridden.length, ridden.updated_at, ridden.state
-        if state is SagaState.ACTIVE:
+        if before is None:
+            before = _row_on_lane_at_first(ridden.terms, context, length, updated_at)
+            if state is SagaState.ACTIVE:
+                return before
+        elif state is SagaState.ACTIVE:
             due_at = _running_until(updated_at)
             return replace(before, length=length, updated_at=updated_at, due_at=due_at)
         if state is not SagaState.COMPLETED:
             return self._row_on_the_way_back(ridden, context, before)
         output = None if ridden.output is UNSET else ridden.output
         newest = self._versions.newest
-        ending = completed_ending(newest, terms.id, context, ridden.results, output)
+        ending = completed_ending(newest, before.id, context, ridden.results, output)
         answer = self._render(ending)
         return replace(
             before,
@@ -267,6 +256,25 @@ class Journal:
             return None, b""
         answer = self._render(ending_of(self._versions.of(saga), saga, context, output))
         return answer.status, answer.body
+
+
+def _row_on_lane_at_first(terms: Saga, context: Context, length: int, updated_at: float) -> SagaRow:
+    """The row of a new saga that goes on from here."""
+    return SagaRow(
+        id=terms.id,
+        state=SagaState.ACTIVE,
+        epoch=terms.epoch,
+        length=length,
+        accepted_at=terms.accepted_at,
+        updated_at=updated_at,
+        fingerprint=context.fingerprint,
+        version=terms.version,
+        due_at=_running_until(updated_at),
+        deadline=terms.deadline,
+        envelope=context.envelope_bytes,
+        traceparent=context.trace.traceparent,
+        tracestate=context.trace.tracestate,
+    )
 
 
 def _peer(plan: Plan, step: str) -> str:

@@ -24,24 +24,27 @@ The saga itself is folded when somebody asks for it, and of most sagas nobody ev
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import TypeGuard
 
 import msgspec
 from msgspec import UNSET
 
 from stage.core import events as e
-from stage.core.commands import AttemptKind, Do, Record
+from stage.core.commands import AttemptKind, Record
 from stage.core.machine import decide, evolve
 from stage.core.order import backward, waves
 from stage.core.questions import needs_compensation
 from stage.core.saga import Saga
 from stage.core.states import Phase, SagaState, Tell
 from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind
-from stage.engine.saga.context import Context, Output, known_of, view_with
+from stage.engine.saga.context import Context, Output, keys_of, results_of
+from stage.engine.saga.instructions import Instruction
 from stage.engine.saga.interpreter import Interpreter, Outgoing, Transition
 from stage.ports.clock import Clock
 from stage.ports.observer import Span
-from stage.ports.stage import Foreign, RunView
+from stage.ports.stage import Foreign
 from stage.ports.store import Unit
 
 
@@ -91,12 +94,39 @@ Awaited = e.StepSucceeded | e.StepRefused | e.CompensationSucceeded
 """The ends of an attempt with which a saga may stay on the lane."""
 
 
+_ENDS: Mapping[type[e.Event], SagaState] = {
+    e.Completed: SagaState.COMPLETED,
+    e.Compensated: SagaState.COMPENSATED,
+}
+
+
+class CompiledSegment(msgspec.Struct, frozen=True, kw_only=True):
+    """A segment as the lane rides it: the instructions of its steps."""
+
+    transactions: tuple[Instruction, ...]
+    leaving: Instruction | None
+
+
+def compiled_segments(
+    plan: Plan, compiled: Mapping[str, Instruction]
+) -> tuple[CompiledSegment, ...]:
+    """The segments of the plan, compiled."""
+    return tuple(
+        CompiledSegment(
+            transactions=tuple(compiled[step.name] for step in segment.transactions),
+            leaving=None if segment.leaving is None else compiled[segment.leaving.name],
+        )
+        for segment in segments_of(plan)
+    )
+
+
 class Ridden(msgspec.Struct, kw_only=True):
     """Where a unit left a saga on the lane: as a `Transition`, whose names it shares.
 
     `terms` is the saga as its first event left it, or as it turned round. Its attempts go by that,
-    for nothing that they have to know changes on the way. `since` are all events after that,
-    `events` those of the unit. `results` and `keys` are of the steps that began, by their names.
+    for nothing that they have to know changes on the way. `since` are the events after that and
+    before this unit, `events` those of the unit, of which `terms` has the first `folded_events`.
+    `results` and `keys` are of the steps that began, by their names.
     """
 
     plan: Plan
@@ -107,6 +137,7 @@ class Ridden(msgspec.Struct, kw_only=True):
     """The steps that are still to be undone, on the way back."""
     since: tuple[e.Event, ...] = ()
     events: list[e.Event]
+    folded_events: int = 0
     results: dict[str, msgspec.Raw] = {}
     keys: dict[str, str] = {}
     outgoing: list[Outgoing] = []
@@ -121,7 +152,7 @@ class Ridden(msgspec.Struct, kw_only=True):
         folded = self.folded
         if folded is None:
             folded = self.terms
-            for event in self.since:
+            for event in (*self.since, *self.events[self.folded_events :]):
                 folded = evolve(self.plan, folded, event)
             self.folded = folded
         return folded
@@ -129,66 +160,47 @@ class Ridden(msgspec.Struct, kw_only=True):
     @property
     def length(self) -> int:
         """Number of journal entries."""
-        return self.terms.length + len(self.since)
+        return self.terms.length + len(self.since) + len(self.events) - self.folded_events
 
     @property
     def updated_at(self) -> float:
         """The instant of the last entry."""
-        return self.since[-1].at if self.since else self.terms.updated_at
+        return self.events[-1].at
 
     @property
     def state(self) -> SagaState:
         """Whether it goes forward or back, or has come to that end."""
-        last = type(self.since[-1]) if self.since else None
-        if last is e.Completed:
-            return SagaState.COMPLETED
-        return SagaState.COMPENSATED if last is e.Compensated else self.terms.state
+        return _ENDS.get(type(self.events[-1]), self.terms.state)
 
-    def awaits(self, event: e.Event) -> bool:
+    def awaits(self, event: e.Event) -> TypeGuard[Awaited]:
         """Whether that is an end of the one attempt that is under way with which it may stay."""
-        match event:
-            case e.StepSucceeded() | e.CompensationSucceeded():
-                return self.outgoing[0].do.step == event.step
-            case e.StepRefused():  # a webhook of another step, or a doubt, is nothing usual
-                return self.outgoing[0].do.step == event.step and not event.may_stand
-        return False
+        if not isinstance(event, Awaited) or event.step != self.outgoing[0].do.step:
+            return False  # a webhook of another step is nothing usual
+        return not (isinstance(event, e.StepRefused) and event.may_stand)  # nor is a doubt
 
     def after(self, event: e.StepSucceeded | e.CompensationSucceeded) -> Ridden:
         """The same with the answer that it awaited, and nothing done about it yet."""
-        ridden = Ridden(
+        results, keys, now = self.results, self.keys, self.events
+        if self.folded_events:
+            now = now[self.folded_events :]
+        if isinstance(event, e.StepSucceeded):
+            results = {**results, event.step: event.result}
+            keys = {**keys, event.step: self.outgoing[0].key}
+        return Ridden(
             plan=self.plan,
             terms=self.terms,
             segment=self.segment,
             undos=self.undos,
-            since=self.since,
-            events=[],
-            results=self.results,
-            keys=self.keys,
+            since=(*self.since, *now),
+            events=[event],
+            results=results,
+            keys=keys,
             output=self.output,
         )
-        ridden.add(event)
-        if isinstance(event, e.StepSucceeded):
-            ridden.succeeded(event)
-        return ridden
 
     def add(self, event: e.Event) -> None:
         """See `interpreter.Course`."""
         self.events.append(event)
-        self.since = (*self.since, event)
-
-    def succeeded(self, event: e.StepSucceeded) -> None:
-        """Let the functions behind this step have its result."""
-        self.results = {**self.results, event.step: event.result}
-
-    def view(self, context: Context, *, key: str, attempt: int, now: float) -> RunView:
-        """See `interpreter.Course`: the view that `view_of` makes of the folded saga."""
-        return view_with(
-            self.plan.stage, self.terms, context, self.results, self.keys, key, attempt, now
-        )
-
-    def is_late(self, now: float) -> bool:
-        """Whether its deadline is over; what follows from that is decided elsewhere."""
-        return self.terms.deadline is not None and now >= self.terms.deadline
 
 
 class Lane:
@@ -198,11 +210,8 @@ class Lane:
         self._interpreter = interpreter
         self._plan = interpreter.plan
         self._clock = clock
-        self._segments = segments_of(self._plan)
-        self._dos, self._undos = (
-            {step.name: Do(kind=kind, step=step.name) for step in self._plan.steps}
-            for kind in (AttemptKind.EXECUTE, AttemptKind.COMPENSATE)
-        )
+        self._undos = interpreter.newest[AttemptKind.COMPENSATE]
+        self._segments = compiled_segments(self._plan, interpreter.newest[AttemptKind.EXECUTE])
 
     async def begin(
         self, unit: Unit, saga: Saga, context: Context, first: e.Event, run: Span
@@ -210,7 +219,8 @@ class Lane:
         """The first unit of a new saga: `first` and what follows from it."""
         if not (self._segments and isinstance(first, e.Accepted)):
             return await self._interpreter.advance(unit, saga, context, [first], run)
-        ridden = Ridden(plan=self._plan, terms=evolve(self._plan, saga, first), events=[first])
+        terms = evolve(self._plan, saga, first)
+        ridden = Ridden(plan=self._plan, terms=terms, events=[first], folded_events=1)
         return await self._ride(unit, saga, ridden, context, run)
 
     async def go_on(
@@ -238,7 +248,7 @@ class Lane:
         if last.leaving or last.transactions or not event.step.startswith(FORWARD_PREFIX):
             return None
         ridden = before.after(event)
-        return ridden if self._complete(ridden, context, self._clock.now(), run) else None
+        return ridden if self._complete(ridden, context, event.at, run) else None
 
     async def turn(
         self,
@@ -276,11 +286,18 @@ class Lane:
         undos = undos_of(plan, saga)
         if saga.state is not SagaState.COMPENSATING or undos is None:
             return None
-        first = self._undos[undos[0].name] if undos else Record(event=e.Compensated(at=now))
+        first = self._undos[undos[0].name].do if undos else Record(event=e.Compensated(at=now))
         if commands != (first,):
             return None
-        results, keys = known_of(saga)
-        return Ridden(plan=plan, terms=saga, undos=undos, events=made, results=results, keys=keys)
+        return Ridden(
+            plan=plan,
+            terms=saga,
+            undos=undos,
+            events=made,
+            folded_events=len(made),
+            results=results_of(saga),
+            keys=keys_of(saga),
+        )
 
     async def _ride_back(
         self,
@@ -294,47 +311,50 @@ class Lane:
         """Undo what is still to be undone, as far as this unit can. `now`: when it began."""
         if now is None:
             now = self._clock.now()
+        interpreter, trace = self._interpreter, run.context
         while ridden.undos:
             step, *later = ridden.undos
             ridden.undos = tuple(later)
-            do = self._undos[step.name]
-            now = await self._interpreter.do(unit, ridden, context, do, now, run.context)
-            if ridden.outgoing:
-                return ridden
+            what = self._undos[step.name]
+            if what.is_local:
+                end = await interpreter.transact(unit, ridden, context, what, now, trace)
+                now = end.at
+            else:
+                interpreter.prepare(ridden, context, what, now, trace)
+                if ridden.outgoing:
+                    return ridden
             if not isinstance(ridden.events[-1], e.CompensationSucceeded):
                 return await self._leave(unit, before, ridden, context, run)
-        end = e.Compensated(at=now)
-        if evolve(ridden.plan, ridden.terms, end).tell is not Tell.NO:
+        over = e.Compensated(at=now)
+        if evolve(ridden.plan, ridden.terms, over).tell is not Tell.NO:
             return await self._leave(unit, before, ridden, context, run)
-        ridden.add(end)
+        ridden.add(over)
         return ridden
 
     async def _ride(
         self, unit: Unit, before: Saga | Ridden, ridden: Ridden, context: Context, run: Span
     ) -> Transition | Ridden:
         """Ride the next segment. `before` is what was durable before this unit."""
-        segment, do = self._segments[ridden.segment], self._interpreter.do
+        segment, interpreter, trace = self._segments[ridden.segment], self._interpreter, run.context
         ridden.segment += 1
-        now = self._clock.now()
-        for step in segment.transactions:
-            if ridden.is_late(now):
+        now, deadline = self._clock.now(), ridden.terms.deadline
+        latest = math.inf if deadline is None else deadline
+        for what in segment.transactions:
+            if now >= latest:
                 return await self._leave(unit, before, ridden, context, run)
-            now = await do(unit, ridden, context, self._dos[step.name], now, run.context)
-            end = ridden.events[-1]
+            end = await interpreter.transact(unit, ridden, context, what, now, trace)
             if not isinstance(end, e.StepSucceeded):
                 return await self._leave(unit, before, ridden, context, run)
-            ridden.succeeded(end)
+            ridden.results = {**ridden.results, end.step: end.result}
+            now = end.at
         if segment.leaving is None:
             usual = self._complete(ridden, context, now, run)
-        elif ridden.is_late(now):
+        elif now >= latest:
             usual = False
         else:
-            leaving = self._dos[segment.leaving.name]
-            await do(unit, ridden, context, leaving, now, run.context)
+            interpreter.prepare(ridden, context, segment.leaving, now, trace)
             # A function that needs the event loop is given its view there, of the folded saga.
             usual = bool(ridden.outgoing) and not isinstance(ridden.outgoing[0].turn, Foreign)
-            if usual:
-                ridden.keys = {**ridden.keys, leaving.step: ridden.outgoing[0].key}
         return ridden if usual else await self._leave(unit, before, ridden, context, run)
 
     async def _leave(

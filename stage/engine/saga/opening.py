@@ -56,6 +56,20 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
         deadline = self.accepted.deadline
         return deadline is not None and deadline <= self.accepted.at
 
+    @property
+    def first(self) -> tuple[Context, e.Accepted | e.Tombstoned]:
+        """The first event of a new saga, and its context: accepted, or buried if it is late.
+
+        Its sender takes the answer for final, so no repeat may run (decision 0041).
+        """
+        accepted = self.accepted
+        if not self.late:
+            return self.context, accepted
+        by = accepted.upstream or "unknown"
+        return buried(self.context.trace), e.Tombstoned(
+            at=accepted.at, requested_by=by, reason=LATE
+        )
+
 
 _CHANGES_THE_WAY = (e.CompensationRequested, e.Verb)
 _REQUESTS = (e.Accepted, e.AnswerDeferred, e.Webhook, *_CHANGES_THE_WAY)
@@ -234,9 +248,9 @@ class Opening:
         else:
             act = self._interpreter.advance if self._lane is None else self._lane.turn
             transition = await act(unit, saga, context, [recovered, *asked], span)
-        stored = self._journal.store(transition, context, before=found.row)
+        stored = self._journal.store(transition, context, before=found.row, span=span)
         await self._journal.write(unit, stored, epoch=held, mail=request.mail)
-        return msgspec.structs.replace(stored, span=span, cut_off=lost)
+        return msgspec.structs.replace(stored, cut_off=lost)
 
     async def _deposit(
         self, unit: Unit, request: OpenRequest, found: _Found, asked: list[e.Event]
@@ -292,44 +306,47 @@ class Opening:
 
     async def _begin(self, unit: Unit, request: OpenRequest) -> Stored | None:
         """A new saga: accept what is offered, or bury what was to be compensated."""
-        saga = Saga(id=request.saga_id)
-        first: e.Event
+        offer, barred, signal = request.offer, request.barred, request.signal
         parked: list[e.Event] = []
-        if request.offer is not None:
-            context, accepted = request.offer.context, request.offer.accepted
+        if offer is not None:
             self._admit(request)
-            first = accepted
-            if request.offer.late:
-                # Its sender takes the answer for final, so no repeat may run (decision 0041).
-                context = buried(context.trace)
-                first = e.Tombstoned(
-                    at=accepted.at, requested_by=accepted.upstream or "unknown", reason=LATE
-                )
-            else:
-                parked = self._parked_for_deaths(saga.id, accepted.at)
-        elif isinstance(request.signal, e.CompensationRequested):
+            context, first = offer.first
+            if context is offer.context:
+                parked = self._parked_for_deaths(request.saga_id, first.at)
+        elif isinstance(signal, e.CompensationRequested):
             if request.unseen is not Unseen.NEW:
-                await self._keep_lost(unit, request, request.signal)
+                await self._keep_lost(unit, request, signal)
                 return None
             self._admit(request)
             context = buried(request.trace)
             first = e.Tombstoned(
-                at=request.signal.at,
-                requested_by=request.signal.requested_by or "unknown",
-                reason=request.signal.reason[:REASON_CHARS_MAX],
+                at=signal.at,
+                requested_by=signal.requested_by or "unknown",
+                reason=signal.reason[:REASON_CHARS_MAX],
             )
-        elif request.barred is not None:
+        elif barred is not None:
             self._admit(request)
-            context, first = buried(request.trace), request.barred
+            context, first = buried(request.trace), barred
         else:
             return None
-        if request.deposit and isinstance(first, e.Accepted):
-            return await self._accept_only(unit, saga, context, [first, *parked])
-        span = self.begin_span(request, saga, context.trace)
-        transition = await self._act(unit, saga, context, [first, *parked], span)
-        stored = self._journal.store(transition, context, before=None)
+        return await self._begin_with(unit, request, context, [first, *parked])
+
+    async def _begin_with(
+        self, unit: Unit, request: OpenRequest, context: Context, events: list[e.Event]
+    ) -> Stored:
+        """The first events of a new saga, and what follows from them: on the lane, if it may."""
+        saga, lane = Saga(id=request.saga_id), self._lane
+        if request.deposit and isinstance(events[0], e.Accepted):
+            return await self._accept_only(unit, saga, context, events)
+        span = self._observer.run(request.saga_id, self._plan.stage, context.trace, ())
+        transition: Transition | Ridden
+        if lane is not None and len(events) == 1:
+            transition = await lane.begin(unit, saga, context, events[0], span)
+        else:
+            transition = await self._interpreter.advance(unit, saga, context, events, span)
+        stored = self._journal.store(transition, context, before=None, span=span)
         await self._journal.write(unit, stored, epoch=None, mail=request.mail)
-        return msgspec.structs.replace(stored, span=span)
+        return stored
 
     async def _refuse_dropped(self, unit: Unit, request: OpenRequest) -> None:
         """Raise PastRetention for one that may have been here, before anything is said of it.
@@ -339,14 +356,6 @@ class Opening:
         if self._store.identity.awaits_release:
             return
         await self._dropped.refuse_in(unit, request.saga_id)
-
-    async def _act(
-        self, unit: Unit, saga: Saga, context: Context, events: list[e.Event], span: Span
-    ) -> Transition | Ridden:
-        """The first events of a new saga, and what follows from them: on the lane, if it may."""
-        if self._lane is not None and len(events) == 1:
-            return await self._lane.begin(unit, saga, context, events[0], span)
-        return await self._interpreter.advance(unit, saga, context, events, span)
 
     async def _accept_only(
         self, unit: Unit, saga: Saga, context: Context, events: Sequence[e.Event]
