@@ -516,7 +516,8 @@ class EmbeddedCommands(EmbeddedQueries):
 
     async def _opened(self, live: LiveSaga, until: float) -> None:
         """Return when the saga is there. Raises Unsettled when the database takes too long."""
-        await _within(live.opened, until)
+        if not live.is_open:
+            await _within(live.opened, until)
 
     async def _joined(self, live: LiveSaga, until: float) -> bool:
         """True once a saga that was opened for another request is there.
@@ -689,7 +690,7 @@ def _reply(row: SagaRow | None, *, replayed: bool) -> Reply | None:
 
 
 def _worth_an_answer(live: LiveSaga) -> bool:
-    if live.row is not None and live.row.answered:
+    if _answered(live):
         return True
     if live.rides:  # asked at each change of every saga, which is not folded for it
         return False
@@ -707,7 +708,7 @@ def _stands_still(saga: Saga) -> bool:
 
 
 def _answered(live: LiveSaga) -> bool:
-    return live.row is not None and live.row.answered
+    return live.row is not None and live.row.answer_status is not None
 
 
 def _lost(opening: OpenRequest) -> SagaLost:

@@ -47,26 +47,19 @@ async def await_inline(
     """
     task = asyncio.current_task()
     assert task is not None
-    handed_over = False
-
-    def interrupt() -> None:
-        nonlocal handed_over
-        handed_over = True
-        hand_over()
-
     live.in_flight += 1
     live.sends[task] = None  # a saga that is lost stops what it sends
-    live.interrupt = interrupt
+    live.interrupt = hand_over  # it is taken away when it is called
     try:
         event = await attempt
     except asyncio.CancelledError:
-        if handed_over:
+        if live.interrupt is None:
             raise HandedOver from None
         raise
     finally:
-        live.interrupt = None
+        handed_over, live.interrupt = live.interrupt is None, None
         live.in_flight -= 1
-        live.sends.pop(task, None)
+        del live.sends[task]
     if handed_over:
         if event is not None:
             live.post(event, span)

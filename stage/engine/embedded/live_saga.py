@@ -44,44 +44,88 @@ class InboxItem:
         self.span = span
         self.mail = mail
 
+    @property
+    def is_end(self) -> bool:
+        """Whether an attempt ended here, and nobody waits for the event."""
+        return self.durable is None and self.mail is None
+
 
 class LiveSaga:
     """The state of one saga while this process works on it. Touched from the event loop only."""
 
+    transition: Transition | Ridden | None = None
+    """Where the last unit left it."""
+    context: Context | None = None
+    row: SagaRow | None = None
+    span: Span | None = None
+    in_flight = 0
+    is_open = False
+    """True once the saga is durably there."""
+    refusal: Exception | None = None
+    """Why it could not be opened."""
+    recovered = False
+    """True when no caller asked for it: recovery opened it."""
+    replayed = False
+    """True when the saga had ended before it was opened here."""
+    lost = False
+    """True when another replica took the saga, or may have: nothing is sent any more."""
+    over = False
+    interrupt: Callable[[], None] | None = None
+    """Called once when something comes while the task of the saga awaits an attempt."""
+    _opened: asyncio.Future[None] | None = None
+    _woken: asyncio.Future[None] | None = None
+
     def __init__(self, request: OpenRequest) -> None:
         self.request = request
         self.saga_id = request.saga_id
-        self.transition: Transition | Ridden | None = None
-        """Where the last unit left it."""
-        self.context: Context | None = None
-        self.row: SagaRow | None = None
-        self.span: Span | None = None
-        self.output: Output = UNSET
-        """The output of the stage, where this run has asked for it."""
         self.inbox: deque[InboxItem] = deque()
-        self.in_flight = 0
         self.sends: dict[asyncio.Task[None], None] = {}
         """The tasks of what is in flight."""
-        self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Done once the saga is durably there; carries why it could not be."""
-        self.opened.add_done_callback(retrieve)
-        self.recovered = False
-        """True when no caller asked for it: recovery opened it."""
-        self.replayed = False
-        """True when the saga had ended before it was opened here."""
-        self.lost = False
-        """True when another replica took the saga, or may have: nothing is sent any more."""
-        self.interrupt: Callable[[], None] | None = None
-        """Called once when something comes while the task of the saga awaits an attempt."""
-        self._woken: asyncio.Future[None] | None = None
         self._watchers: dict[asyncio.Future[bool], Callable[[LiveSaga], bool]] = {}
         """In the order in which they came: a set of futures has another order in every run."""
-        self.over = False
+
+    @property
+    def opened(self) -> asyncio.Future[None]:
+        """Done once the saga is durably there; carries why it could not be.
+
+        Most sagas are there before anybody asks for it.
+        """
+        if self._opened is None:
+            self._opened = asyncio.get_running_loop().create_future()
+            self._opened.add_done_callback(retrieve)
+            self._settle_opened()
+        return self._opened
+
+    def set_open(self) -> None:
+        """It is durably there, unless it was refused."""
+        if self.refusal is None:
+            self.is_open = True
+            self._settle_opened()
+
+    def refuse(self, error: Exception) -> None:
+        """It could not be opened, unless it is there."""
+        if not self.is_open and self.refusal is None:
+            self.refusal = error
+            self._settle_opened()
+
+    def _settle_opened(self) -> None:
+        opened = self._opened
+        if opened is None or opened.done():
+            return
+        if self.is_open:
+            opened.set_result(None)
+        elif self.refusal is not None:
+            opened.set_exception(self.refusal)
 
     @property
     def saga(self) -> Saga | None:
         """The state of the saga; None while it is being opened. On the lane it is folded here."""
         return None if self.transition is None else self.transition.saga
+
+    @property
+    def output(self) -> Output:
+        """The output of the stage, where this run has asked for it."""
+        return UNSET if self.transition is None else self.transition.output
 
     @property
     def rides(self) -> bool:
@@ -90,12 +134,13 @@ class LiveSaga:
 
     def go_on_from(self, stored: Stored) -> None:
         """Take what the last unit left, and wake the callers that wait for it."""
-        self.transition, self.context, self.row = stored.transition, stored.context, stored.row
-        self.output = stored.transition.output
-        self.replayed = self.replayed or stored.replayed
+        transition = stored.transition
+        self.transition, self.context, self.row = transition, stored.context, stored.row
+        if stored.replayed:
+            self.replayed = True
         if stored.span is not None:
             self.span = stored.span
-        if stored.transition.events:
+        if self._watchers and transition.events:
             self.changed()
 
     def lose(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from msgspec.structs import replace
@@ -24,7 +25,7 @@ from stage.engine.embedded.limits import (
     EVICT_AFTER_SECONDS,
     GIVE_WAY_SECONDS,
 )
-from stage.engine.embedded.live_saga import InboxItem, LiveSaga, NotLive
+from stage.engine.embedded.live_saga import LiveSaga, NotLive
 from stage.engine.embedded.live_units import LiveUnits
 from stage.engine.saga.attempts import end_event
 from stage.engine.saga.interpreter import Outgoing, Transition
@@ -162,7 +163,7 @@ class LiveSagas:
         return self._live.get(saga_id)
 
     def open(self, request: OpenRequest, *, recovered: bool = False) -> LiveSaga:
-        """Open a saga in a task of its own; `LiveSaga.opened` is done when it is there.
+        """Open a saga in a task of its own; `LiveSaga.opened` is done once it is there.
 
         Raises Stopping once the engine has stopped.
         """
@@ -174,7 +175,7 @@ class LiveSagas:
         if request.offer is not None:
             self._asking[request] = asyncio.get_running_loop().time()
         self._live[request.saga_id] = live
-        _ = self._spawn(self._run(live, lambda: self._begin(live)))
+        _ = self._spawn(self._run(live))
         return live
 
     def lose_all(self) -> None:
@@ -203,80 +204,73 @@ class LiveSagas:
         if words:
             await asyncio.wait(words, timeout=DEFER_SECONDS_MAX)
 
-    def _spawn(
-        self, work: Coroutine[Any, Any, None], held: dict[asyncio.Task[None], None] | None = None
-    ) -> asyncio.Task[None]:
-        """A task that is forgotten when it is done, also where it is `held` besides."""
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A task that is forgotten when it is done."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks[task] = None
-
-        def forget(done: asyncio.Task[None]) -> None:
-            del self._tasks[done]
-            if held is not None:
-                held.pop(done, None)
-            if not done.cancelled() and (error := done.exception()) is not None:
-                self._observer.defect("task", "", TraceContext(), error)
-
-        task.add_done_callback(forget)
+        task.add_done_callback(self._forget)
         return task
 
-    # --- the life of one saga --------------------------------------------------------------------
+    def _forget(self, done: asyncio.Task[None]) -> None:
+        del self._tasks[done]
+        if not done.cancelled() and (error := done.exception()) is not None:
+            self._observer.defect("task", "", TraceContext(), error)
 
-    async def _run(self, live: LiveSaga, life: Callable[[], Coroutine[Any, Any, str]]) -> None:
-        """Live the life of the saga until it rests, and let go of it."""
+    async def _run(self, live: LiveSaga, resting: Transition | Ridden | None = None) -> None:
+        """Live the life of the saga until it rests, and let go of it.
+
+        It is opened first, unless it goes on from where it was `resting`.
+        """
         # Long because each way in which a life ends has its arm, and all of them let go.
         outcome: str | None = "stopped"
         try:
-            outcome = await life()
+            transition = await self._begin(live) if resting is None else self._go_on(live, resting)
+            if transition is not None:
+                outcome = await self._loop(live, transition)
+            elif live.lost:
+                outcome = "taken_over"
         except HandedOver:
             outcome = None
         except StaleEpoch:
             live.lost, outcome = True, "taken_over"
         except REFUSALS as error:
-            _fail(live, error)
+            live.refuse(error)
         except NewerJournal as error:
-            _fail(live, LeftToNewer(str(error)))
+            live.refuse(LeftToNewer(str(error)))
             outcome = "rests"  # given back, and not parked: a newer release goes on with it
         except JournalMismatch as error:
-            _fail(live, error)
+            live.refuse(error)
             if not await self._units.park(live, ParkCause.JOURNAL_MISMATCH, str(error)):
                 self._report_defect(live, "run", error)  # a saga that is over is not parked
         except Exception as error:
             self._report_defect(live, "run", error)
-            _fail(live, error)
+            live.refuse(error)
             await self._units.park(live, ParkCause.DEFECT, raised(error))
             outcome = "defect"
         finally:
             if outcome is not None:
                 self._leave(live, outcome)
 
-    async def _begin(self, live: LiveSaga) -> str:
-        """Open the saga, and advance it until it rests."""
-        offer = live.request.offer
-        bound = live.request.trace if offer is None else offer.context.trace
+    async def _begin(self, live: LiveSaga) -> Transition | Ridden | None:
+        """Open the saga; None where nothing of it is to be run here."""
+        request = live.request
+        bound = request.trace if request.offer is None else request.offer.context.trace
         self._observer.bind(live.saga_id, bound)
-        transition = await self._open(live)
+        transition = await self._units.open(live)
+        self._asking.pop(request, None)
+        live.set_open()
         if live.context is not None and live.context.trace is not bound:
             self._observer.bind(live.saga_id, live.context.trace)
-        if transition is None:
-            return "stopped"
-        if live.request.deposit and live.row is not None and live.row.due_at is not None:
-            return self._leave_to_scheduler(live)
-        return await self._loop(live, transition)
+        if request.deposit and transition is not None and _is_due(live):
+            self._leave_to_scheduler(live)
+            return None
+        return transition
 
-    def _leave_to_scheduler(self, live: LiveSaga) -> str:
+    def _leave_to_scheduler(self, live: LiveSaga) -> None:
         """Let go of a saga that was only written down; its callers follow it in the store."""
         assert self.deposited is not None
         live.lost = True
         self.deposited(live.saga_id)
-        return "taken_over"
-
-    async def _open(self, live: LiveSaga) -> Transition | Ridden | None:
-        transition = await self._units.open(live)
-        self._asking.pop(live.request, None)
-        if not live.opened.done():
-            live.opened.set_result(None)
-        return transition
 
     async def _loop(self, live: LiveSaga, transition: Transition | Ridden) -> str:
         """Journal, then act: what is durable is sent, what comes back is journaled.
@@ -286,47 +280,45 @@ class LiveSagas:
         """
         while not live.lost:
             if self._inline and is_alone(live, transition):
-                await self._send_inline(live, transition)
-            else:
-                self._send_all(live, transition)
-                if not live.inbox and live.in_flight == 0 and self._may_leave(live, transition):
-                    if not _owes_a_word(live):
-                        return "rests"
-                    live.post(e.AnswerDeferred(at=self._clock.now()))
-                wait = None
-                if transition.rest_until is not None:
-                    wait = transition.rest_until - self._clock.now()
-                if not await live.wait(wait):
-                    break
+                outgoing = transition.outgoing[0]
+                hand_over = partial(self._hand_over, live, transition)
+                attempt = self._attempt(live, outgoing)
+                event = await await_inline(live, attempt, hand_over, outgoing.span)
+                transition = await self._units.end_attempt(live, event, outgoing.span)
+                continue
+            self._send_all(live, transition)
+            if not live.inbox and live.in_flight == 0 and self._may_leave(live, transition):
+                if not _owes_a_word(live):
+                    return "rests"
+                live.post(e.AnswerDeferred(at=self._clock.now()))
+            wait = None
+            if transition.rest_until is not None:
+                wait = transition.rest_until - self._clock.now()
+            if not await live.wait(wait):
+                break
             items = list(live.inbox)
             transition = await self._units.advance(live, items)
             for _ in items:  # not before: what is in the inbox of a lost saga is answered
                 live.inbox.popleft()
         return "taken_over"
 
-    async def _send_inline(self, live: LiveSaga, transition: Transition | Ridden) -> None:
-        """Await the only attempt in this task, and put how it ended into the inbox."""
-        (outgoing,) = transition.outgoing
+    def _hand_over(self, live: LiveSaga, transition: Transition | Ridden) -> None:
+        """Let another task go on with the saga: that which it has stays with its attempt."""
+        _ = self._spawn(self._run(live, replace(transition, outgoing=[])))
 
-        def hand_over() -> None:
-            resting = replace(transition, outgoing=[])
-            _ = self._spawn(self._run(live, lambda: self._go_on(live, resting)))
-
-        event = await await_inline(live, self._attempt(live, outgoing), hand_over, outgoing.span)
-        live.inbox.append(InboxItem(event, span=outgoing.span))
-
-    async def _go_on(self, live: LiveSaga, transition: Transition | Ridden) -> str:
+    def _go_on(self, live: LiveSaga, transition: Transition | Ridden) -> Transition | Ridden:
         """Go on with a saga whose task stays with the attempt that it awaits."""
         assert live.context is not None
         self._observer.bind(live.saga_id, live.context.trace)
-        return await self._loop(live, transition)
+        return transition
 
     def _send_all(self, live: LiveSaga, transition: Transition | Ridden) -> None:
         """Send what goes out, each attempt in a task of its own."""
         for outgoing in transition.outgoing:
             live.in_flight += 1
-            sending = self._spawn(self._send(live, outgoing), live.sends)
+            sending = self._spawn(self._send(live, outgoing))
             live.sends[sending] = None
+            sending.add_done_callback(live.sends.pop)
 
     def _may_leave(self, live: LiveSaga, transition: Transition | Ridden) -> bool:
         if transition.rest_until is None or self.draining:
@@ -345,10 +337,9 @@ class LiveSagas:
         if outcome == "rests":
             self._units.rested(live)
         self.left(live)
-        if not live.opened.done():
-            live.opened.set_exception(
-                HeldElsewhere(f"saga {live.saga_id} was taken over") if live.lost else Stopping()
-            )
+        if not live.is_open:
+            taken = HeldElsewhere(f"saga {live.saga_id} was taken over")
+            live.refuse(taken if live.lost else Stopping())
         for item in live.inbox:
             if item.durable is not None and not item.durable.done():
                 item.durable.set_exception(NotLive())
@@ -356,7 +347,7 @@ class LiveSagas:
         if live.span is not None:
             live.span.end(_outcome_of(live, outcome))
         unread = live.row is None and outcome == "rests"  # left to a newer release
-        if not live.lost and (unread or (live.row is not None and live.row.due_at is not None)):
+        if not live.lost and (unread or _is_due(live)):
             self.rests(live.saga_id)
 
     async def _send(self, live: LiveSaga, outgoing: Outgoing) -> None:
@@ -399,6 +390,10 @@ def snapshot(live: LiveSaga) -> Snapshot:
     )
 
 
+def _is_due(live: LiveSaga) -> bool:
+    return live.row is not None and live.row.due_at is not None
+
+
 def _owes_a_word(live: LiveSaga) -> bool:
     """True while callers wait who will be answered 202, which is not journaled yet.
 
@@ -409,11 +404,6 @@ def _owes_a_word(live: LiveSaga) -> bool:
     if live.row.closed_at is not None:
         return False  # given up: they are answered from its row
     return live.saga is not None and not live.saga.deferred
-
-
-def _fail(live: LiveSaga, error: Exception) -> None:
-    if not live.opened.done():
-        live.opened.set_exception(error)
 
 
 def _outcome_of(live: LiveSaga, outcome: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 from stage.core import events as e
@@ -51,8 +52,9 @@ class LiveUnits:
         self._journal = journal
         self._store = store
         self._clock = clock
-        self._concluding: dict[asyncio.Future[None], None] = {}
-        """Done when an end that was answered for is written down."""
+        self._concluding: dict[LiveSaga, asyncio.Future[None] | None] = {}
+        """Those whose end was answered for and is not written down; a future where that is awaited.
+        """
         self.stopping = False
         """True once no unit may wait for a database that is away."""
 
@@ -63,28 +65,44 @@ class LiveUnits:
 
     async def written(self, until: float) -> None:
         """Return when all that was answered for by now is durable, at the latest at `until`."""
-        for each in list(self._concluding):
-            await settled(each, until)
+        for live in list(self._concluding):
+            if live not in self._concluding:
+                continue  # it was written down meanwhile
+            awaited = self._concluding[live]
+            if awaited is None:
+                awaited = asyncio.get_running_loop().create_future()
+                self._concluding[live] = awaited
+            await settled(awaited, until)
 
     async def open(self, live: LiveSaga) -> Transition | Ridden | None:
         """Accept the saga, or take it over; None when there is nothing to run."""
         request = live.request
         # A caller that waits for the answer asks again while the database is away.
         open_saga = self._store.transact if request.awaited else self._persist
-        stored = await open_saga(lambda unit: self._opening.first(unit, request))
+        stored = await open_saga(partial(self._opening.first, request=request))
         if stored is None:
             return None
         live.go_on_from(stored)
         self._journal.report(stored)
         return stored.transition
 
-    async def advance(self, live: LiveSaga, items: Sequence[InboxItem]) -> Transition | Ridden:
+    def advance(self, live: LiveSaga, items: Sequence[InboxItem]) -> Awaitable[Transition | Ridden]:
         """Journal what is in the inbox and act on it, in one unit."""
-        before = live.transition
-        if self._lane is not None and isinstance(before, Ridden) and len(items) == 1:
-            event = items[0].event
-            if isinstance(event, Awaited) and before.awaits(event):
-                return await self._ride(self._lane, live, before, items, event)
+        if len(items) == 1 and items[0].is_end:
+            return self.end_attempt(live, items[0].event, items[0].span)
+        return self._interpret(live, items)
+
+    def end_attempt(
+        self, live: LiveSaga, event: e.Event, span: Span | None
+    ) -> Awaitable[Transition | Ridden]:
+        """The same with the end of the only attempt, which ends that span."""
+        before, lane = live.transition, self._lane
+        if lane is not None and isinstance(before, Ridden) and before.awaits(event):
+            return self._ride(lane, live, before, event, span)
+        return self._interpret(live, (InboxItem(event, span=span),))
+
+    async def _interpret(self, live: LiveSaga, items: Sequence[InboxItem]) -> Transition | Ridden:
+        """The same where the rules are asked."""
         assert live.saga is not None and live.context is not None
         saga, context, output = live.saga, live.context, live.output
         mail = [item.mail for item in items if item.mail is not None]
@@ -97,8 +115,7 @@ class LiveUnits:
         if events and self._store.ownership.sure:  # otherwise a stale saga would answer (rule 17)
             transition = self._interpreter.conclude(saga, context, events, span, output)
             if transition is not None:
-                await self._conclude(live, transition, items)
-                return transition
+                return await self._conclude(live, transition, items)
 
         async def work(unit: Unit) -> Stored:
             act = self._act_on(events)
@@ -126,59 +143,52 @@ class LiveUnits:
         return self._interpreter.advance
 
     async def _ride(
-        self,
-        lane: Lane,
-        live: LiveSaga,
-        before: Ridden,
-        items: Sequence[InboxItem],
-        event: Awaited,
+        self, lane: Lane, live: LiveSaga, before: Ridden, event: Awaited, span: Span | None
     ) -> Transition | Ridden:
         """Go on on the lane, with the one answer that the saga awaited."""
-        assert live.context is not None and live.row is not None and live.span is not None
-        context, row, span = live.context, live.row, live.span
+        context, row, run = live.context, live.row, live.span
+        assert context is not None and row is not None and run is not None
         if self._store.ownership.sure:
-            ridden = lane.conclude(before, context, event, span)
+            ridden = lane.conclude(before, context, event, run)
             if ridden is not None:
-                await self._conclude(live, ridden, items)
-                return ridden
+                return await self._conclude(live, ridden, (InboxItem(event, span=span),))
 
         async def work(unit: Unit) -> Stored:
-            transition = await lane.go_on(unit, before, context, event, span)
+            transition = await lane.go_on(unit, before, context, event, run)
             stored = self._journal.store(transition, context, before=row)
             await self._journal.write(unit, stored, epoch=row.epoch)
             return stored
 
         stored = await self._persist(work)
         live.go_on_from(stored)
-        self._report(stored, items)
+        self._journal.report(stored)
+        if span is not None:
+            end_span(span, event)
         return stored.transition
 
     async def _conclude(
         self, live: LiveSaga, transition: Transition | Ridden, items: Sequence[InboxItem]
-    ) -> None:
+    ) -> Transition | Ridden:
         """Answer for a saga that completed, and write its end behind the answer.
 
         When the process dies in between, the forward is in doubt and repeated under the same key;
         downstream answers as before, and the saga completes as it was answered (decision 0011).
         """
-        assert live.row is not None and live.context is not None
-        epoch = live.row.epoch
-        stored = self._journal.store(
-            transition, live.context, before=live.row, in_flight=live.in_flight > 0
-        )
+        row, context = live.row, live.context
+        assert row is not None and context is not None
+        in_flight = live.in_flight > 0
+        stored = self._journal.store(transition, context, before=row, in_flight=in_flight)
         live.go_on_from(stored)
-
-        async def write(unit: Unit) -> None:
-            await self._journal.write(unit, stored, epoch=epoch)
-
-        written = asyncio.get_running_loop().create_future()
-        self._concluding[written] = None
+        write = partial(self._journal.write, stored=stored, epoch=row.epoch)
+        self._concluding[live] = None
         try:
             await self._persist(write, deferrable=True)
         finally:
-            del self._concluding[written]
-            written.set_result(None)
+            awaited = self._concluding.pop(live)
+            if awaited is not None:
+                awaited.set_result(None)
         self._report(stored, items)
+        return transition
 
     def rested(self, live: LiveSaga) -> None:
         """A saga leaves memory with nothing in flight: it is not folded anew when it goes on."""

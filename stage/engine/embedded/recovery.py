@@ -89,9 +89,7 @@ class Recovery:
         return bool(self._backlog) and self._room() <= 0
 
     def _left(self, live: LiveSaga) -> None:
-        known = live.opened.done() and not live.opened.cancelled()
-        error = live.opened.exception() if known else None
-        if isinstance(error, LeftToNewer) and len(self._newer) < NEWER_IDS_MAX:
+        if isinstance(live.refusal, LeftToNewer) and len(self._newer) < NEWER_IDS_MAX:
             self._newer[live.saga_id] = asyncio.get_running_loop().time() + NEWER_SECONDS
         if live.recovered:
             self._recovering -= 1

@@ -299,7 +299,7 @@ class TemporalScheduler:
             await self._until_gone(live)
             if not live.recovered:
                 continue  # a caller's request was written down
-            error = live.opened.exception()
+            error = live.refusal
             if not live.lost and not isinstance(error, HeldElsewhere | Stopping):
                 left = isinstance(error, LeftToNewer)
                 if left:  # it stays due, and its workflow has it run again

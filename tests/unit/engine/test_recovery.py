@@ -182,7 +182,7 @@ async def test_sagas_of_a_newer_release_keep_none_behind_them_from_recovery(
     for _ in range(20):
         for saga_id in [saga_id for saga_id in sagas.live if saga_id in newer]:
             live = sagas.live.pop(saga_id)
-            live.opened.set_exception(LeftToNewer("it goes on there"))
+            live.refuse(LeftToNewer("it goes on there"))
             sagas.left(live)
         await clock.wake(RECOVERY_PAUSE_SECONDS)
         await clock.wake(RECOVERY_SCAN_SECONDS)
