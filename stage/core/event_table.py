@@ -142,7 +142,7 @@ EVENTS: Final[dict[type[e.Event], EventRow]] = {
     ),
     e.StepTransient: _end(
         "did not happen, again later", _EXECUTE, "transient",
-        "step", "reason", "retry_after", "may_stand", "denied", "defect", "final",
+        "step", "reason", "retry_after", "may_stand", "may_come", "denied", "defect", "final",
         level=_WARNING, failed=True,
     ),
     e.StepInDoubt: _end(

@@ -152,13 +152,15 @@ class StepTransient(_Event, frozen=True, kw_only=True, tag="step_transient"):
 
     `denied`, here and in the events below: the answer was 401 or 403, from whomever. With `defect`
     the author's code failed before it prepared a request (rule 4). `final`, here and below: the
-    author said that such an attempt is never repeated.
+    author said that such an attempt is never repeated. `may_come`: downstream said no for now, and
+    a copy of the request that is still on its way may be accepted.
     """
 
     step: str
     reason: str = ""
     retry_after: float | None = None
     may_stand: bool = False
+    may_come: bool = False
     denied: bool = False
     defect: bool = False
     bound: Binding | None = None

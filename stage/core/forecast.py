@@ -88,6 +88,6 @@ def _prospect(step: Step, known: StepState) -> Prospect:
         if can_probe(step, known):
             return Prospect.PROBE_FIRST
         return Prospect.SETTLE_FIRST if must_be_settled(step, known) else Prospect.WITHOUT_RESULT
-    if known.doubted:
+    if known.doubted or known.may_come:
         return Prospect.WITHOUT_RESULT
     return Prospect.COMPENSATE

@@ -420,6 +420,7 @@ def _succeed(plan: Plan, saga: Saga, event: e.StepSucceeded | e.ProbeFound) -> S
         attempts=before.attempts + _uncounted(plan, event.step),
         phase=Phase.SUCCEEDED,
         doubted=False,
+        may_come=False,
         result=event.result,
         error="",
         span=event.span if isinstance(event, e.StepSucceeded) and event.span else before.span,
@@ -449,6 +450,7 @@ def _fail_for_certain(plan: Plan, saga: Saga, event: e.StepTransient) -> Saga:
         forgiven=step.forgiven + free,
         final=event.final,
         doubted=step.doubted or event.may_stand,
+        may_come=step.may_come or event.may_come,
         since=age_at(saga, event.at) if step.since is None else step.since,
         error=event.reason,
     )
@@ -491,7 +493,14 @@ def _refuse(plan: Plan, saga: Saga, event: e.StepRefused) -> Saga:
     # An attempt before this one may have landed: doubt outlives the refusal.
     doubted = step.doubted or event.may_stand
     said = event.reason if event.said else ""
-    refused = replace(step, phase=Phase.REFUSED, doubted=doubted, error=event.reason, said=said)
+    refused = replace(
+        step,
+        phase=Phase.REFUSED,
+        doubted=doubted,
+        may_come=step.may_come and not event.said,  # who says a no for good accepts no copy
+        error=event.reason,
+        said=said,
+    )
     return _put(saga, event.step, _mendable(refused))
 
 
@@ -779,7 +788,7 @@ def _refuse_compensation(saga: Saga, event: e.CompensationRefused) -> Saga:
 
 def _mendable(step: StepState) -> StepState:
     """A request that certainly never had an effect is made again by today's code (rule 31)."""
-    return step if step.doubted else replace(step, requests=())
+    return step if step.doubted or step.may_come else replace(step, requests=())
 
 
 def _mendable_compensation(step: StepState, certain: bool) -> StepState:

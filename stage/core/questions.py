@@ -50,7 +50,7 @@ def standing(saga: Saga, name: str, *, dropped: bool = False) -> Standing:
         case Phase.COMPENSATING | Phase.COMPENSATION_WAITING:
             return Standing.MAY_STAND  # an undo that was sent may have had its effect already
         case _:
-            if known.doubted:
+            if known.doubted or known.may_come:
                 return Standing.MAY_STAND
             return Standing.NOTHING if known.result is None else Standing.STANDS
 

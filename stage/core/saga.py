@@ -27,6 +27,9 @@ class StepState(Struct, frozen=True, kw_only=True, gc=False):
     """The idempotency key that the journal binds; empty where today's name of the step makes it."""
     attempts: int = 1
     doubted: bool = False
+    may_come: bool = False
+    """Downstream said no for now: it may accept a copy of the request that is still on its way. One
+    that was asked to undo the saga accepts none (decision 0083)."""
     cut_off: bool = False
     probes: int = 0
     not_there: int = 0
@@ -84,7 +87,7 @@ class StepState(Struct, frozen=True, kw_only=True, gc=False):
         """True when an effect of this step may exist that nobody has undone."""
         if self.asked or self.phase is Phase.COMPENSATED:
             return False
-        return self.result is not None or self.doubted
+        return self.result is not None or self.doubted or self.may_come
 
 
 class Saga(Struct, frozen=True, kw_only=True, gc=False):

@@ -316,7 +316,13 @@ def _settle(saga: Saga, verb: e.Settled) -> Saga:
     step = saga.steps[verb.step]
     if verb.landed:
         settled = replace(
-            step, phase=Phase.SUCCEEDED, doubted=False, result=verb.result, error="", due=verb.at
+            step,
+            phase=Phase.SUCCEEDED,
+            doubted=False,
+            may_come=False,
+            result=verb.result,
+            error="",
+            due=verb.at,
         )
     else:
         phase = Phase.WAITING if saga.state is SagaState.ACTIVE else Phase.REFUSED
@@ -326,6 +332,7 @@ def _settle(saga: Saga, verb: e.Settled) -> Saga:
             step,
             phase=phase,
             doubted=False,
+            may_come=False,
             requests=(),  # it never had an effect: today's code makes it again (rule 31)
             due=verb.at,
             forgiven=step.attempts,

@@ -48,6 +48,8 @@ class Lost(msgspec.Struct, frozen=True, kw_only=True):
     """The answer was 401 or 403: a wrong or rotated key. The operator is notified at once."""
     unserved: bool = False
     """It was answered as one answers that does not serve what was asked."""
+    not_now: bool = False
+    """Certain, and for now: a copy of the request that is still on its way may be accepted."""
 
 
 class Send(msgspec.Struct, frozen=True, kw_only=True):

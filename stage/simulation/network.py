@@ -309,6 +309,12 @@ class _Message:
         """A "not now" under the code of a no is a lie that nobody could see."""
         return self._target not in self._network._apis and answer.status not in NOT_NOW
 
+    def _may_come_again(self, answer: Answer) -> bool:
+        """An API that says "not now" must not act on a copy: nobody would undo it there."""
+        if self._strict:
+            return False
+        return self._target not in self._network._apis or answer.status not in NOT_NOW
+
     def _give_up(self) -> None:
         """A gateway's time is over while the target works, or before it has begun."""
         if not self._answer.done():
@@ -355,7 +361,7 @@ class _Message:
             return
         network = self._network
         faults, random, later = network._faults, network._random, network.later
-        if answer.status not in NOT_NOW and not self._strict and faults.happens("duplicate"):
+        if self._may_come_again(answer) and faults.happens("duplicate"):
             network.off(self._saga)
             later(random.uniform(0.0, DELAY_SECONDS[1]), self._arrive, False)
         if self._fault == "duplicate":

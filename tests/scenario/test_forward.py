@@ -12,6 +12,7 @@ import pytest
 
 from stage.engine.saga.tombstones import TombstoneShares
 from stage.ports.engine import Busy
+from stage.wire.envelope import Envelope, encode_envelope
 from tests.scenario.chain import ORDER, Chain, running_chain
 
 
@@ -135,6 +136,24 @@ async def test_downstream_not_now_is_asked_again(chain: Chain) -> None:
     await chain.script(chain.shipping, script="flaky", seconds=0)
     status, _, _ = await chain.send("s-1")
     assert 200 == status
+
+
+async def test_a_downstream_that_said_not_now_accepts_no_copy_once_the_saga_is_over(
+    tmp_path: Path,
+) -> None:
+    """A gateway may send a request twice: the second one came when all had been undone."""
+    async with running_chain(tmp_path) as chain:
+        await chain.script(chain.shipping, script="flaky", seconds=60)
+        status, _, body = await chain.send("s-1", deadline=time.time() + 2.5)
+        assert 409 == status, body
+        events = await chain.events("s-1")
+        assert events.index("step_transient") < events.index("turned_back")
+        shipped = await chain.shipped("s-1")
+        assert shipped is not None and "compensated" == shipped["state"]
+        copy = encode_envelope(Envelope(saga_id="s-1", data=ORDER))
+        status, _, body = await chain.request("POST", f"{chain.shipping}/sagas", copy)
+        assert status in (410, 422) and b'"compensated"' in body
+        assert (1, 0) == await chain.charges()
 
 
 async def test_a_hanging_downstream_is_compensated_when_the_budget_is_gone(tmp_path: Path) -> None:

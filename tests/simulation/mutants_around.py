@@ -75,6 +75,18 @@ def a_gateways_504_is_too_late(patches: Patches) -> None:
     _read(patches, "kind_of_reply", lambda code, _: late if code == 504 else None)
 
 
+@further_under("duplicate", "store_away")
+def a_no_for_now_is_a_no_for_good(patches: Patches) -> None:
+    """Decision 0083: downstream said 503, and a copy of the request comes when all is undone."""
+    patches.wrap(
+        machine,
+        "_fail_for_certain",
+        lambda original: (
+            lambda plan, saga, event: original(plan, saga, replace(event, may_come=False))
+        ),
+    )
+
+
 @mutant_under(*GATEWAYS)
 def a_page_is_a_yes(patches: Patches) -> None:
     """Protocol 3.3: a maintenance page says 200, and the saga completes."""

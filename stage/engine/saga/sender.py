@@ -401,6 +401,7 @@ def _end_of_forward(step: Step, reply: ForwardReply, at: float) -> e.AttemptEnd:
                 reason=reply.reason,
                 retry_after=reply.retry_after,
                 denied=reply.denied,
+                may_come=reply.not_now,
             )
         case Lost():
             return e.StepInDoubt(at=at, step=step.name, reason=reply.reason, denied=reply.denied)

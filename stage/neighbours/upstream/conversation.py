@@ -151,9 +151,9 @@ class Conversation:
                     return Failed(reason=_reason(reply), in_doubt=in_doubt)
                 case ReplyKind.IN_DOUBT:
                     return Failed(reason=_reason(reply), in_doubt=True)
-                case ReplyKind.NOT_NOW | ReplyKind.NOT_ALLOWED:
+                case ReplyKind.NOT_ALLOWED:
                     await _sleep(saga, backoff.next(reply.retry_after))
-                case ReplyKind.UNKNOWN:
+                case ReplyKind.NOT_NOW | ReplyKind.UNKNOWN:  # a copy on its way may be accepted
                     in_doubt = True
                     await _sleep(saga, backoff.next(reply.retry_after))
                 case kind:

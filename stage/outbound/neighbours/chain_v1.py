@@ -10,6 +10,7 @@ from typing import assert_never
 from urllib.parse import quote, urlencode
 
 import msgspec
+from msgspec.structs import replace
 
 from stage.outbound.client import BreakerUse, PeerClient, PeerRequest
 from stage.outbound.credentials import PeerCredentials
@@ -236,7 +237,9 @@ def read_forward(answer: Answer, saga_id: str) -> ForwardReply:
             return NotExecuted(reason=_reason(answer))
         case ReplyKind.IN_DOUBT:
             return NoInDoubt(reason=_reason(answer))
-        case ReplyKind.NOT_NOW | ReplyKind.NOT_ALLOWED:
+        case ReplyKind.NOT_NOW:
+            return replace(_lost(answer, certain=True), not_now=True)
+        case ReplyKind.NOT_ALLOWED:
             return _lost(answer, certain=True)
         case ReplyKind.UNKNOWN:
             return _lost(answer)

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from stage.core import events as e
 from stage.core.commands import AttemptKind, Do, Record, Rest
 from stage.core.machine import RECOVERIES_MAX, decide, evolve
+from stage.core.questions import Standing, standing
 from stage.core.retry import NEIGHBOUR_SETTLEMENT
 from stage.core.saga import Saga
 from stage.core.states import Phase, SagaState, Tell
@@ -289,6 +290,43 @@ def test_before_the_deadline_a_forward_that_was_lost_is_repeated() -> None:
         e.StepTransient(at=9.0, step=FORWARD, reason="busy"),
     ):
         assert (LOOK,) == decide(plan, evolve(plan, saga, lost), 11.0)
+
+
+NOT_NOW = e.StepTransient(at=2.0, step=FORWARD, reason="answered 503", may_come=True)
+UNDO_THERE = Do(kind=AttemptKind.COMPENSATE, step=FORWARD)
+NOT_SENT = e.StepTransient(at=2.0, step=FORWARD, reason="no connection")
+REFUSED = e.StepRefused(at=3.0, step=FORWARD, reason="answered 409", said=True)
+STARTED_AGAIN = e.StepStarted(at=2.5, step=FORWARD, attempt=2)
+TURNED = e.TurnedBack(at=11.0, step=FORWARD, reason="late")
+
+
+@pytest.mark.parametrize(
+    "answers, undone_there",
+    [
+        ((NOT_NOW,), True),
+        ((NOT_NOW, STARTED_AGAIN, replace(NOT_SENT, at=3.0)), True),
+        ((NOT_SENT,), False),
+        ((NOT_NOW, STARTED_AGAIN, REFUSED), False),
+    ],
+    ids=["not now", "not now, then not sent", "not sent", "not now, then never"],
+)
+def test_a_no_for_now_is_made_a_no_for_good_on_the_way_back(
+    answers: tuple[e.Event, ...], undone_there: bool
+) -> None:
+    """A copy of the request may still be on its way, and would be accepted (decision 0083)."""
+    plan = plans.usual()
+    saga = fold(plan, *HANDED_ON, *answers, TURNED)
+    assert undone_there == ((UNDO_THERE,) == decide(plan, saga, 11.0))
+    assert undone_there == (standing(saga, FORWARD) is Standing.MAY_STAND)
+
+
+def test_the_body_of_a_request_that_may_come_is_kept() -> None:
+    """Another one under the same id would be refused once the copy has come."""
+    plan, body = plans.usual(), e.Request(method="POST", path="/sagas", body=b"{}")
+    sent = e.StepStarted(at=1.0, step=FORWARD, attempt=1, request=body)
+    saga = fold(plan, *HANDED_ON[:-1], sent, NOT_NOW)
+    assert (body,) == saga.steps[FORWARD].requests
+    assert () == fold(plan, *HANDED_ON[:-1], sent, NOT_SENT).steps[FORWARD].requests
 
 
 def test_a_forward_that_downstream_does_not_show_is_turned_back() -> None:

@@ -82,7 +82,10 @@ def own_word(status: int, outcome: str) -> Answer:
         (own_word(410, "compensated"), NotExecuted(reason="answered 410: no", saga_over=True)),
         (own_word(422, "not_executed"), NotExecuted(reason="answered 422: no")),
         (own_word(504, "not_executed"), NotExecuted(reason="answered 504: no")),
-        (own_word(503, "not_executed"), Lost(reason="answered 503: no", certain=True)),
+        (
+            own_word(503, "not_executed"),
+            Lost(reason="answered 503: no", certain=True, not_now=True),
+        ),
         (
             own_word(403, "not_executed"),
             Lost(reason="answered 403: no", certain=True, denied=True),
