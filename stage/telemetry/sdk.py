@@ -29,11 +29,12 @@ BATCH_DELAY_MS: Final = 1_000
 """Spans leave after a second unless OTEL_BSP_SCHEDULE_DELAY says otherwise: a process that is
 killed takes with it what has not left, and the default of five seconds is a lot of that."""
 
-SPANS_WAITING_MAX: Final = 4_096
+SPANS_WAITING_MAX: Final = 8_192
 """Unless OTEL_BSP_MAX_QUEUE_SIZE says otherwise."""
-SPANS_PER_BATCH_MAX: Final = 1_024
-"""Unless OTEL_BSP_MAX_EXPORT_BATCH_SIZE says otherwise. Twice as many as the SDK sends at once,
-since each batch is a request and each saga has eight spans."""
+SPANS_PER_BATCH_MAX: Final = 2_048
+"""Unless OTEL_BSP_MAX_EXPORT_BATCH_SIZE says otherwise. Four times as many as the SDK sends at
+once: each batch is a request, which alone costs as much as five sagas, and each of them has eight
+spans."""
 
 ENDPOINT_VARIABLE: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
 TRACES_VARIABLE: Final = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"

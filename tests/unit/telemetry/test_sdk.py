@@ -197,10 +197,10 @@ def test_a_variable_that_cannot_hold_is_the_operators_to_mend(
 @pytest.mark.parametrize(
     "environ,sent",
     [
-        ({}, 1_024),
+        ({}, 2_048),
         ({"OTEL_BSP_MAX_QUEUE_SIZE": "600"}, 300),
         ({"OTEL_BSP_MAX_QUEUE_SIZE": "1"}, 1),
-        ({"OTEL_BSP_MAX_EXPORT_BATCH_SIZE": ""}, 1_024),
+        ({"OTEL_BSP_MAX_EXPORT_BATCH_SIZE": ""}, 2_048),
         ({"OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "64"}, 64),
     ],
 )
