@@ -14,7 +14,7 @@ The numbers are those of the fields in opentelemetry/proto/trace/v1/trace.proto.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -80,11 +80,34 @@ def _resource_spans(scopes: Sequence[Sequence[ReadableSpan | FastSpan]]) -> byte
     for spans, sample in zip(scopes, sample_of.scope_spans, strict=True):
         (first,) = sample.spans
         known = _span(spans[0]) == first.SerializePartialToString()
-        one = _span if known else _by_sdk
         scope = _field(0x0A, sample.scope.SerializePartialToString())
-        encoded = b"".join([_field(0x12, one(span)) for span in spans])
+        encoded = _spans(spans) if known else _each(spans, _by_sdk)
         within.append(_field(0x12, scope + encoded + _text(0x1A, sample.schema_url)))
     return _field(0x0A, b"".join(within) + _text(0x1A, sample_of.schema_url))
+
+
+def _spans(spans: Sequence[ReadableSpan | FastSpan]) -> bytes:
+    """All spans of a scope: at once where all of them are fast, and one by one where not."""
+    written: list[bytes] = []
+    try:
+        for span in spans:
+            encoded = _fast(span)  # type: ignore[arg-type]  # another one raises
+            written += _head(len(encoded)), encoded
+    except Exception:
+        return _each(spans, _span)
+    return b"".join(written)
+
+
+def _each(
+    spans: Sequence[ReadableSpan | FastSpan], encode: Callable[[ReadableSpan | FastSpan], bytes]
+) -> bytes:
+    return b"".join([_field(0x12, encode(span)) for span in spans])
+
+
+@lru_cache(maxsize=CACHED_MAX)
+def _head(size: int) -> bytes:
+    """The bytes in front of a span of that size."""
+    return b"\x12" + _varint(size)
 
 
 def _readable(span: ReadableSpan | FastSpan) -> ReadableSpan:
@@ -104,7 +127,7 @@ def _span(span: ReadableSpan | FastSpan) -> bytes:
 
 
 def _fast(span: FastSpan) -> bytes:
-    """A fast span: what it shares with others is encoded once, and put together here."""
+    """A fast span, put together from parts that are encoded once."""
     template, ended, own, above = span.template, span.ended, span.traceparent, span.above
     head, before, after = template.encoded or _template(template)
     attributes, status = ended.encoded or _end(ended)

@@ -185,11 +185,11 @@ class FastSpan:
             ids = propagation.parse(above)
             above = "" if ids is None else propagation.format_traceparent(ids)
         if above:
-            span_id = f"{provider.draw_span_id() or 1:016x}"
+            span_id = (provider.draw_span_id() or 1).to_bytes(8, "big").hex()
             traceparent = f"{above[:36]}{span_id}{above[52:]}"  # of the same trace, as sampled
         else:
             trace_id, flags = provider.begin_trace(template, saga_id)
-            span_id = f"{provider.draw_span_id() or 1:016x}"
+            span_id = (provider.draw_span_id() or 1).to_bytes(8, "big").hex()
             traceparent = f"00-{trace_id:032x}-{span_id}-{flags:02x}"
         self.span_id = span_id
         """See `ports.observer.Span`."""
