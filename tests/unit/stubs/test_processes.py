@@ -14,8 +14,6 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-pytestmark = pytest.mark.execs
-
 ROOT = Path(__file__).parents[3]
 STOP_SECONDS_MAX = 3.0
 
@@ -45,6 +43,7 @@ def running(*words: str) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
+@pytest.mark.execs
 @pytest.mark.parametrize("words, path", SERVICES)
 def test_a_service_starts_and_stops(words: list[str], path: str) -> None:
     """On a free port, with one line when it is ready; SIGTERM ends it quickly, with status 0."""
