@@ -112,6 +112,7 @@ class EmbeddedCommands(EmbeddedQueries):
         while True:
             live = self._sagas.get(saga_id)
             joined = live is not None
+            own: Context | None = None  # that of this very request
             try:
                 if live is None:
                     self._refuse_flood()
@@ -119,6 +120,7 @@ class EmbeddedCommands(EmbeddedQueries):
                     await self._check(envelope, len(offer.context.envelope_bytes))
                     if saga_id in self._sagas:
                         continue  # it was opened for another request meanwhile
+                    own = offer.context
                     live = await self._open_offered(saga_id, offer, until)
                     if offer.late and _was_buried(live):
                         raise DeadlineOver(f"the deadline of saga {saga_id} was over on arrival")
@@ -128,12 +130,13 @@ class EmbeddedCommands(EmbeddedQueries):
                     continue  # there was nothing to open, and it is gone by now
                 assert live.row is not None
                 exists = True
-                _check_same(live.context, live.row.state, envelope, recognised)
+                if live.context is not own:
+                    _check_same(live.context, live.row.state, envelope, recognised)
                 replayed = live.replayed or (joined and _answered(live))
                 first = first or (live.request.deposit and not (joined or live.replayed))
                 if respond_async and not _answered(live):
                     until = 0.0  # join a saga that runs already: deferred like any other
-                row = await self._answer(live, until)
+                row = live.row if _answered(live) else await self._answer(live, until)
                 if row is not None or (_is_deferred(live) and not live.lost):
                     return _reply(row, replayed=replayed)
                 if not live.lost:  # it left memory first: what 202 says is journaled by opening it
@@ -590,6 +593,7 @@ class EmbeddedCommands(EmbeddedQueries):
                 plan_hash=self._plan_hash,
                 generation=self._store.identity.generation,
             ),
+            late=deadline <= now,
         )
 
     def _decided(self, live: LiveSaga) -> bool:

@@ -20,18 +20,11 @@ from collections.abc import Awaitable, Callable
 
 from stage.core import events as e
 from stage.engine.embedded.live_saga import LiveSaga
-from stage.engine.saga.interpreter import Transition
-from stage.engine.saga.lane import Ridden
 from stage.ports.observer import Span
 
 
 class HandedOver(Exception):
     """Another task goes on with the saga; this one had only its attempt left, which ended."""
-
-
-def is_alone(live: LiveSaga, transition: Transition | Ridden) -> bool:
-    """Whether the one attempt that leaves is all there is of the saga."""
-    return len(transition.outgoing) == 1 and not live.inbox and live.in_flight == 0
 
 
 async def await_inline(

@@ -19,7 +19,7 @@ from stage.core.saga import Saga, StepState
 from stage.core.shares import Shares
 from stage.core.states import ENDED, EXTERNAL_KINDS, PARKED_IN_DOUBT, ParkCause, Phase
 from stage.core.steps import Plan
-from stage.engine.embedded.inline import HandedOver, await_inline, is_alone
+from stage.engine.embedded.inline import HandedOver, await_inline
 from stage.engine.embedded.limits import (
     DEFER_SECONDS_MAX,
     EVICT_AFTER_SECONDS,
@@ -279,7 +279,8 @@ class LiveSagas:
         of a new lease by then, and the saga is not its own any more.
         """
         while not live.lost:
-            if self._inline and is_alone(live, transition):
+            alone = len(transition.outgoing) == 1 and not live.inbox and live.in_flight == 0
+            if alone and self._inline:
                 outgoing = transition.outgoing[0]
                 hand_over = partial(self._hand_over, live, transition)
                 attempt = self._attempt(live, outgoing)

@@ -53,7 +53,7 @@ class Pauses:
     @property
     def intake(self) -> Pause | None:
         """The pause of new sagas, if there is one."""
-        return intake(self.active)
+        return intake(self.active) if self._known else None
 
     async def put(self, pause: Pause) -> None:
         """Write a pause, in place of one of the same target and way, and obey it."""

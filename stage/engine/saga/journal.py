@@ -203,12 +203,11 @@ class Journal:
 
     def _row_on_lane(self, ridden: Ridden, context: Context, before: SagaRow | None) -> SagaRow:
         """The row that `row` makes of the folded saga: it runs, or it has come to its end."""
-        length, updated_at, state = ridden.length, ridden.updated_at, ridden.state
+        events, state = ridden.events, ridden.state
         if before is None:
-            before = _row_on_lane_at_first(ridden.terms, context, length, updated_at)
-            if state is SagaState.ACTIVE:
-                return before
-        elif state is SagaState.ACTIVE:
+            before = _row_before_the_first(ridden.terms, context)
+        length, updated_at = before.length + len(events), events[-1].at
+        if state is SagaState.ACTIVE:
             due_at = _running_until(updated_at)
             return replace(before, length=length, updated_at=updated_at, due_at=due_at)
         if state is not SagaState.COMPLETED:
@@ -229,7 +228,7 @@ class Journal:
 
     def _row_on_the_way_back(self, ridden: Ridden, context: Context, before: SagaRow) -> SagaRow:
         """The same of one that turned round; it may have been over before, or have waited."""
-        state, terms = ridden.state, ridden.terms
+        state, terms, updated_at = ridden.state, ridden.terms, ridden.events[-1].at
         over = state is SagaState.COMPENSATED
         # Its answer is settled where it turns, but for the state.
         status, body = self._answer(replace(terms, state=state), context) if over else (None, b"")
@@ -237,13 +236,13 @@ class Journal:
             before,
             state=state,
             epoch=terms.epoch,
-            length=ridden.length,
-            updated_at=ridden.updated_at,
+            length=before.length + len(ridden.events),
+            updated_at=updated_at,
             step=NOWHERE.step,
             peer=NOWHERE.peer,
             parked="",
             parked_cause=None,
-            due_at=None if over else _running_until(ridden.updated_at),
+            due_at=None if over else _running_until(updated_at),
             deadline=terms.deadline,
             answer_status=status,
             answer_body=body,
@@ -258,18 +257,17 @@ class Journal:
         return answer.status, answer.body
 
 
-def _row_on_lane_at_first(terms: Saga, context: Context, length: int, updated_at: float) -> SagaRow:
-    """The row of a new saga that goes on from here."""
+def _row_before_the_first(terms: Saga, context: Context) -> SagaRow:
+    """The row of a new saga on the lane before its first unit, which has no entry."""
     return SagaRow(
         id=terms.id,
         state=SagaState.ACTIVE,
         epoch=terms.epoch,
-        length=length,
+        length=0,
         accepted_at=terms.accepted_at,
-        updated_at=updated_at,
+        updated_at=terms.updated_at,
         fingerprint=context.fingerprint,
         version=terms.version,
-        due_at=_running_until(updated_at),
         deadline=terms.deadline,
         envelope=context.envelope_bytes,
         traceparent=context.trace.traceparent,

@@ -158,16 +158,6 @@ class Ridden(msgspec.Struct, kw_only=True):
         return folded
 
     @property
-    def length(self) -> int:
-        """Number of journal entries."""
-        return self.terms.length + len(self.since) + len(self.events) - self.folded_events
-
-    @property
-    def updated_at(self) -> float:
-        """The instant of the last entry."""
-        return self.events[-1].at
-
-    @property
     def state(self) -> SagaState:
         """Whether it goes forward or back, or has come to that end."""
         return _ENDS.get(type(self.events[-1]), self.terms.state)

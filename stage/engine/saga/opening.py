@@ -45,16 +45,14 @@ LATE = "the deadline was over on arrival"
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
-    """A saga to accept if it is new."""
+    """A saga to accept if it is new.
+
+    One is `late` whose deadline was over when it came: of a new saga nothing is run then.
+    """
 
     context: Context
     accepted: e.Accepted
-
-    @property
-    def late(self) -> bool:
-        """Whether its deadline was over when it came: of a new saga nothing is run then."""
-        deadline = self.accepted.deadline
-        return deadline is not None and deadline <= self.accepted.at
+    late: bool
 
     @property
     def first(self) -> tuple[Context, e.Accepted | e.Tombstoned]:
@@ -159,7 +157,9 @@ class Opening:
         """
         row = await unit.take(request.saga_id)
         if row is None:
-            await self._refuse_dropped(unit, request)
+            # While a restored database awaits its release, every saga that it lacks may come back.
+            if not self._store.identity.awaits_release:
+                await self._dropped.refuse_in(unit, request.saga_id)
             return await self._begin(unit, request)
         context = context_of(row, self._codec)
         self._observer.bind(request.saga_id, context.trace)  # for the functions of this unit
@@ -347,15 +347,6 @@ class Opening:
         stored = self._journal.store(transition, context, before=None, span=span)
         await self._journal.write(unit, stored, epoch=None, mail=request.mail)
         return stored
-
-    async def _refuse_dropped(self, unit: Unit, request: OpenRequest) -> None:
-        """Raise PastRetention for one that may have been here, before anything is said of it.
-
-        While a restored database awaits its release, every saga that it lacks may come back.
-        """
-        if self._store.identity.awaits_release:
-            return
-        await self._dropped.refuse_in(unit, request.saga_id)
 
     async def _accept_only(
         self, unit: Unit, saga: Saga, context: Context, events: Sequence[e.Event]
