@@ -192,7 +192,7 @@ class Mother:
             self._process = subprocess.Popen(
                 [sys.executable, "-X", "utf8", "-m", "tests.forked"],
                 cwd=ROOT,
-                env={**inherited(), "PYTHONPATH": str(ROOT)},
+                env=inherited(),
                 stdin=its.fileno(),
                 stdout=subprocess.DEVNULL,
             )

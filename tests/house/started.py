@@ -16,7 +16,7 @@ def main() -> None:
                 "arguments": sys.argv[1:],
                 "cwd": os.getcwd(),
                 "environ": {name: os.environ.get(name) for name in ("WORD", "HOME")},
-                "first on the path": sys.path[0],
+                "path": sys.path,
                 "name": __name__,
                 "parent": os.getppid(),
                 "pid": os.getpid(),

@@ -47,12 +47,12 @@ def test_a_fork_is_as_a_start_by_exec(tmp_path: Path) -> None:
         by_exec = told(tmp_path)
 
     assert by_exec == by_fork
+    assert str(tmp_path) == by_fork[1].pop("path")[0]
     assert (7, "and to stderr\n") == (by_fork[0], by_fork[2])
     assert {
         "arguments": ["a", "--b"],
         "cwd": str(tmp_path),
         "environ": {"WORD": "wörd", "HOME": None},
-        "first on the path": str(tmp_path),
         "name": "__main__",
         "parent": os.getpid(),
         "read": "given",
