@@ -20,7 +20,7 @@ from stage.inbound.overload import BURST_SECONDS, RATE_FREE, Overload
 TICK_SECONDS = 0.01
 """How often places are given away, so that not all sagas of a moment begin at once. An event loop
 that is late gives away those of the time that has passed."""
-OLDEST_OF = 4
+OLDEST_OF = 16
 """One of so many places goes to the start that has waited for the longest."""
 HELD_SECONDS = 0.5
 """How long, at least, a start is held before it is refused."""

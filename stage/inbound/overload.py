@@ -25,7 +25,7 @@ LATE_TICKS = 3
 counts for all."""
 DECREASE = 0.9
 """The first limit, as a part of what was admitted lately."""
-TARGET_SECONDS = 0.05
+TARGET_SECONDS = 0.1
 """How late we want to be: never idle, and few sagas at once."""
 GAIN = 0.6
 """How much the rate grows in a tick for each second that we are less late than that."""

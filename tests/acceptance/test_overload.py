@@ -3,9 +3,9 @@
 The load is closed: so many connections that each asks again as soon as it is answered, and starts
 that are shed are answered at a bounded rate.
 
-A rate counts the seconds in which the stage could have run. The load itself takes a processor, more
-of it the more it offers, and so do other processes; the time in which the event loop was ready to
-run and got no processor, as the kernel counts it, is left out.
+A rate counts the seconds in which the stage could have run. The load itself takes a processor, and
+so do other processes; the time in which the event loop was ready to run and got no processor, as
+the kernel counts it, is left out.
 
 Machines have better and worse minutes. So the load comes in spells, each between two peaks. The
 median of the spells counts, each as a part of its own two peaks.
@@ -16,18 +16,20 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-import time
 from asyncio.subprocess import DEVNULL, PIPE
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+import msgspec
 import pytest
 
-from stage.demo.chain import LOOPBACK, free_ports
+from stage.demo.chain import free_ports
+from tests.acceptance.overload_load import Seen
 from tests.kits import Strikes
 from tests.sizes import SIZES, TIER
 
@@ -46,118 +48,17 @@ CONNECTIONS_MAX = 3_500
 GOODPUT_MIN = 0.9 if TIER == "prove" else 0.1
 """A part of the peak. The small helping runs beside other tests."""
 UNDO_SECONDS_MAX = 1.0 if TIER == "prove" else 6.0
-UNDO_PAUSE_SECONDS = 0.05
 
 
-class Rate(NamedTuple):
-    """Sagas that were executed in some seconds, and those in which the stage had no processor."""
-
-    executed: int
-    seconds: float
-    kept_seconds: float
-
-    @property
-    def a_second(self) -> float:
-        """Sagas a second in which the stage could run."""
-        return self.executed / (self.seconds - self.kept_seconds)
-
-    def __str__(self) -> str:
-        """As a report says it."""
-        kept = self.kept_seconds / self.seconds
-        return f"{self.a_second:.0f}/s ({self.executed / self.seconds:.0f}/s, {kept:.0%} kept)"
+def a_second(seen: Seen) -> float:
+    """Sagas a second of those in which the stage could run."""
+    return seen.executed / (seen.seconds - seen.kept_seconds)
 
 
-class Load:
-    """Connections that send starts, and one that compensates what has ended."""
-
-    def __init__(self, port: int, prefix: str) -> None:
-        self._port = port
-        self._prefix = prefix
-        self._number = 0
-        self.done: list[str] = []
-        self.codes: Counter[int] = Counter()
-        self.wrong: list[bytes] = []
-        self.undone: list[float] = []
-        """How long each compensation took."""
-        self.over = False
-
-    async def start(self) -> None:
-        """One connection, until it is over."""
-        reader, writer = await asyncio.open_connection(LOOPBACK, self._port)
-        while not self.over:
-            self._number += 1
-            saga_id = f"{self._prefix}-{self._number}"
-            body = b'{"saga_id":"%s","data":{"amount":1}}' % saga_id.encode()
-            head = await exchange(reader, writer, b"/sagas", body, saga_id.encode())
-            code = int(head[9:12])
-            self.codes[code] += 1
-            if code == 200:
-                self.done.append(saga_id)
-            elif code not in (429, 503) or b"\r\nRetry-After: " not in head:
-                self.wrong.append(head)
-        writer.close()
-
-    async def compensate(self) -> None:
-        """One after the other, each of a saga that was executed."""
-        reader, writer = await asyncio.open_connection(LOOPBACK, self._port)
-        taken = 0
-        while not self.over:
-            await asyncio.sleep(UNDO_PAUSE_SECONDS)
-            if taken == len(self.done):
-                continue
-            saga_id = self.done[taken].encode()
-            taken = len(self.done)
-            began = time.monotonic()
-            path = b"/sagas/%s/compensate" % saga_id
-            head = await exchange(reader, writer, path, b'{"requested_by":"order"}', b"")
-            self.undone.append(time.monotonic() - began)
-            if not head.startswith(b"HTTP/1.1 200"):
-                self.wrong.append(head)
-        writer.close()
-
-    async def run(self, connections: int, seconds: float) -> None:
-        """So many connections for so long. It waits for the answers that are held back then."""
-        self.over = False
-        tasks = [asyncio.create_task(self.start()) for _ in range(connections)]
-        tasks.append(asyncio.create_task(self.compensate()))
-        await asyncio.sleep(seconds)
-        self.over = True
-        _, late = await asyncio.wait(tasks, timeout=15.0)
-        assert not late, f"{len(late)} connections got no answer"
-        for task in tasks:
-            task.result()
-
-    async def rate(self, seconds: float, pid: int) -> Rate:
-        """Sagas a second that were executed, over that time from now on."""
-        before, waited, began = self.codes[200], waited_seconds(pid), time.monotonic()
-        await asyncio.sleep(seconds)
-        passed = time.monotonic() - began
-        kept = waited_seconds(pid) - waited
-        return Rate(executed=self.codes[200] - before, seconds=passed, kept_seconds=kept)
-
-
-def waited_seconds(pid: int) -> float:
-    """How long the first thread of that process was ready to run, and got no processor."""
-    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
-
-
-async def exchange(
-    reader: asyncio.StreamReader,
-    writer: asyncio.StreamWriter,
-    path: bytes,
-    body: bytes,
-    key: bytes,
-) -> bytes:
-    """One request on a kept connection; the head of its answer."""
-    named = b"Idempotency-Key: %s\r\n" % key if key else b""
-    writer.write(
-        b"POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n%s"
-        b"Content-Length: %d\r\n\r\n%s" % (path, named, len(body), body)
-    )
-    head = await reader.readuntil(b"\r\n\r\n")
-    length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
-    await reader.readexactly(int(length))
-    return head
+def as_text(seen: Seen) -> str:
+    """A rate as a report says it."""
+    kept = seen.kept_seconds / seen.seconds
+    return f"{a_second(seen):.0f}/s ({seen.executed / seen.seconds:.0f}/s, {kept:.0%} kept)"
 
 
 @asynccontextmanager
@@ -187,24 +88,23 @@ async def stage_process(folder: Path) -> AsyncIterator[tuple[int, int]]:
 class Spell(NamedTuple):
     """Five times the load for a while, and the peaks before and after it."""
 
-    before: Rate
-    goodput: Rate
-    after: Rate
-    load: Load
+    before: Seen
+    full: Seen
+    after: Seen
     connections: int
 
     @property
     def part(self) -> float:
         """The goodput as a part of the peak."""
-        return 2 * self.goodput.a_second / (self.before.a_second + self.after.a_second)
+        return 2 * a_second(self.full) / (a_second(self.before) + a_second(self.after))
 
     def __str__(self) -> str:
         """As a report says it."""
-        asked = self.goodput.seconds + LEARNING_SECONDS
-        offered = sum(self.load.codes.values()) / asked
+        asked = sum(self.full.codes.values()) / (self.full.seconds + LEARNING_SECONDS)
+        peaks = f"{as_text(self.before)} before and {as_text(self.after)} after"
         return (
-            f"{self.part:.2f}: {self.connections} connections offered {offered:.0f}/s; goodput"
-            f" {self.goodput} of {self.before} before and {self.after} after"
+            f"{self.part:.2f}: {self.connections} connections offered {asked:.0f}/s;"
+            f" goodput {as_text(self.full)} of {peaks}"
         )
 
 
@@ -214,23 +114,23 @@ class Spell(NamedTuple):
 async def test_five_times_the_load_leaves_the_goodput(tmp_path: Path, strikes: Strikes) -> None:
     """At least 0.9 of the peak, refusals that say when to come back, compensations within 1 s."""
     spells: list[Spell] = []
-    async with stage_process(tmp_path) as (port, pid):
-        calm = Load(port, "calm")
-        before = await measured(calm, pid, PEAK_CONNECTIONS, PEAK_SECONDS, FORGETTING_SECONDS)
+    async with stage_process(tmp_path) as stage:
+        peak = partial(offered, *stage, PEAK_CONNECTIONS, FORGETTING_SECONDS, PEAK_SECONDS)
+        before = await peak("calm")
         for number in range(SPELLS):
-            load = Load(port, f"full-{number}")
             asked = int(TIMES * before.executed / before.seconds * HELD_SECONDS) + PEAK_CONNECTIONS
             connections = min(CONNECTIONS_MAX, asked)
             seconds = SIZES.overload_seconds / SPELLS
-            goodput = await measured(load, pid, connections, seconds, LEARNING_SECONDS)
-            after = await measured(calm, pid, PEAK_CONNECTIONS, PEAK_SECONDS, FORGETTING_SECONDS)
-            spells.append(Spell(before, goodput, after, load, connections))
+            full = await offered(*stage, connections, LEARNING_SECONDS, seconds, f"full-{number}")
+            after = await peak(f"calm-{number}")
+            spells.append(Spell(before, full, after, connections))
             before = after
 
-    codes = sum((spell.load.codes for spell in spells), Counter[int]())
-    times = sorted(seconds for spell in spells for seconds in spell.load.undone)
+    seen = [before, *(each for spell in spells for each in (spell.full, spell.after))]
+    codes = sum((Counter(spell.full.codes) for spell in spells), Counter[int]())
+    times = sorted(seconds for spell in spells for seconds in spell.full.undone)
     undone = times[int(len(times) * 0.99)] if times else 99.0
-    wrong = [*calm.wrong, *(head for spell in spells for head in spell.load.wrong)]
+    wrong = [head for each in seen for head in each.wrong]
     part = median(spell.part for spell in spells)
     note = (
         f"goodput {part:.2f} of the peak; {dict(codes)}; {len(times)} compensations,"
@@ -238,14 +138,24 @@ async def test_five_times_the_load_leaves_the_goodput(tmp_path: Path, strikes: S
     )
     strikes.report("seconds", int(SIZES.overload_seconds), violations=len(wrong), note=note)
     assert [] == wrong[:3], note
+    assert not any(each.unanswered for each in seen), note
     assert part >= GOODPUT_MIN, note
     assert undone < UNDO_SECONDS_MAX, note
 
 
-async def measured(load: Load, pid: int, connections: int, seconds: float, learning: float) -> Rate:
-    """The goodput under that load, once it was learnt."""
-    running = asyncio.create_task(load.run(connections, learning + seconds))
-    await asyncio.sleep(learning)
-    rate = await load.rate(seconds, pid)
-    await running
-    return rate
+async def offered(
+    port: int, pid: int, connections: int, learning: float, seconds: float, prefix: str
+) -> Seen:
+    """The load of so many connections, counted once the stage has learnt how much it can do."""
+    words = (port, pid, prefix, connections, learning, seconds)
+    load = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "tests.acceptance.overload_load",
+        *map(str, words),
+        stdout=PIPE,
+        stderr=PIPE,
+    )
+    said, error = await load.communicate()
+    assert load.returncode == 0, error.decode()
+    return msgspec.json.decode(said, type=Seen)
