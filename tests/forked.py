@@ -269,7 +269,8 @@ def _be(order: Mapping[str, Any], streams: Sequence[int], path: Sequence[str]) -
     os.chdir(order["cwd"])
     _open_streams()
     given = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
-    sys.path[:] = [order["cwd"], *given, *path]
+    # The folder of an editable installation is in both, and stands once.
+    sys.path[:] = [order["cwd"], *given, *(folder for folder in path if folder not in given)]
     sys.argv[:] = [order["module"], *order["arguments"]]
     importlib.invalidate_caches()
     sys.path_importer_cache.clear()
