@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from blockbuster import BlockBuster
 
 from stage.demo.postgres_server import Server, running
@@ -29,6 +30,20 @@ OURS = ["stage"]
 KIT_SECONDS_MAX = 600
 """The deadline of a kit at level G, where it has no longer one: several of them share the
 processors, and another machine may be slower than ours."""
+
+
+@pytest.fixture(autouse=True)
+def structlog_as_it_was() -> Iterator[None]:
+    """Leave structlog as the test found it: an example of a page, or `capture_logs`, configures it.
+
+    A stage of a later test in the same process would write its lines to stdout.
+    """
+    before = structlog.get_config() if structlog.is_configured() else None
+    yield
+    if before is not None:
+        structlog.configure(**before)
+    elif structlog.is_configured():
+        structlog.reset_defaults()
 
 
 @pytest.fixture(autouse=True)

@@ -50,7 +50,6 @@ def logged(error: BaseException) -> list[str] | None:
     """The text in the line of such a defect."""
     with structlog.testing.capture_logs() as lines:
         logs.LogListener(structlog.get_logger()).defect("webhook", "s-1", TraceContext(), error)
-    structlog.reset_defaults()  # it leaves structlog configured, which later tests would see
     (line,) = lines
     return line.get("text")
 
