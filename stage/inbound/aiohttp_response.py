@@ -74,7 +74,7 @@ class DirectResponse(web.StreamResponse):
 def fits(answered: Answer, request: web.BaseRequest) -> bool:
     """Whether the answer may leave in one piece: its reader takes what is written, and speaks 1.1.
 
-    What this answer adds for a reader that is slow is small, and the next one waits for it.
+    A slow reader gets this small answer all the same, and only the next one waits for it.
     """
     return (
         request.version == HttpVersion11
