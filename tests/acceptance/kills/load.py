@@ -65,11 +65,15 @@ class Placed:
 class Load:
     """Offers sagas until it is told to stop. `placed` holds them all."""
 
-    def __init__(self, order: int, shipping: int, seed: int, rate: float) -> None:
+    def __init__(
+        self, order: int, shipping: int, seed: int, rate: float, most: int = IN_FLIGHT_MAX
+    ) -> None:
+        """`rate` sagas are offered a second, and at most `most` are in flight."""
         self._order = Peer(order)
         self._shipping = Peer(shipping)
         self._seed = seed
         self._rate = rate
+        self._most = most
         self._dice = random.Random(f"{seed}/load")
         self._tasks: set[asyncio.Task[None]] = set()
         self.placed: list[Placed] = []
@@ -84,7 +88,7 @@ class Load:
             if len(self.placed) >= most or self.stopped:
                 break
             await asyncio.sleep(max(0.0, start + len(self.placed) / self._rate - loop.time()))
-            while len(self._tasks) >= IN_FLIGHT_MAX and not self.stopped:
+            while len(self._tasks) >= self._most and not self.stopped:
                 await asyncio.wait(self._tasks, timeout=1.0, return_when=FIRST_COMPLETED)
             self.placed.append(placed)
             task = loop.create_task(self._live(placed))

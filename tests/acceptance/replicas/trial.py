@@ -40,6 +40,8 @@ REST_SECONDS_MAX = 60.0
 """The last strike may have been a SIGSTOP: a lease, and what waits for repeats."""
 APART_SECONDS = 0.05
 """Payment goes by the clock of its server, as its renewals told it on a busy machine."""
+IN_FLIGHT_MAX = 600
+"""A stopped replica keeps what it holds for a lease and longer: at 100 a second some 300 wait."""
 COMPARED_MAX = 150
 PEERS = {
     "order-payment": "downstream",
@@ -192,7 +194,8 @@ async def run(trial: Trial, tell: Callable[[str], None] = lambda _: None) -> Res
     server = await asyncio.to_thread((opened := running("fsync=off")).__enter__)
     try:
         chain = Replicas(trial, server.url())
-        load = Load(chain.ports["client-order"], chain.ports["shipping"], trial.seed, trial.rate)
+        ends = chain.ports["client-order"], chain.ports["shipping"]
+        load = Load(*ends, trial.seed, trial.rate, IN_FLIGHT_MAX)
         callers = Callers([chain.ports[name] for name in REPLICAS], load, trial.seed)
         striker = Striker(
             chain.replicas,
