@@ -41,6 +41,7 @@ REST_SECONDS_MAX = 60.0
 APART_SECONDS = 0.05
 """Payment goes by the clock of its server, as its renewals told it on a busy machine."""
 IN_FLIGHT_MAX = 600
+PEER_PLACES = 400
 """A stopped replica keeps what it holds for a lease and longer: at 100 a second some 300 wait."""
 COMPARED_MAX = 150
 PEERS = {
@@ -137,6 +138,7 @@ class Replicas:
             here, _, there = link.partition("-")
             if here == name:
                 found += [f"--{kind}", f"{there}=http://127.0.0.1:{self.ports[link]}"]
+                found += [f"--{kind}", f"{there}.concurrency_max={PEER_PLACES}"]
         return found
 
     def _proxy(self) -> Server:
