@@ -20,7 +20,7 @@ import structlog
 from blockbuster import BlockBuster
 
 from stage.demo.postgres_server import Server, running
-from tests import forked
+from tests import compiling, forked
 from tests.databases import Databases
 from tests.kits import PROPERTY, Strikes, add_up, keep, kept, shortcomings, table
 from tests.order import order
@@ -139,7 +139,19 @@ def pytest_configure(config: pytest.Config) -> None:
         folder = str(_compiled(config))
         os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix = folder
         sys.dont_write_bytecode = False
+    if config.getoption("numprocesses", None):
+        prefix = sys.pycache_prefix
+        modules = compiling.stale(config.rootpath / "tests", Path(prefix) if prefix else None)
+        if len(modules) > compiling.FEW:
+            compiling.compile_all(modules)
     forked.install()
+    gc.disable()  # until all is collected: there is nothing to find, and it was looked for often
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage from now on, and not among what stays until the end."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)
