@@ -33,7 +33,7 @@ from stage.inbound.aiohttp import (
 )
 from stage.inbound.client_certificate import certificate_of
 from stage.inbound.handshake import Handshake, TlsPort, left_in_kernel
-from stage.inbound.held import HeldStarts
+from stage.inbound.held import HeldStarts, Turn
 from stage.inbound.problems import of_status
 from stage.inbound.read import key_of
 from stage.inbound.request import PROBLEM_JSON
@@ -192,20 +192,20 @@ class BoundedProtocol(Connection):
             held = partial(self._answer_held, data)
             self._server.held.hold(key_in(data), self.caller, held)
 
-    def _answer_held(self, data: bytes, is_parsed: bool | None) -> None:
+    def _answer_held(self, data: bytes, turn: Turn) -> None:
         """See `held.Answered`."""
         transport, self._held = self.transport, False
         if transport is None or transport.is_closing():
             return
         now = self._server.waits(self)
-        if is_parsed and not self._close:
+        if turn is Turn.PARSED and not self._close:
             self._head_since = now
             super().data_received(data)
             transport.resume_reading()
             return
         self._server.overload.shed += 1
-        ends = self._close or self.retires
-        answers = (_SHED if is_parsed is False else _SHED_UNKNOWN)[ends]
+        ends = self._close or self.retires or turn is Turn.GIVES_WAY
+        answers = (_SHED if turn is Turn.NOT_SEEN else _SHED_UNKNOWN)[ends]
         transport.write(answers[int(random() * len(answers))])
         if ends:
             transport.close()
@@ -433,7 +433,10 @@ class BoundedServer(web.Server):
                 protocol.close()
 
     def has_room(self) -> bool:
-        """True when one more connection may stay; the one that waits longest gives way to it."""
+        """True when one more connection may stay; the one that waits longest gives way to it.
+
+        Where all are busy a start that is held does, and none that was begun.
+        """
         if len(self.connections) + len(self._handshakes) < self._limits.connections_max:
             return True
         for waiting, since in self._waiting.items():
@@ -441,6 +444,8 @@ class BoundedServer(web.Server):
                 break  # its request may be there already, and not read
             self.forget(waiting)
             waiting.give_way()
+            return True
+        if self.held.give_way():
             return True
         self._turned_away += 1
         self._tell()

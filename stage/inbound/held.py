@@ -4,7 +4,8 @@ A client that is refused at once asks again at once. At five times the load the 
 all time there was, so a start that finds no place is held, and let in as soon as there is one. Most
 places go to the newest, which have waited for the least and whose memory is still warm, some to the
 oldest, which would be refused next. Refusals leave at a bounded rate: what it costs to refuse is
-known beforehand.
+known beforehand. Held starts keep their connections, so where no more may be open one of them gives
+way to a new one, which may bring a compensation.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from enum import Enum
 from typing import NamedTuple
 
 from stage.inbound.lookups import IDS_MAX, Lookups
@@ -33,9 +35,21 @@ REFUSED_PER_TURN = 20
 OVERDUE_PER_TURN = 80
 """until they are overdue, and leave at 800 a second."""
 
-Answered = Callable[[bool | None], None]
-"""Called with whether the start is to be parsed: it has a place, or its saga was seen. None when
-it has none, and nobody knows whether its saga was seen."""
+
+class Turn(Enum):
+    """How the wait of a held start ended."""
+
+    PARSED = "parsed"
+    """It has a place, or its saga was seen."""
+    NOT_SEEN = "not seen"
+    """It has no place, and its saga was never seen."""
+    UNKNOWN = "unknown"
+    """It has no place, and nobody knows whether its saga was seen."""
+    GIVES_WAY = "gives way"
+    """The same, and its connection is closed for another one."""
+
+
+Answered = Callable[[Turn], None]
 
 
 class _Held(NamedTuple):
@@ -70,6 +84,20 @@ class HeldStarts:
         self._overload.holds(caller)
         if self._task is None:
             self._task = loop.create_task(self._release())
+
+    def give_way(self) -> bool:
+        """End the wait of one whose connection is needed, of the caller with most; False for none.
+
+        It is the one that would be refused next.
+        """
+        if not self._held:
+            return False
+        caller, held = max(self._held.items(), key=lambda item: len(item[1]))
+        oldest = held.popleft()
+        if not held:
+            del self._held[caller]
+        _answer(oldest, Turn.GIVES_WAY)
+        return True
 
     def end(self) -> None:
         """From now on a start that has no place is refused at once: this process stops."""
@@ -108,7 +136,7 @@ class HeldStarts:
             if held:
                 self._held[caller] = held
                 turn.append(caller)
-            _answer(taken, True)
+            _answer(taken, Turn.PARSED)
         for caller in self._held:
             overload.holds(caller)
 
@@ -133,13 +161,20 @@ class HeldStarts:
         finally:  # a look-up that fails holds nobody for ever
             self._refusing = None
             for held in due:
-                _answer(held, held.saga_id in seen if held.saga_id and seen is not None else None)
+                _answer(held, _turn(held.saga_id, seen))
 
 
-def _answer(held: _Held, is_parsed: bool | None) -> None:
+def _turn(saga_id: str, seen: frozenset[str] | None) -> Turn:
+    """How a start that is due ends. `saga_id` is empty, or `seen` None, where nobody knows."""
+    if not saga_id or seen is None:
+        return Turn.UNKNOWN
+    return Turn.PARSED if saga_id in seen else Turn.NOT_SEEN
+
+
+def _answer(held: _Held, turn: Turn) -> None:
     """Answer one; a connection that fails at it keeps no other one waiting."""
     try:
-        held.answered(is_parsed)
+        held.answered(turn)
     except Exception as error:
         loop = asyncio.get_running_loop()
         loop.call_exception_handler({"message": "a held start is not answered", "exception": error})

@@ -242,6 +242,26 @@ async def test_all_starts_that_are_held_are_answered_before_a_process_stops(
         assert [503] * 300 == codes
 
 
+async def test_starts_that_are_held_keep_no_compensation_out(tmp_path: Path) -> None:
+    """The start that would be refused next gives its connection up (rule 37)."""
+    async with serving(tmp_path, connections_max=10) as served:
+        flood = [await kept(served) for _ in range(10)]
+        exhaust(served.app[SERVICE].admission.overload)
+        for number, client in enumerate(flood):
+            client[1].write(start(f"s-{number}", key=True))
+        await served.until(lambda: 10 == sum(map(len, served.server.held._held.values())))
+        body = b'{"requested_by":"order"}'
+        undo = b"POST /sagas/s-x/compensate HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+        undo += b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+        caller = await served.say(undo + body)
+
+        assert 200 == (await code_of(caller))[0]
+        code, head = await code_of(flood[0])
+        assert 503 == code and b"\r\nRetry-After: " in head and b"\r\nConnection: close\r\n" in head
+        assert await ended(flood[0][0])
+        assert [] == served.turned_away
+
+
 HEAD = b"POST /sagas HTTP/1.1\r\nHost: x\r\n"
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from stage.inbound import held as module
-from stage.inbound.held import HeldStarts
+from stage.inbound.held import HeldStarts, Turn
 from stage.inbound.lookups import Lookups
 from stage.inbound.overload import Overload
 
@@ -28,14 +28,14 @@ class Waiting:
         self.overload.rate = NOBODY
         self.overload.tick(0.0)
         self.held = HeldStarts(Lookups(looked), self.overload)
-        self.answered: dict[str, bool | None] = {}
+        self.answered: dict[str, Turn] = {}
         self._changed = asyncio.Event()
 
     def hold(self, saga_id: str, caller: str = "order") -> None:
         """Hold one."""
 
-        def answer(is_parsed: bool | None) -> None:
-            self.answered[saga_id] = is_parsed
+        def answer(turn: Turn) -> None:
+            self.answered[saga_id] = turn
             self._changed.set()
 
         self.held.hold(saga_id, caller, answer)
@@ -69,7 +69,7 @@ async def test_a_start_that_waits_is_let_in_as_soon_as_there_is_a_place(all_at_o
 
     await waiting.until(1)
 
-    assert {"s-1": True} == waiting.answered
+    assert {"s-1": Turn.PARSED} == waiting.answered
     assert not waiting.overload.lets_in("order")  # it has taken that place
 
 
@@ -107,7 +107,7 @@ async def test_places_of_one_caller_go_to_no_other(all_at_once: None) -> None:
         while "s-1" not in waiting.answered:
             await waiting.until(len(waiting.answered) + 1)
 
-    assert True is waiting.answered["s-1"]
+    assert Turn.PARSED is waiting.answered["s-1"]
     assert len(waiting.answered) < 20
 
 
@@ -122,7 +122,7 @@ async def test_one_that_has_waited_too_long_is_refused_unless_it_was_seen(
 
     await waiting.until(3)
 
-    assert {"s-1": False, "s-2": True, "": None} == waiting.answered
+    assert {"s-1": Turn.NOT_SEEN, "s-2": Turn.PARSED, "": Turn.UNKNOWN} == waiting.answered
     assert not waiting.held._held
 
 
@@ -159,7 +159,7 @@ async def test_callers_that_wait_are_let_in_by_turns(all_at_once: None) -> None:
     waiting.held._let_in(0.01)
 
     assert 2 == len(waiting.answered)
-    assert True is waiting.answered["s-1"]
+    assert Turn.PARSED is waiting.answered["s-1"]
 
 
 async def test_an_event_loop_that_is_late_gives_away_the_places_of_that_time(
@@ -217,11 +217,11 @@ async def test_places_are_given_away_while_a_look_up_waits_for_the_database(
     waiting.places(1)
 
     await waiting.until(1)
-    assert {"s-2": True} == waiting.answered
+    assert {"s-2": Turn.PARSED} == waiting.answered
     assert waiting.held
     back.set()
     await waiting.until(2)
-    assert not waiting.answered["s-1"]
+    assert Turn.NOT_SEEN is waiting.answered["s-1"]
 
 
 async def test_a_look_up_that_fails_holds_nobody_for_ever(
@@ -236,7 +236,7 @@ async def test_a_look_up_that_fails_holds_nobody_for_ever(
     async def broken(saga_ids: Sequence[str]) -> frozenset[str]:
         raise RuntimeError("broken")
 
-    def fails(is_parsed: bool | None) -> None:
+    def fails(turn: Turn) -> None:
         raise RuntimeError("this connection has gone")
 
     waiting = Waiting()
@@ -246,7 +246,7 @@ async def test_a_look_up_that_fails_holds_nobody_for_ever(
 
     await waiting.until(1)
 
-    assert {"s-2": None} == waiting.answered
+    assert {"s-2": Turn.UNKNOWN} == waiting.answered
     assert "this connection has gone" in [str(error) for error in reported]
     assert not waiting.held
 
@@ -260,4 +260,19 @@ async def test_a_process_that_stops_refuses_all_that_wait_at_once() -> None:
     waiting.held.end()
     await waiting.until(300)
 
-    assert [7] == [n for n in range(300) if waiting.answered[f"s-{n}"]]
+    assert [7] == [n for n in range(300) if Turn.PARSED is waiting.answered[f"s-{n}"]]
+
+
+async def test_the_oldest_of_the_caller_with_most_gives_way(all_at_once: None) -> None:
+    """A flood takes the connections; who sends little keeps its own."""
+    waiting = Waiting()
+    waiting.hold("s-1", "order")
+    for number in range(3):
+        waiting.hold(f"flood-{number}", "flood")
+
+    assert waiting.held.give_way()
+    assert {"flood-0": Turn.GIVES_WAY} == waiting.answered
+    for _ in range(3):
+        assert waiting.held.give_way()
+    assert not waiting.held.give_way()
+    assert 4 == len(waiting.answered)
