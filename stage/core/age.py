@@ -15,7 +15,7 @@ from typing import Final
 from stage.core.saga import Saga
 
 GAP_SECONDS_MAX: Final = 600.0
-"""The most that the time between two entries counts: the longest wait, and a slow attempt."""
+"""The most that the time between two entries counts: the longest wait, or a slow attempt."""
 WAIT_SECONDS_MAX: Final = 600.0
 """No policy waits for so long: an instant further ahead came from a clock that was wrong."""
 
@@ -31,7 +31,10 @@ def age_at(saga: Saga, at: float) -> float:
 
 
 def counted(instants: Iterable[float]) -> float:
-    """The part of an age between the first and the last of these: entries in order, or now."""
+    """The seconds that count towards an age between the first and the last of these instants.
+
+    The instants are those of journal entries, in their order; the last may be the present one.
+    """
     gaps = (after - before for before, after in pairwise(instants))
     return sum(min(max(0.0, gap), GAP_SECONDS_MAX) for gap in gaps)
 
@@ -42,5 +45,5 @@ def lasted(saga: Saga, since: float | None, at: float) -> float:
 
 
 def is_due(due: float, now: float) -> bool:
-    """Whether the time for something has come, or its instant cannot be true."""
+    """True when the instant `due` has come, or lies too far ahead to be true."""
     return now >= due or due - now > WAIT_SECONDS_MAX

@@ -1,8 +1,8 @@
-"""The plan that a journal binds: what its steps were, and whether they still are (rule 32).
+"""The plan that a journal binds: what the steps of a saga were when they began (rule 32).
 
-Pure. A saga runs under the version of the stage that accepted it. Where that is declared nowhere,
-or one of its steps is not any more what it was, the journal itself gives the plan: enough to tell
-what was done, and not enough to run anything.
+Pure. A saga runs under the version of the stage that accepted it. Where no such version is declared
+any more, or one of its steps is no longer what it was, the journal itself gives the plan: enough to
+tell what was done, and not enough to run anything.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def binding_of(step: Step) -> Binding:
 
 
 def hash_of(plan: Plan) -> str:
-    """The same for all plans that bind the same: 16 hex digits."""
+    """The hash of all that a plan binds, in 16 hex digits: equal for plans that bind the same."""
     bound = [[(step.name, binding_of(step)) for step in wave] for wave in waves(plan)]
     return sha256(msgspec.json.encode([plan.stage, bound])).hexdigest()[:16]
 
@@ -98,7 +98,7 @@ def _words(kind: StepKind, peer: str) -> str:
 def journaled_plan(newest: Plan, version: int, bound: Mapping[str, Bound], why: str) -> Plan:
     """The plan that the journal binds, under which nothing can be run; `why` is the reason.
 
-    Of a step that an earlier release did not bind only the name is known: it counts as one that
+    Only the name is known of a step that an earlier release did not bind: it counts as a step that
     would have to be undone.
     """
     steps = tuple(_step(newest, name, each) for name, each in bound.items())

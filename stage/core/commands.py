@@ -25,7 +25,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Do(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Do this for that step now. `attempt` counts the attempts of its kind, from 1."""
+    """Make an attempt of this kind at the step now. `attempt` counts those of the kind, from 1."""
 
     kind: AttemptKind
     step: str = ""
@@ -33,7 +33,7 @@ class Do(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Rest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Nothing to do until something happens, or until that instant."""
+    """Nothing to do until something happens, or until the instant `until`."""
 
     until: float | None = None
 

@@ -10,8 +10,9 @@ from stage.core.commands import AttemptKind, Do, Record, Rest
 from stage.core.event_table import NAMED, wording_of
 from stage.core.events import name_of
 from stage.core.machine import decide
+from stage.core.questions import steps_in_flight
 from stage.core.saga import Saga
-from stage.core.states import IN_FLIGHT, Phase, Tell
+from stage.core.states import Phase, Tell
 from stage.core.steps import Plan
 
 VERBS = {
@@ -114,11 +115,7 @@ def _until(plan: Plan, saga: Saga, asked: list[str], now: float) -> float:
 
 
 def _in_flight(saga: Saga) -> list[str]:
-    names = [
-        f"{VERBS[step.phase]} {name}"
-        for name, step in saga.steps.items()
-        if step.phase in IN_FLIGHT
-    ]
+    names = [f"{VERBS[saga.steps[name].phase]} {name}" for name in steps_in_flight(saga)]
     if saga.tell is Tell.IN_FLIGHT:
         names.append(f"telling {saga.upstream}")
     return names

@@ -5,7 +5,7 @@ StageError                 everything that this project raises on purpose
 ├── ConfigurationError     the operator's move: an option that is missing or wrong
 ├── TransactionEscaped     the author's move: a transaction awaited more than its database
 ├── StoreUnavailable       the database is away; nothing was written
-│   └── CommitInDoubt      it went away for good during the commit; ask for the saga's state
+│   └── CommitInDoubt      it was closed during the commit; ask for the saga's state
 ├── StaleEpoch             another runner took this saga over; our write was refused (rule 17)
 └── JournalMismatch        the journal holds what cannot follow, whatever the plan
     └── NewerJournal       a newer release wrote it, and has to go on with it
@@ -44,7 +44,7 @@ class StoreUnavailable(StageError):
 
 
 class CommitInDoubt(StoreUnavailable):
-    """The store was closed while the outcome of a commit was unknown; ask for the saga's state."""
+    """The store was closed before a commit was known to have happened; ask for the saga's state."""
 
 
 class StaleEpoch(StageError):
@@ -58,4 +58,4 @@ class JournalMismatch(StageError):
 
 
 class NewerJournal(JournalMismatch):
-    """Journal or row hold a thing that only a newer release knows: the saga is left to that."""
+    """The journal or the row holds what only a newer release knows: the saga is left to it."""

@@ -1,8 +1,8 @@
 """One row an event: the attempt it starts or ends, its public members, its level, its wording.
 
-Everything that treats events of one type differently from those of another, outside the machine
-that folds them, reads it here. A member that a row does not name is private: it stays in the
-journal, and no view, log line, span or page shows it.
+The machine folds events; all other code that treats one type of event differently from another
+reads the difference here. A member that a row does not name is private: it stays in the journal,
+and no view, log line, span or page shows it.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ class Level(StrEnum):
 class EventRow(msgspec.Struct, frozen=True, kw_only=True):
     """The properties that all events of one type share.
 
-    `public` is the allowlist of members. `wording` is the phrase that a timeline shows,
-    behind the name of the attempt where there is one (core.describe). `starts`
-    and `ends` name the kind of attempt that the event starts or ends, `end` how it ended: the
-    label of the metrics. `failed` says that a span which ends with it is an error: a refusal is a
-    business no, an answer and no error. `outcome` is the state that the saga ends in. `final` says
-    that no later event is expected to end an attempt of the saga. `parks` says that the saga
-    waits for a person from here on. `progress` says that an attempt or a person brought it about:
-    not an event that only asks (rule 15).
+    `public` is the allowlist of members. `wording` is the phrase that a timeline shows, behind the
+    name of the attempt where there is one (core.describe). `starts` and `ends` name the kind of
+    attempt that the event starts or ends, `end` how it ended: the label of the metrics. `failed`
+    says that a span which ends with the event is an error: a refusal is a business no, an answer
+    and no error. `outcome` is the state that the saga ends in. `final` says that no later event is
+    expected to end an attempt of the saga. `parks` says that the saga waits for a person from here
+    on. `progress` says that an attempt or a person brought the event about; an event that only asks
+    is no progress (rule 15).
     """
 
     wording: str
     in_doubt: str = ""
-    """The phrase for one whose effect may stand all the same; empty: the usual one."""
+    """The wording for an event whose effect may stand all the same; empty: the usual wording."""
     public: tuple[str, ...] = ()
     level: Level = Level.INFO
     starts: AttemptKind | None = None

@@ -27,10 +27,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
 
 class Binding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The nature of a step when it began; its first event holds it, so that it stays (rule 32).
+    """The nature of a step when it began: its first event holds it, for good (rule 32).
 
-    A transaction has no `peer`. The key of a call stands
-    in the event itself.
+    A transaction has no `peer`. The key of a call stands in the event itself.
     """
 
     kind: StepKind = StepKind.TRANSACTION
@@ -48,9 +47,9 @@ class _Event(
 class Accepted(_Event, frozen=True, kw_only=True, tag="accepted"):
     """The saga was durably accepted. `upstream` is the neighbour to notify of a late failure.
 
-    `baggage` is the part of the W3C baggage of the request that is passed on. `version` is that of
-    the stage, which the saga keeps, and `plan_hash` that of its plan (core.bindings). `generation`
-    is that of the database, which grows with each restore (rule 33).
+    `baggage` is the part of the W3C baggage of the request that is passed on. `version` is the
+    version of the stage, which the saga keeps; `plan_hash` is the hash of its plan (core.bindings);
+    `generation` is the generation of the database, which grows with each restore (rule 33).
     """
 
     deadline: float | None = None
@@ -91,8 +90,8 @@ class AnswerDeferred(_Event, frozen=True, kw_only=True, tag="answer_deferred"):
 class CompensationRequested(_Event, frozen=True, kw_only=True, tag="compensation_requested"):
     """A neighbour or an operator asked to undo the saga.
 
-    `compensated` is the word of a downstream that nothing stands at it or behind it. `requester`
-    is what the one that asks is to the saga (rule 36). `generation` is that of the database.
+    `compensated` is the word of a downstream that nothing stands at it or behind it. `requester` is
+    the relation of the asker to the saga (rule 36). `generation` is the generation of the database.
     """
 
     requested_by: str = ""
@@ -150,10 +149,10 @@ class StepRefused(_Event, frozen=True, kw_only=True, tag="step_refused"):
 class StepTransient(_Event, frozen=True, kw_only=True, tag="step_transient"):
     """The attempt certainly did not happen; it may be tried again.
 
-    `denied`, here and in the events below: the answer was 401 or 403, from whomever. With `defect`
-    the author's code failed before it prepared a request (rule 4). `final`, here and below: the
-    author said that such an attempt is never repeated. `may_come`: downstream said no for now, and
-    a copy of the request that is still on its way may be accepted.
+    `denied`, here and in the events below: the answer was 401 or 403, whether from the peer or from
+    a gateway. `defect`: the author's code failed before it prepared a request (rule 4). `final`,
+    here and below: the author declared that such an attempt is never repeated. `may_come`:
+    downstream said no for now, and may accept a copy of the request that is still on its way.
     """
 
     step: str
@@ -231,7 +230,7 @@ class ProbeRefused(_Event, frozen=True, kw_only=True, tag="probe_refused"):
 class ProbeFailed(_Event, frozen=True, kw_only=True, tag="probe_failed"):
     """The probe got no usable answer.
 
-    `unserved` says that something answered as one does that does not serve such a probe.
+    `unserved`: the answer was that of a server which does not serve such a probe.
     """
 
     step: str
@@ -300,8 +299,8 @@ class CompensationSucceeded(_Event, frozen=True, kw_only=True, tag="compensation
 class CompensationDelayed(_Event, frozen=True, kw_only=True, tag="compensation_delayed"):
     """The attempt to undo did not end well; it is repeated.
 
-    `not_understood`: downstream was answered for by something that does not speak for it. `certain`
-    says that it had no effect for certain, so that it counts as no attempt (rule 28).
+    `not_understood`: the answer was not in downstream's own word. `certain`: the attempt certainly
+    had no effect, so that it does not count (rule 28).
     """
 
     step: str
@@ -313,7 +312,7 @@ class CompensationDelayed(_Event, frozen=True, kw_only=True, tag="compensation_d
 
 
 class CompensationRefused(_Event, frozen=True, kw_only=True, tag="compensation_refused"):
-    """It cannot be undone: failed for good until an operator settles it (rule 14).
+    """The step cannot be undone: failed for good until an operator settles it (rule 14).
 
     `certain`: the attempt to undo had no effect.
     """
@@ -361,7 +360,7 @@ class TellDelayed(_Event, frozen=True, kw_only=True, tag="tell_delayed"):
 
 
 class TellRefused(_Event, frozen=True, kw_only=True, tag="tell_refused"):
-    """Upstream cannot compensate, never said so in its own word, or was away: a person looks."""
+    """Upstream cannot compensate, never answered in its own word, or was away: a person looks."""
 
     reason: str = ""
     cause: ParkCause = ParkCause.UPSTREAM_CANNOT
@@ -402,7 +401,7 @@ class Settled(_Verb, frozen=True, kw_only=True, tag="settled"):
 
 
 class Resolved(_Verb, frozen=True, kw_only=True, tag="resolved"):
-    """A person undid by hand what could not be undone; an empty `step` means everything."""
+    """A person undid by hand what this stage could not; an empty `step` means everything."""
 
     step: str = ""
 

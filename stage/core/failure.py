@@ -35,8 +35,8 @@ def classify_code(
 
     2xx and 4xx answers go to the function, but for 401, 408, 425 and 429. A 401 says that nothing
     was done for want of a credential, which is the operator's and not the function's to judge. A
-    redirect is not followed, and 1xx and 3xx prove nothing: in doubt, like 5xx. A declaration of
-    the call comes first.
+    redirect is not followed, and 1xx and 3xx prove nothing: in doubt, like 5xx. The declaration of
+    the call takes precedence.
     """
     if code in transient_on:
         return FailureKind.TRANSIENT

@@ -34,9 +34,9 @@ class Prospect(StrEnum):
     PIVOT_FIRST = "pivot_first"
     """Nobody knows yet whether the pivot has happened; undone only if it has not."""
     NOTHING = "nothing"
-    """Nothing to undo is declared for it."""
+    """The step declares no compensation."""
     CANNOT = "cannot"
-    """It failed to be undone, is behind the pivot, or fits no version here: a person has to."""
+    """Its undo failed, it is behind the pivot, or it fits no version here: a person has to act."""
 
 
 class ForecastLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,7 +47,7 @@ class ForecastLine(msgspec.Struct, frozen=True, kw_only=True):
     peer: str
     prospect: Prospect
     standing: str
-    """A word of `questions.Standing`."""
+    """A value of `questions.Standing`."""
 
 
 def forecast(plan: Plan, saga: Saga) -> list[ForecastLine]:

@@ -1,9 +1,9 @@
 """A saga that the database lost: the journal that says what its neighbours say (rule 33).
 
-Pure. The neighbours remember a saga that a restored database does not have. Local transactions of
-it are gone with the journal, in the same file. Its effects elsewhere may stand: each call and each
-hand-over is in doubt, whatever its neighbours say of their own part. The one certain case is an
-upstream that has the word of this stage that nothing stands here, while no downstream differs.
+Pure. The neighbours remember a saga that a restored database does not have. Its local transactions
+went with the journal, in the same database. Its effects elsewhere may stand: each call and each
+hand-over is in doubt, whatever the neighbours say of their own part. Only one case is certain:
+upstream has this stage's word that nothing stands here, and no downstream differs.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class Word(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def nothing_stands(words: tuple[Word, ...]) -> Word | None:
-    """The word of upstream that proves it; None where something may stand here.
+    """The word of upstream that proves that nothing stands here; None where something may.
 
-    The word of a downstream proves nothing about this stage: it may have been compensated first,
-    and this stage lost before its own turn came.
+    The word of a downstream proves nothing about this stage: downstream is compensated first, and
+    the saga may have been lost here before this stage had its turn.
     """
     if any(not word.nothing_stands for word in words):
         return None
@@ -85,9 +85,9 @@ def events_after_restore(plan: Plan, saga: Saga, generation: int, at: float) -> 
 
     It may have started each step that its journal does not know to be done, and it may have been
     compensated since: neighbours may have the word of this stage that nothing of it stands. So it
-    does not go forward, and is undone (decision 0050). Journaled once in a generation of the
-    database, whatever the clocks say (rule 34), and by a release that knows its steps: another one
-    may have kept a request to compensate before, and nothing else.
+    does not go forward, and is undone (decision 0050). The events are journaled once in a
+    generation of the database, whatever the clocks say (rule 34), by a release that knows the steps
+    of the saga. A release that does not may have kept a request to compensate before, and no more.
     """
     if plan.misfit or saga.generation >= generation:
         return []
@@ -106,7 +106,7 @@ def events_after_restore(plan: Plan, saga: Saga, generation: int, at: float) -> 
 
 
 def unasked(neighbours: Iterable[str], answers: Mapping[str, str]) -> list[str]:
-    """The neighbours without an answer. An empty one is of a name that nobody could ask."""
+    """The neighbours without an answer. An empty answer means that the name could not be asked."""
     answered = {neighbour for neighbour, answer in answers.items() if answer}
     return sorted({*neighbours, *answers} - answered)
 

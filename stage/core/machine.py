@@ -43,6 +43,7 @@ from stage.core.order import next_backward, next_forward
 from stage.core.questions import (
     PROBES_NOT_THERE_MIN,
     can_probe,
+    is_in_flight,
     key_forgotten,
     must_be_looked_for,
     must_be_settled,
@@ -68,13 +69,13 @@ from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind
 RECOVERIES_MAX = 10
 """Runs that may end without any progress before the saga is parked (rule 15).
 
-Not few: of all that were in flight when the process died, one is guilty.
+The number is not small: of all runs that a dying process takes down, one is guilty.
 """
 RETRY_AFTER_SECONDS_MAX = 60.0
 NOT_UNDERSTOOD_SECONDS_MAX = 3600.0
 """How long a neighbour is asked to compensate while the answers are not its own word.
 
-Long enough to mend a route or a login; then a person has to look (protocol 3.4).
+The time is enough to mend a route or a login; then a person has to look (protocol 3.4).
 """
 
 
@@ -85,7 +86,7 @@ _Awaited = (
 """The events after which a pending call, or an approval, may go on being waited for."""
 
 
-class Impossible(Exception):
+class InvalidTransition(Exception):
     """An event that cannot follow the state: a defect, or a journal that is not of this plan."""
 
 
@@ -93,7 +94,7 @@ class Impossible(Exception):
 
 
 def evolve(plan: Plan, saga: Saga, event: e.Event) -> Saga:
-    """The state after the event. Raises Impossible for an event that cannot follow."""
+    """The state after the event. Raises InvalidTransition for an event that cannot follow."""
     step = getattr(event, "step", "")
     if step and step not in plan.by_name:
         after = _evolve_renamed(plan, saga, event, step)
@@ -122,7 +123,7 @@ def _evolve_renamed(plan: Plan, saga: Saga, event: e.Event, before: str) -> Saga
         return _evolve(plan, saga, event)  # a step that may never have been started
     today = plan.renamed.get(before)
     if today is None:
-        raise Impossible(f"saga {saga.id}: there is no step {before!r}")
+        raise InvalidTransition(f"saga {saga.id}: there is no step {before!r}")
     after = _evolve(plan, saga, replace(event, step=today))
     known = _step(after, today)
     key = known.key or idempotency_key(saga.id, plan.stage, before, Direction.EXECUTE)
@@ -285,9 +286,9 @@ def _recover(plan: Plan, saga: Saga, event: e.Recovered) -> Saga:
 def at_rest(plan: Plan, saga: Saga) -> bool:
     """True when nothing was in flight or to be done as of its last entry.
 
-    No run is lost when another one takes such a saga over: it had come to its end, or waited.
+    No run is lost when another run takes such a saga over: it had come to its end, or waited.
     """
-    if any(step.phase in IN_FLIGHT for step in saga.steps.values()) or saga.tell is Tell.IN_FLIGHT:
+    if is_in_flight(saga):
         return False
     return all(isinstance(command, Rest) for command in decide(plan, saga, saga.updated_at))
 
@@ -308,7 +309,7 @@ def _only_waits(plan: Plan, saga: Saga, now: float) -> bool:
 
     Such a saga takes no process down, however often it is restarted meanwhile.
     """
-    if any(step.phase in IN_FLIGHT for step in saga.steps.values()) or saga.tell is Tell.IN_FLIGHT:
+    if is_in_flight(saga):
         return False
     match decide(plan, saga, now):
         case (Rest(until=float()),):
@@ -336,8 +337,8 @@ def _request_compensation(plan: Plan, saga: Saga, event: e.CompensationRequested
     if over or saga.forgotten or past_pivot(plan, saga):
         return saga
     if pivot_undecided(plan, saga):
-        # The way forward may be gone on once the pivot is settled, but nobody is asked again: what
-        # the approval was for may have happened already.
+        # The way forward may be taken again once the pivot is settled, but nobody is asked again:
+        # the act that the approval was for may have happened already.
         return replace(
             saga,
             steps={n: verbs.not_asked_for(step) for n, step in saga.steps.items()},
@@ -370,8 +371,9 @@ def _request_compensation(plan: Plan, saga: Saga, event: e.CompensationRequested
 def asked_before(plan: Plan, saga: Saga, request: e.CompensationRequested) -> bool:
     """True when a request to compensate would change nothing: it was made before, or cannot be met.
 
-    A neighbour asks until it is answered. That must not make the journal grow, nor take up again
-    a saga that waits for a person on its way back. It stands here because the rule itself answers.
+    A neighbour asks until it is answered. That must not make the journal grow, nor take up again a
+    saga that waits for a person on its way back. The answer comes from the rule itself: its state
+    after the request is compared with its state before.
     """
     after = _request_compensation(plan, saga, request)
     return replace(after, parked=saga.parked, parked_cause=saga.parked_cause) == saga
@@ -705,8 +707,8 @@ def _unparked(saga: Saga) -> Saga:
 def _is_awaited(saga: Saga, name: str) -> bool:
     """Whether the saga waits for the word of others on that step, and none was heard yet.
 
-    A probe that is in flight as the word comes does not prolong the wait, nor does its process
-    that dies then.
+    A probe that is in flight when the word arrives does not prolong the wait, nor does the death of
+    the process that sent it.
     """
     return name not in saga.heard and pends(saga.steps[name])
 
@@ -714,7 +716,7 @@ def _is_awaited(saga: Saga, name: str) -> bool:
 def _no_longer_pending(saga: Saga, at: float) -> Saga:
     """The budget that was left when the first call became pending is left when the last ends.
 
-    A saga of an older database has none left (decision 0050).
+    A saga that came back with an older database has none left (decision 0050).
     """
     deadline = None if saga.budget_left is None else at + saga.budget_left
     if saga.deadline == OVER:
@@ -847,7 +849,7 @@ def _tell_if_due(saga: Saga) -> Saga:
 def _since(
     saga: Saga, since: float | None, event: e.CompensationDelayed | e.TellDelayed
 ) -> float | None:
-    """The age when answers began that are nobody's own word; any other end starts it anew."""
+    """The age at which answers began that are nobody's own word; any other end starts it anew."""
     if not event.not_understood:
         return None
     return age_at(saga, event.at) if since is None else since
@@ -881,7 +883,7 @@ def _step(saga: Saga, name: str) -> StepState:
     try:
         return saga.steps[name]
     except KeyError:
-        raise Impossible(f"saga {saga.id}: step {name!r} was never started") from None
+        raise InvalidTransition(f"saga {saga.id}: step {name!r} was never started") from None
 
 
 def _put(saga: Saga, name: str, step: StepState) -> Saga:

@@ -26,7 +26,7 @@ def backward(plan: Plan) -> Iterator[Step]:
 
 
 def wave_of(plan: Plan, name: str) -> frozenset[str]:
-    """The names of the steps that run at the same time as that one, itself included."""
+    """The names of the steps that run at the same time as the named one, itself included."""
     for wave in plan.waves:
         names = frozenset(step.name for step in wave)
         if name in names:

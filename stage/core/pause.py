@@ -29,7 +29,7 @@ class Way(StrEnum):
 class Pause(msgspec.Struct, frozen=True, kw_only=True):
     """An order of an operator to hold something. `target` is a peer by kind and name, or INTAKE.
 
-    Without a `way` both are held. `until` is the instant at which it ends by itself.
+    Without a `way` both ways are held. `until` is the instant at which the pause ends by itself.
     """
 
     target: str
@@ -41,17 +41,17 @@ class Pause(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ways(self) -> frozenset[Way]:
-        """The directions that it holds."""
+        """The ways that the pause holds."""
         return frozenset(Way) if self.way is None else frozenset({self.way})
 
 
 def in_force(pauses: Iterable[Pause], now: float) -> tuple[Pause, ...]:
-    """Those that have not ended."""
+    """The pauses that have not ended."""
     return tuple(pause for pause in pauses if pause.until > now)
 
 
 def held_peers(pauses: Iterable[Pause]) -> dict[str, frozenset[Way]]:
-    """The directions that are held, by peer."""
+    """The ways that are held, by peer."""
     held: dict[str, frozenset[Way]] = {}
     for pause in pauses:
         if pause.target != INTAKE:

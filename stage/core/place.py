@@ -30,7 +30,7 @@ _WAITING = frozenset(
 
 
 class Place(NamedTuple):
-    """A step and its peer, the latter by kind and name: `externals.psp`. Empty: it waits nowhere.
+    """A step and its peer by kind and name, `externals.psp`; empty when the saga waits nowhere.
 
     A transaction has no peer, nor has an approval.
     """

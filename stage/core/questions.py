@@ -14,7 +14,7 @@ import msgspec
 from stage.core.names import STAGE_NAME
 from stage.core.requester import Requester, opener_hash
 from stage.core.saga import Saga, StepState
-from stage.core.states import IN_FLIGHT, Phase, SagaState
+from stage.core.states import IN_FLIGHT, Phase, SagaState, Tell
 from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind
 
 PROBES_NOT_THERE_MIN = 2
@@ -58,8 +58,8 @@ def standing(saga: Saga, name: str, *, dropped: bool = False) -> Standing:
 def standing_in(plan: Plan, saga: Saga, name: str) -> Standing:
     """The standing of one step as the lists of its saga count it.
 
-    Of a saga that was undone only what should not stand is listed: the effect of a step that
-    declares no undo may stay.
+    For a saga that was undone, only effects that should not stand are listed: the effect of a step
+    that declares no compensation may stay.
     """
     found, step = standing(saga, name), plan.by_name.get(name)
     went_back = saga.state in (SagaState.COMPENSATED, SagaState.FAILED_TO_COMPENSATE)
@@ -71,8 +71,8 @@ def standing_in(plan: Plan, saga: Saga, name: str) -> Standing:
 def standing_apart(plan: Plan, saga: Saga) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The effects that stand although they should not, and those that may: two lists of names.
 
-    While the saga is under way these are all its effects so far. A name behind a peer's is that
-    peer's own word on itself.
+    While the saga is under way these are all its effects so far. A name after that of a peer,
+    `shipping/book`, is the peer's own word about itself.
     """
     if saga.ended:
         names = what_stands(plan, saga)
@@ -89,7 +89,7 @@ def standing_apart(plan: Plan, saga: Saga) -> tuple[tuple[str, ...], tuple[str, 
 def standing_of_saga(plan: Plan, saga: Saga, *, dropped: bool = False) -> Standing:
     """One word for the whole saga. `dropped` says that its journal cannot be read here.
 
-    Of a saga that fits no version declared here the journal tells what was done, and nobody here
+    The journal of a saga that fits no version declared here says what was done, and nobody here
     knows what that means (rule 32).
     """
     if (dropped or (plan.misfit and not saga.ended)) and saga.state is not SagaState.COMPENSATED:
@@ -158,6 +158,16 @@ def must_be_looked_for(step: Step, known: StepState) -> bool:
 # --- of the saga ---------------------------------------------------------------------------------
 
 
+def is_in_flight(saga: Saga) -> bool:
+    """True while any attempt of the saga is in flight, upstream's notification included."""
+    return saga.tell is Tell.IN_FLIGHT or bool(steps_in_flight(saga))
+
+
+def steps_in_flight(saga: Saga) -> list[str]:
+    """The names of the steps with an attempt in flight."""
+    return [name for name, step in saga.steps.items() if step.phase in IN_FLIGHT]
+
+
 def what_stands(plan: Plan, saga: Saga) -> tuple[str, ...]:
     """Names of the steps whose effects remain although everything was tried (rule 12)."""
     names: list[str] = []
@@ -172,12 +182,12 @@ def what_stands(plan: Plan, saga: Saga) -> tuple[str, ...]:
 def belongs_to(plan: Plan, saga: Saga, requester: Requester, name: str) -> bool:
     """Whether that caller may see the saga and ask to compensate it (rule 36).
 
-    It belongs to the upstream that opened it, to the downstreams that it was handed to, and to
-    operators. One whose journal was dropped belongs to its opener, whose hash is kept, and to all
-    downstreams, because nothing tells any more which of them had it. A tombstone belongs to all:
-    it has no opener, and nothing can follow. Where callers have no names, a saga that came without
-    one belongs to nobody, and a downstream is also known by the name under which it added to it
-    (decision 0026).
+    A saga belongs to the upstream that opened it, to the downstreams that it was handed to, and to
+    operators. A saga whose journal was dropped belongs to its opener, whose hash is kept, and to
+    all downstreams, because nothing says any more which of them had it. A tombstone belongs to all:
+    it has no opener, and nothing can follow. Where callers have no names, a saga whose upstream is
+    unknown belongs to nobody, and a downstream is also known by the name under which it added to
+    the data (decision 0026).
     """
     over = saga.state is not SagaState.ACTIVE or saga.forgotten
     nothing_follows = over and not (saga.upstream or saga.steps)

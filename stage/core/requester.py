@@ -20,9 +20,9 @@ class Requester(StrEnum):
 
 
 def opener_hash(saga_id: str, name: str) -> str:
-    """The remains of the name of the upstream that opened a saga; empty where it had no name.
+    """The hash of the name of the upstream that opened a saga; empty where it had no name.
 
-    It is kept when all contents of the saga are dropped, and tells the opener from others alone.
+    It is kept when all contents of the saga are dropped: it proves the opener, and names nobody.
     """
     if not name:
         return ""

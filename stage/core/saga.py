@@ -28,24 +28,24 @@ class StepState(Struct, frozen=True, kw_only=True, gc=False):
     attempts: int = 1
     doubted: bool = False
     may_come: bool = False
-    """Downstream said no for now: it may accept a copy of the request that is still on its way. One
-    that was asked to undo the saga accepts none (decision 0083)."""
+    """Downstream said no for now: it may accept a copy of the request that is still on its way. A
+    downstream that was asked to undo the saga accepts none (decision 0083)."""
     cut_off: bool = False
     probes: int = 0
     not_there: int = 0
     unserved: int = 0
-    """Probes that were answered as one answers that does not serve them."""
+    """Probes whose answer was that of a server which does not serve them."""
     compensation_attempts: int = 0
     forgiven: int = 0
     """Attempts that do not count: those that certainly did not happen (rule 28), those that an
     operator let pass, and those that the code of another saga took down (rule 35)."""
     compensation_forgiven: int = 0
     final: bool = False
-    """Its latest attempt ended so that its author says it is never repeated."""
+    """Its author declared that an attempt is never repeated which ends as the latest one did."""
     started_at: float = 0.0
     """The instant of its first attempt, by the clock of then; see questions.key_forgotten."""
     compensation_started_at: float | None = None
-    """The same of the undo under its present key."""
+    """The instant of the first attempt of the undo under its present key."""
     looked_for: bool = False
     """An undo without a result was answered; the probe is asked whether anything stands."""
     changed: bool = False
@@ -55,7 +55,7 @@ class StepState(Struct, frozen=True, kw_only=True, gc=False):
     compensation_keys: int = 1
     """Keys that its undo has been sent under; an operator may order a new one."""
     pendings: int = 0
-    """How often downstream answered 202, or the API that the call is still pending."""
+    """How often downstream answered 202, or the API said that the call is still pending."""
     pending_since: float | None = None
     """The age of the saga when its call was pending first, as in `core.age`; None before that."""
     not_understood_since: float | None = None
@@ -64,7 +64,7 @@ class StepState(Struct, frozen=True, kw_only=True, gc=False):
     since: float | None = None
     """Its age at the first attempt, or when an operator ordered it anew: patience begins there."""
     compensation_since: float | None = None
-    """The same of the undo; None before its first attempt."""
+    """The age at which patience with the undo begins; None before its first attempt."""
     due: float = 0.0
     result: Raw | None = None
     error: str = ""
@@ -97,7 +97,8 @@ class Saga(Struct, frozen=True, kw_only=True, gc=False):
     state: SagaState = SagaState.ACTIVE
     epoch: int = 1
     generation: int = 1
-    """That of the database when the saga was accepted, or last taken over by code that fits it."""
+    """The generation of the database when the saga was accepted, or last taken over by code that
+    fits it."""
     asked_in: int = 1
     """The generation of the database in which it was asked to compensate, and turned back."""
     length: int = 0
@@ -110,7 +111,7 @@ class Saga(Struct, frozen=True, kw_only=True, gc=False):
     pending: bool = False
     """A call is pending: callers are answered 202, and the deadline stands still."""
     budget_left: float | None = None
-    """Seconds to the deadline when the first of its pending calls became so."""
+    """Seconds to the deadline when the first of its pending calls became pending."""
     heard: dict[str, Webhook] = {}
     """The words of webhooks on calls that are in flight, by step, until these have ended."""
     upstream: str = ""
@@ -119,12 +120,12 @@ class Saga(Struct, frozen=True, kw_only=True, gc=False):
     version: int = 1
     """The version of the stage that accepted it."""
     plan: Plan | None = None
-    """Its plan where that is not the plan of the newest version (rule 32)."""
+    """Its own plan, where it does not run under the plan of the newest version (rule 32)."""
     steps: dict[str, StepState] = {}
     reason: str = ""
     """Why it was turned back, for people here."""
     detail: str = ""
-    """The same for neighbours: no text of an exception, no address (rule 38)."""
+    """Why it was turned back, for neighbours: no text of an exception, no address (rule 38)."""
     requested_by: str = ""
     """The name of the first to ask for compensation; empty while nobody has asked."""
     was_completed: bool = False
@@ -135,7 +136,7 @@ class Saga(Struct, frozen=True, kw_only=True, gc=False):
     parked: str = ""
     """For people: why the saga waits for a person; empty while it does not."""
     parked_cause: ParkCause | None = None
-    """For code: the same as an enum; None while it does not wait."""
+    """For code: why the saga waits for a person; None while it does not."""
     recoveries: int = 0
     """Runs that began since the last progress."""
     stands: tuple[str, ...] = ()

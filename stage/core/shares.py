@@ -11,15 +11,16 @@ SHARE = 0.5
 
 
 class Shares(msgspec.Struct, frozen=True):
-    """The callers with names. One that is alone may take all; so may strangers without any."""
+    """The named callers. The only named caller may take all of a limit; so may strangers, where
+    no caller has a name."""
 
     names: frozenset[str] = frozenset()
 
     def caller(self, named: str) -> str:
-        """The caller that a name stands for."""
+        """The caller that a name stands for: itself, or STRANGERS."""
         return named if named in self.names else STRANGERS
 
     def most(self, caller: str, limit: int) -> int:
-        """How much of a limit that caller may take."""
+        """The part of a limit that the caller may take, at least 1."""
         others = len(self.names) - (caller in self.names)
         return max(1, int(limit * SHARE)) if others else limit

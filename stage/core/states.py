@@ -1,4 +1,4 @@
-"""Where a saga and its steps can be."""
+"""The states of a saga, the phases of its steps, and the reasons why it waits for a person."""
 
 from __future__ import annotations
 

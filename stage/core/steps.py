@@ -22,14 +22,13 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     """One step as the machine sees it: a name and its rules, no functions.
 
     `peer` is the external API of a call, the system of an effect, or the downstream stage of a
-    forward.
-    `idempotent=False` says that the API ignores idempotency keys: the call is never repeated
-    while in doubt. An attempt that ends with a code of `never_retry` is the last one. A request
-    whose effect may stand is not repeated once `key_lifetime_seconds` have passed since its first
-    attempt: the API has forgotten the key. `probe_after_undo` has the probe asked after an undo
-    without a result, whether anything stands. A pending call is waited for so long as
-    `pending_seconds_max`; after that it is in doubt. So is an approval, which is refused after
-    that. `hooked` says that its API may tell by a webhook how it ended.
+    forward. `idempotent=False` says that the API ignores idempotency keys: the call is never
+    repeated while in doubt. An attempt that ends with a code of `never_retry` is the last one. A
+    request whose effect may stand is not repeated once `key_lifetime_seconds` have passed since its
+    first attempt: the API has forgotten the key. With `probe_after_undo`, the probe is asked
+    whether anything stands after an undo without a result. A pending call is in doubt after
+    `pending_seconds_max`, and an approval without an answer is refused then. `hooked` says that its
+    API may tell by a webhook how it ended.
     """
 
     name: str
@@ -63,15 +62,15 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     patience_seconds: float = retry.PATIENCE_SECONDS
     """How long an undo, a late failure and a step behind the pivot are tried (rule 28)."""
     version: int = 1
-    """The version of the stage; a saga keeps that which accepted it (rule 32)."""
+    """The version of the stage; a saga keeps the version that accepted it (rule 32)."""
     renamed: dict[str, str] = {}
     """Today's names of steps by those that journals of this version may still hold."""
     peers_renamed: dict[str, str] = {}
-    """The same of external APIs and downstream stages."""
+    """Today's names of external APIs and downstream stages, by those in such journals."""
     misfit: str = ""
     """Set where the plan was made from a journal, with the reason: no step of it can be run."""
     newer: bool = False
-    """True of a misfit that a newer release accepted: it is left to that."""
+    """True of a misfit that a newer release accepted: the saga is left to that release."""
 
     def step(self, name: str) -> Step:
         """The step of that name. Raises KeyError."""

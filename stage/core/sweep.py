@@ -36,7 +36,7 @@ class SweepEnd(StrEnum):
 class Sweep(msgspec.Struct, frozen=True, kw_only=True):
     """A sweep as it stands. `where` are the words that named its sagas, for people.
 
-    `rate_per_second` is how many it acts on. The counts are those of its sagas.
+    `rate_per_second` is the number of sagas a second. The counts are of sagas, by their SweepEnd.
     """
 
     number: int = 0
@@ -54,7 +54,7 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def sagas(self) -> int:
-        """How many it is for."""
+        """The number of sagas that it is for."""
         return self.pending + self.done + self.refused
 
     @property

@@ -47,7 +47,7 @@ def judge_unseen(
 def may_be_dropped(saga_id: str, ids_until: float) -> bool:
     """Whether a saga that is not there may be one whose row was dropped for its age.
 
-    Rows are dropped of sagas alone whose ids have an instant up to `ids_until`.
+    Rows are dropped only of sagas whose ids have an instant up to `ids_until`.
     """
     sent_at = sent_at_of(saga_id)
     return sent_at is not None and sent_at <= ids_until
@@ -56,17 +56,18 @@ def may_be_dropped(saga_id: str, ids_until: float) -> bool:
 def proves_age(saga_id: str, closed_at: float) -> bool:
     """Whether the row of a saga that was closed then may go: a repeat of it is known by its id.
 
-    A UUIDv7 in lower case, of an instant before. Were one of a later instant dropped, which a wrong
-    clock made or a stranger made up, sagas that are still to come would be taken for dropped ones.
+    The id must be a UUIDv7 in lower case with an instant before `closed_at`. An id of a later
+    instant comes from a wrong clock or from a stranger: if its row were dropped, sagas that are
+    still to come would be taken for dropped ones.
     """
     in_order = saga_id == saga_id.lower() and sent_at_of(saga_id) is not None
     return in_order and saga_id < first_id_at(closed_at)
 
 
 def first_id_at(at: float) -> str:
-    """The beginning of the first UUIDv7, in lower case, of that instant: older ones sort before.
+    """The beginning of the first UUIDv7 of that instant, in lower case: older ids sort before it.
 
-    In the order of their characters: the instant stands at the head of them.
+    The order is that of their characters, because an id begins with its instant.
     """
     milliseconds = min(max(0, int(at * 1000)), 0xFFFF_FFFF_FFFF)
     digits = f"{milliseconds:012x}"

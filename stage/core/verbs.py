@@ -4,16 +4,16 @@
 |---------|--------------------------------------------------|-------------------------------|
 | retry   | it waits, is parked, or failed to undo or tell   | all that is due is tried now  |
 |  --anew | the undo of a call waits or failed               | its request is made again     |
-| settle  | the step's outcome is in doubt                   | it landed, or it did not      |
+| settle  | the step is in doubt                             | it landed, or it did not      |
 | resolve | the step could not be undone, or its undo waits  | it counts as undone           |
 | abandon | it is parked, or an undo waits                   | it ends with what stands      |
 | forget  | it is parked or has ended                        | nothing more is ever done     |
 | approve | the step awaits approval                         | the saga goes on              |
 | reject  | the step awaits approval                         | the saga turns back           |
 
-No verb acts while an attempt is in flight: its outcome would contradict the person. A saga that
-fits no version declared here (rule 32) cannot be retried, and everything of it may be resolved or
-abandoned; one that a newer release accepted is left to that.
+No verb acts while an attempt is in flight: its end could contradict the person. A saga that fits no
+version declared here (rule 32) cannot be retried, and everything of it may be resolved or
+abandoned; a saga that a newer release accepted is left to that release.
 """
 
 from __future__ import annotations
@@ -25,20 +25,19 @@ from msgspec.structs import replace
 
 from stage.core import events as e
 from stage.core.age import age_at
-from stage.core.questions import PROBES_NOT_THERE_MIN, past_pivot
+from stage.core.questions import PROBES_NOT_THERE_MIN, is_in_flight, past_pivot, steps_in_flight
 from stage.core.saga import Saga, StepState
-from stage.core.states import EXTERNAL_KINDS, IN_FLIGHT, Phase, SagaState, Tell
+from stage.core.states import EXTERNAL_KINDS, Phase, SagaState, Tell
 from stage.core.steps import Plan
 
 WAITING = frozenset({Phase.WAITING, Phase.IN_DOUBT, Phase.PENDING, Phase.COMPENSATION_WAITING})
 
 
 def refuse_verb(plan: Plan, saga: Saga, verb: e.Verb) -> str | None:
-    """Why the verb is not allowed now, with what is; None when it is."""
-    flying = [name for name, step in saga.steps.items() if step.phase in IN_FLIGHT]
-    if flying or saga.tell is Tell.IN_FLIGHT:
-        what = ", ".join(flying) or "telling upstream"
-        return f"an attempt is in flight ({what}): wait until it has ended, then ask again"
+    """The reason why the verb is not allowed now, with the way out; None when it is allowed."""
+    if is_in_flight(saga):
+        attempts = ", ".join(steps_in_flight(saga)) or "telling upstream"
+        return f"an attempt is in flight ({attempts}): wait until it has ended, then ask again"
     if saga.forgotten:
         return "the saga is forgotten: nothing more can be done for it"
     if plan.newer:

@@ -20,7 +20,7 @@ from stage.core.commands import AttemptKind, Do, Record, Rest
 from stage.core.errors import JournalMismatch, StageError, StaleEpoch, StoreUnavailable
 from stage.core.failure import FailureKind
 from stage.core.ids import compensation_key, step_of_key
-from stage.core.machine import Impossible, decide, evolve
+from stage.core.machine import InvalidTransition, decide, evolve
 from stage.core.place import TELL_STEP
 from stage.core.questions import past_pivot
 from stage.core.raised import raised
@@ -183,7 +183,7 @@ class Interpreter:
         try:
             for entry in entries:
                 saga = evolve(plan, saga, entry.event)
-        except (Impossible, KeyError) as error:
+        except (InvalidTransition, KeyError) as error:
             raise JournalMismatch(
                 f"the journal of saga {saga_id} does not fit stage {self.plan.stage!r} as it is"
                 f" declared now ({error}): deploy the version that wrote it, or forget the saga"

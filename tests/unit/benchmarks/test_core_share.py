@@ -31,8 +31,8 @@ def test_it_is_in_a_group_of_its_own_meanwhile(process: int) -> None:
         with core_share(process, 0.25):
             assert f"/stage-bench-{process}\n" in _groups(process)
             [group] = GROUPS.glob(f"**/stage-bench-{process}")
-            told = [group / name for name in ("cpu.cfs_quota_us", "cpu.max")]
-            [quota] = [file.read_text().split()[0] for file in told if file.exists()]
+            files = [group / name for name in ("cpu.cfs_quota_us", "cpu.max")]
+            [quota] = [file.read_text().split()[0] for file in files if file.exists()]
             assert "5000" == quota
     except Missing as missing:
         pytest.skip(str(missing))
