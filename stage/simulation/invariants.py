@@ -96,7 +96,7 @@ async def _stored(books: Books, node: Node) -> None:
 
 
 async def _replayed(node: Node, known: Known) -> str:
-    """I15: as far as it went as it should, the rules make the same journal, on the lane or not."""
+    """I15: the rules make the same journal as the fast path, as far as the saga was a usual one."""
     first = known.events[0]
     if not isinstance(first, Accepted):
         return ""

@@ -86,8 +86,8 @@ class Node:
         self._random = random
         self._faults = faults
         self._books = books
-        self.lane = False
-        """Whether new sagas of its processes begin on the lane."""
+        self.fast_path = False
+        """Whether new sagas of its processes begin on the fast path."""
         self._skew = 0.0
         if faults.happens("skew"):
             self._skew = random.uniform(-SKEW_SECONDS_MAX, SKEW_SECONDS_MAX)
@@ -165,7 +165,7 @@ class Node:
         peers = self._peers(process, store, clock)
         observer = DefectObserver(self.name, self._books)
         inline = self._started % 2 == 1  # its next process has none, and so on
-        limits = EngineLimits(inline=inline, lane=self.lane)
+        limits = EngineLimits(inline=inline, fast_path=self.fast_path)
         engine = EmbeddedEngine(stage, store, peers, observer, clock=clock, limits=limits)
         service = service_of(stage, engine, peers.neighbours, observer, clock)
         self._live[process] = engine, Endpoints(service, self._books), store

@@ -1,7 +1,7 @@
 """The journal of a usual saga once more, as `decide` and `evolve` make it.
 
-The lane writes its journal without them. Here the interpreter is given what came from outside (the
-results of steps, the requests of functions, instants, ids of spans) and has to make the same
+The fast path writes its journal without them. Here the interpreter is given what came from outside
+(the results of steps, the requests of functions, instants, ids of spans) and has to make the same
 entries from the first one on, as far as the saga went the usual way, and the same row at its end:
 forward, and back where its step was refused or a neighbour asked for it after its end.
 """
@@ -49,7 +49,7 @@ _ENDS = {
 
 
 class Unusual(BaseException):
-    """The journal goes on otherwise than on the lane. Nothing that takes exceptions takes it."""
+    """The journal leaves the fast path. A BaseException, so that no `except` of ours takes it."""
 
 
 async def difference(
@@ -175,7 +175,7 @@ class _Script:
         return _Conversation(self._started(kind, step).request)
 
     def shown(self, step: str, view: RunView) -> msgspec.Raw | None:
-        """An approval is not the lane's."""
+        """An approval never takes the fast path."""
         raise Unusual
 
     def hear(self, request: WebhookRequest) -> Heard | None:

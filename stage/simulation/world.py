@@ -230,7 +230,7 @@ class World:
             self.faults,
             self.books,
         )
-        node.lane = self.seed % 2 == 0
+        node.fast_path = self.seed % 2 == 0
         self.nodes.append(node)
         self.network.serve(node.name, node.serve)
 

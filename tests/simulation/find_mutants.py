@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 import tests.simulation.mutants_around
-import tests.simulation.mutants_of_the_lane  # noqa: F401 - both register their defects
+import tests.simulation.mutants_of_the_fast_path  # noqa: F401 - both register their defects
 from stage.simulation.world import Result, Scenario, simulate_world
 from tests.simulation.level_l import EVIDENCE, commit, machine, write
 from tests.simulation.mutants import ALWAYS, FURTHER, MUTANTS, planted

@@ -243,7 +243,7 @@ def the_answer_is_given_before_the_commit(patches: Patches) -> None:
     patches.wrap(LiveUnits, "advance", make_known)
     patches.wrap(LiveUnits, "end_attempt", make_known)
     patches.wrap(Journal, "row", make)
-    patches.wrap(Journal, "_row_on_lane", make)
+    patches.wrap(Journal, "_row_on_fast_path", make)
 
 
 @mutant

@@ -597,7 +597,7 @@ class EmbeddedCommands(EmbeddedQueries):
         )
 
     def _decided(self, live: LiveSaga) -> bool:
-        if live.rides and live.row is not None:  # not folded for each of its changes
+        if live.on_fast_path and live.row is not None:  # not folded for each of its changes
             return live.over or live.row.state in COMPENSATION_OVER
         return live.over or self._is_decided(live.saga)
 
@@ -696,7 +696,7 @@ def _reply(row: SagaRow | None, *, replayed: bool) -> Reply | None:
 def _worth_an_answer(live: LiveSaga) -> bool:
     if _answered(live):
         return True
-    if live.rides:  # asked at each change of every saga, which is not folded for it
+    if live.on_fast_path:  # asked at each change of every saga, which is not folded for it
         return False
     return live.saga is not None and _stands_still(live.saga)
 

@@ -24,9 +24,9 @@ from stage.engine.embedded.retention import Retention
 from stage.engine.embedded.scheduler import MakeScheduler
 from stage.engine.embedded.sweeps import Do, Finish, Sweeps
 from stage.engine.saga.dropped import DroppedRows
+from stage.engine.saga.fast_path import FastPath
 from stage.engine.saga.interpreter import Interpreter
 from stage.engine.saga.journal import Journal
-from stage.engine.saga.lane import Lane
 from stage.engine.saga.opening import Opening, OpenRequest
 from stage.engine.saga.sender import Sender
 from stage.engine.saga.tombstones import TombstoneShares
@@ -72,11 +72,11 @@ class EmbeddedEngine(EmbeddedCommands):
         versions = Versions(participant)
         interpreter = Interpreter(versions, observer, clock, redact or as_they_are)
         journal = Journal(versions, observer, render)
-        lane = Lane(interpreter, clock) if limits.lane else None
+        fast_path = FastPath(interpreter, clock) if limits.fast_path else None
         opening = Opening(
-            interpreter, journal, store, observer, clock, self._admit, code, dropped, lane
+            interpreter, journal, store, observer, clock, self._admit, code, dropped, fast_path
         )
-        units = LiveUnits(interpreter, opening, journal, store, clock, lane)
+        units = LiveUnits(interpreter, opening, journal, store, clock, fast_path)
         sender = Sender(interpreter, peers, ownership, clock)
         sagas = LiveSagas(
             participant.plan,

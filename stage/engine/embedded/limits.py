@@ -61,8 +61,8 @@ class EngineLimits(msgspec.Struct, frozen=True, kw_only=True):
     sagas_max: int = 1_000
     inline: bool = True
     """Whether an attempt that is alone has no task of its own (`embedded/inline.py`)."""
-    lane: bool = True
-    """Whether new sagas go the usual way as a straight line (`saga/lane.py`)."""
+    fast_path: bool = True
+    """Whether new sagas go the usual way as a straight line (`saga/fast_path.py`)."""
     deadline_seconds_default: float = 60.0
     """The budget of a saga whose caller gives none, so that an outage has an end (rule 28)."""
     compensation_reserve: float = 0.1

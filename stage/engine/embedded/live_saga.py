@@ -11,9 +11,8 @@ from msgspec import UNSET
 from stage.core import events as e
 from stage.core.saga import Saga
 from stage.engine.saga.context import Context, Output
-from stage.engine.saga.interpreter import Transition
+from stage.engine.saga.fast_path import AnyTransition, FastTransition
 from stage.engine.saga.journal import Stored
-from stage.engine.saga.lane import Ridden
 from stage.engine.saga.opening import OpenRequest
 from stage.ports.observer import Span
 from stage.ports.store import SagaRow
@@ -53,7 +52,7 @@ class InboxItem:
 class LiveSaga:
     """The state of one saga while this process works on it. Touched from the event loop only."""
 
-    transition: Transition | Ridden | None = None
+    transition: AnyTransition | None = None
     """Where the last unit left it."""
     context: Context | None = None
     row: SagaRow | None = None
@@ -119,7 +118,7 @@ class LiveSaga:
 
     @property
     def saga(self) -> Saga | None:
-        """The state of the saga; None while it is being opened. On the lane it is folded here."""
+        """The state of the saga, folded here on the fast path; None while it is being opened."""
         return None if self.transition is None else self.transition.saga
 
     @property
@@ -128,9 +127,9 @@ class LiveSaga:
         return UNSET if self.transition is None else self.transition.output
 
     @property
-    def rides(self) -> bool:
-        """Whether it is on the lane: neither parked nor pending nor in doubt."""
-        return isinstance(self.transition, Ridden)
+    def on_fast_path(self) -> bool:
+        """Whether it is on the fast path: neither parked nor pending nor in doubt."""
+        return isinstance(self.transition, FastTransition)
 
     def go_on_from(self, stored: Stored) -> None:
         """Take what the last unit left, and wake the callers that wait for it."""

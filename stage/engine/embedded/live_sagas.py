@@ -28,8 +28,8 @@ from stage.engine.embedded.limits import (
 from stage.engine.embedded.live_saga import LiveSaga, NotLive
 from stage.engine.embedded.live_units import LiveUnits
 from stage.engine.saga.attempts import end_event
-from stage.engine.saga.interpreter import Outgoing, Transition
-from stage.engine.saga.lane import Ridden
+from stage.engine.saga.fast_path import AnyTransition
+from stage.engine.saga.interpreter import Outgoing
 from stage.engine.saga.opening import OpenRequest
 from stage.engine.saga.sender import Sender
 from stage.ports.clock import Clock
@@ -142,7 +142,7 @@ class LiveSagas:
 
         Not of those that are parked for a doubt: the store counts them.
         """
-        lives = [live for live in list(self._live.values()) if not live.rides]
+        lives = [live for live in list(self._live.values()) if not live.on_fast_path]
         sagas = [live.saga for live in lives]
         return sum(
             self._in_doubt(saga, name, step)
@@ -216,7 +216,7 @@ class LiveSagas:
         if not done.cancelled() and (error := done.exception()) is not None:
             self._observer.defect("task", "", TraceContext(), error)
 
-    async def _run(self, live: LiveSaga, resting: Transition | Ridden | None = None) -> None:
+    async def _run(self, live: LiveSaga, resting: AnyTransition | None = None) -> None:
         """Live the life of the saga until it rests, and let go of it.
 
         It is opened first, unless it goes on from where it was `resting`.
@@ -251,7 +251,7 @@ class LiveSagas:
             if outcome is not None:
                 self._leave(live, outcome)
 
-    async def _begin(self, live: LiveSaga) -> Transition | Ridden | None:
+    async def _begin(self, live: LiveSaga) -> AnyTransition | None:
         """Open the saga; None where nothing of it is to be run here."""
         request = live.request
         bound = request.trace if request.offer is None else request.offer.context.trace
@@ -272,7 +272,7 @@ class LiveSagas:
         live.lost = True
         self.deposited(live.saga_id)
 
-    async def _loop(self, live: LiveSaga, transition: Transition | Ridden) -> str:
+    async def _loop(self, live: LiveSaga, transition: AnyTransition) -> str:
         """Journal, then act: what is durable is sent, what comes back is journaled.
 
         A saga that was lost while its unit was under way sends nothing: this process may be sure
@@ -303,17 +303,17 @@ class LiveSagas:
                 live.inbox.popleft()
         return "taken_over"
 
-    def _hand_over(self, live: LiveSaga, transition: Transition | Ridden) -> None:
+    def _hand_over(self, live: LiveSaga, transition: AnyTransition) -> None:
         """Let another task go on with the saga: that which it has stays with its attempt."""
         _ = self._spawn(self._run(live, replace(transition, outgoing=[])))
 
-    def _go_on(self, live: LiveSaga, transition: Transition | Ridden) -> Transition | Ridden:
+    def _go_on(self, live: LiveSaga, transition: AnyTransition) -> AnyTransition:
         """Go on with a saga whose task stays with the attempt that it awaits."""
         assert live.context is not None
         self._observer.bind(live.saga_id, live.context.trace)
         return transition
 
-    def _send_all(self, live: LiveSaga, transition: Transition | Ridden) -> None:
+    def _send_all(self, live: LiveSaga, transition: AnyTransition) -> None:
         """Send what goes out, each attempt in a task of its own."""
         for outgoing in transition.outgoing:
             live.in_flight += 1
@@ -321,7 +321,7 @@ class LiveSagas:
             live.sends[sending] = None
             sending.add_done_callback(live.sends.pop)
 
-    def _may_leave(self, live: LiveSaga, transition: Transition | Ridden) -> bool:
+    def _may_leave(self, live: LiveSaga, transition: AnyTransition) -> bool:
         if transition.rest_until is None or self.draining:
             return True
         rest = transition.rest_until - self._clock.now()

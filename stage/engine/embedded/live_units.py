@@ -16,9 +16,9 @@ from stage.engine.embedded.limits import STORE_RETRY
 from stage.engine.embedded.live_saga import InboxItem, LiveSaga, NotLive, settled
 from stage.engine.saga.attempts import end_span
 from stage.engine.saga.context import Context, Output
-from stage.engine.saga.interpreter import Interpreter, Transition
+from stage.engine.saga.fast_path import AnyTransition, Awaited, FastPath, FastTransition
+from stage.engine.saga.interpreter import Interpreter
 from stage.engine.saga.journal import Journal, Stored
-from stage.engine.saga.lane import Awaited, Lane, Ridden
 from stage.engine.saga.opening import Opening
 from stage.ports.clock import Clock
 from stage.ports.engine import NotAllowed
@@ -27,9 +27,7 @@ from stage.ports.store import Store, Unit
 from stage.wire.text import sendable
 
 T = TypeVar("T")
-Act = Callable[
-    [Unit, Saga, Context, Sequence[e.Event], Span, Output], Awaitable[Transition | Ridden]
-]
+Act = Callable[[Unit, Saga, Context, Sequence[e.Event], Span, Output], Awaitable[AnyTransition]]
 
 
 class LiveUnits:
@@ -42,10 +40,10 @@ class LiveUnits:
         journal: Journal,
         store: Store,
         clock: Clock,
-        lane: Lane | None = None,
+        fast_path: FastPath | None = None,
     ) -> None:
-        """New sagas begin on the `lane`, where there is one."""
-        self._lane = lane
+        """New sagas begin on the `fast_path`, where there is one."""
+        self._fast_path = fast_path
         self._interpreter = interpreter
         self._plan = interpreter.plan
         self._opening = opening
@@ -74,7 +72,7 @@ class LiveUnits:
                 self._concluding[live] = awaited
             await settled(awaited, until)
 
-    async def open(self, live: LiveSaga) -> Transition | Ridden | None:
+    async def open(self, live: LiveSaga) -> AnyTransition | None:
         """Accept the saga, or take it over; None when there is nothing to run."""
         request = live.request
         # A caller that waits for the answer asks again while the database is away.
@@ -86,7 +84,7 @@ class LiveUnits:
         self._journal.report(stored)
         return stored.transition
 
-    def advance(self, live: LiveSaga, items: Sequence[InboxItem]) -> Awaitable[Transition | Ridden]:
+    def advance(self, live: LiveSaga, items: Sequence[InboxItem]) -> Awaitable[AnyTransition]:
         """Journal what is in the inbox and act on it, in one unit."""
         if len(items) == 1 and items[0].is_end:
             return self.end_attempt(live, items[0].event, items[0].span)
@@ -94,14 +92,14 @@ class LiveUnits:
 
     def end_attempt(
         self, live: LiveSaga, event: e.Event, span: Span | None
-    ) -> Awaitable[Transition | Ridden]:
+    ) -> Awaitable[AnyTransition]:
         """The same with the end of the only attempt, which ends that span."""
-        before, lane = live.transition, self._lane
-        if lane is not None and isinstance(before, Ridden) and before.awaits(event):
-            return self._ride(lane, live, before, event, span)
+        before, fast_path = live.transition, self._fast_path
+        if fast_path is not None and isinstance(before, FastTransition) and before.awaits(event):
+            return self._advance_on_fast_path(fast_path, live, before, event, span)
         return self._interpret(live, (InboxItem(event, span=span),))
 
-    async def _interpret(self, live: LiveSaga, items: Sequence[InboxItem]) -> Transition | Ridden:
+    async def _interpret(self, live: LiveSaga, items: Sequence[InboxItem]) -> AnyTransition:
         """The same where the rules are asked."""
         assert live.saga is not None and live.context is not None
         saga, context, output = live.saga, live.context, live.output
@@ -138,23 +136,28 @@ class LiveUnits:
 
     def _act_on(self, events: Sequence[e.Event]) -> Act:
         """The one that acts on them: a request to compensate may turn a usual saga round."""
-        if self._lane is not None and list(map(type, events)) == [e.CompensationRequested]:
-            return self._lane.turn
+        if self._fast_path is not None and list(map(type, events)) == [e.CompensationRequested]:
+            return self._fast_path.turn
         return self._interpreter.advance
 
-    async def _ride(
-        self, lane: Lane, live: LiveSaga, before: Ridden, event: Awaited, span: Span | None
-    ) -> Transition | Ridden:
-        """Go on on the lane, with the one answer that the saga awaited."""
+    async def _advance_on_fast_path(
+        self,
+        fast_path: FastPath,
+        live: LiveSaga,
+        before: FastTransition,
+        event: Awaited,
+        span: Span | None,
+    ) -> AnyTransition:
+        """Go on on the fast path, with the one answer that the saga awaited."""
         context, row, run = live.context, live.row, live.span
         assert context is not None and row is not None and run is not None
         if self._store.ownership.sure:
-            ridden = lane.conclude(before, context, event, run)
-            if ridden is not None:
-                return await self._conclude(live, ridden, (InboxItem(event, span=span),))
+            fast = fast_path.conclude(before, context, event, run)
+            if fast is not None:
+                return await self._conclude(live, fast, (InboxItem(event, span=span),))
 
         async def work(unit: Unit) -> Stored:
-            transition = await lane.go_on(unit, before, context, event, run)
+            transition = await fast_path.go_on(unit, before, context, event, run)
             stored = self._journal.store(transition, context, before=row)
             await self._journal.write(unit, stored, epoch=row.epoch)
             return stored
@@ -167,8 +170,8 @@ class LiveUnits:
         return stored.transition
 
     async def _conclude(
-        self, live: LiveSaga, transition: Transition | Ridden, items: Sequence[InboxItem]
-    ) -> Transition | Ridden:
+        self, live: LiveSaga, transition: AnyTransition, items: Sequence[InboxItem]
+    ) -> AnyTransition:
         """Answer for a saga that completed, and write its end behind the answer.
 
         When the process dies in between, the forward is in doubt and repeated under the same key;
@@ -192,7 +195,7 @@ class LiveUnits:
 
     def rested(self, live: LiveSaga) -> None:
         """A saga leaves memory with nothing in flight: it is not folded anew when it goes on."""
-        if live.rides:
+        if live.on_fast_path:
             return  # it never waited
         if live.row is not None and live.saga is not None and live.context is not None:
             self._opening.folds.keep(live.row, live.saga, live.context.trace.baggage)

@@ -73,7 +73,7 @@ class Outgoing(msgspec.Struct, kw_only=True):
     turn: Turn | None = None
     body: bytes = b""
     stored: tuple[e.Request, ...] = ()
-    """Its request, where the unit wrote down the intent: on the lane no folded saga has it."""
+    """Its request, where the unit wrote down the intent: on the fast path no folded saga has it."""
     prepared: bool = False
     """True once its function has handed out a request, in the event loop."""
 
@@ -118,9 +118,9 @@ class Transition(msgspec.Struct, kw_only=True):
 
 
 class Course(Protocol):
-    """A saga within a unit: what it goes by, and what was done so far.
+    """A saga within a unit: the state that its attempts go by, and what was done so far.
 
-    That is a `Transition`, whose every event is folded, or a saga on the lane (`lane.Ridden`).
+    It is a `Transition`, whose every event is folded, or a `fast_path.FastTransition`.
     """
 
     plan: Plan

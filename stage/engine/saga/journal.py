@@ -22,8 +22,8 @@ from stage.engine.saga.attempts import end_span
 from stage.engine.saga.context import Context, Output, bare_saga
 from stage.engine.saga.cut_off import CutOff
 from stage.engine.saga.ending import completed_ending, ending_of
+from stage.engine.saga.fast_path import AnyTransition, FastTransition
 from stage.engine.saga.interpreter import Transition
-from stage.engine.saga.lane import Ridden
 from stage.engine.saga.terms import terms_of
 from stage.engine.saga.versions import Versions
 from stage.ports.observer import Attempt, Observer, Span
@@ -41,7 +41,7 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
 
     context: Context
     row: SagaRow
-    transition: Transition | Ridden
+    transition: AnyTransition
     span: Span | None = None
     """The span that was begun in the unit, when it opened the saga."""
     cut_off: tuple[CutOff, ...] = ()
@@ -64,7 +64,7 @@ class Journal:
 
     def store(
         self,
-        transition: Transition | Ridden,
+        transition: AnyTransition,
         context: Context,
         *,
         before: SagaRow | None,
@@ -76,8 +76,8 @@ class Journal:
         `before` is the row until then, None of a new saga. `in_flight`: attempts before the
         transition have not ended. `span` was begun in this unit.
         """
-        if isinstance(transition, Ridden):
-            row = self._row_on_lane(transition, context, before)
+        if isinstance(transition, FastTransition):
+            row = self._row_on_fast_path(transition, context, before)
         else:
             running = in_flight or bool(transition.outgoing)
             row = self.row(transition, context, running=running, before=before)
@@ -201,20 +201,22 @@ class Journal:
             answer_body=body,
         )
 
-    def _row_on_lane(self, ridden: Ridden, context: Context, before: SagaRow | None) -> SagaRow:
+    def _row_on_fast_path(
+        self, fast: FastTransition, context: Context, before: SagaRow | None
+    ) -> SagaRow:
         """The row that `row` makes of the folded saga: it runs, or it has come to its end."""
-        events, state = ridden.events, ridden.state
+        events, state = fast.events, fast.state
         if before is None:
-            before = _row_before_the_first(ridden.terms, context)
+            before = _row_before_the_first(fast.terms, context)
         length, updated_at = before.length + len(events), events[-1].at
         if state is SagaState.ACTIVE:
             due_at = _running_until(updated_at)
             return replace(before, length=length, updated_at=updated_at, due_at=due_at)
         if state is not SagaState.COMPLETED:
-            return self._row_on_the_way_back(ridden, context, before)
-        output = None if ridden.output is UNSET else ridden.output
+            return self._row_on_the_way_back(fast, context, before)
+        output = None if fast.output is UNSET else fast.output
         newest = self._versions.newest
-        ending = completed_ending(newest, before.id, context, ridden.results, output)
+        ending = completed_ending(newest, before.id, context, fast.results, output)
         answer = self._render(ending)
         return replace(
             before,
@@ -226,9 +228,11 @@ class Journal:
             answer_body=answer.body,
         )
 
-    def _row_on_the_way_back(self, ridden: Ridden, context: Context, before: SagaRow) -> SagaRow:
+    def _row_on_the_way_back(
+        self, fast: FastTransition, context: Context, before: SagaRow
+    ) -> SagaRow:
         """The same of one that turned round; it may have been over before, or have waited."""
-        state, terms, updated_at = ridden.state, ridden.terms, ridden.events[-1].at
+        state, terms, updated_at = fast.state, fast.terms, fast.events[-1].at
         over = state is SagaState.COMPENSATED
         # Its answer is settled where it turns, but for the state.
         status, body = self._answer(replace(terms, state=state), context) if over else (None, b"")
@@ -236,7 +240,7 @@ class Journal:
             before,
             state=state,
             epoch=terms.epoch,
-            length=before.length + len(ridden.events),
+            length=before.length + len(fast.events),
             updated_at=updated_at,
             step=NOWHERE.step,
             peer=NOWHERE.peer,
@@ -258,7 +262,7 @@ class Journal:
 
 
 def _row_before_the_first(terms: Saga, context: Context) -> SagaRow:
-    """The row of a new saga on the lane before its first unit, which has no entry."""
+    """The row of a new saga on the fast path before its first unit, which has no entry."""
     return SagaRow(
         id=terms.id,
         state=SagaState.ACTIVE,

@@ -27,10 +27,10 @@ from stage.engine.saga.context import (
 )
 from stage.engine.saga.cut_off import CutOff, cut_off
 from stage.engine.saga.dropped import DroppedRows
+from stage.engine.saga.fast_path import AnyTransition, FastPath
 from stage.engine.saga.folds import Folds
 from stage.engine.saga.interpreter import Interpreter, Transition
 from stage.engine.saga.journal import Journal, Stored
-from stage.engine.saga.lane import Lane, Ridden
 from stage.engine.saga.tombstones import REASON_CHARS_MAX
 from stage.ports.author_code import AuthorCode
 from stage.ports.clock import Clock
@@ -130,13 +130,13 @@ class Opening:
         admit: Callable[[OpenRequest], None],
         code: AuthorCode,
         dropped: DroppedRows,
-        lane: Lane | None = None,
+        fast_path: FastPath | None = None,
     ) -> None:
         """`admit` raises Busy for a new saga, or a tombstone, that is not to be taken on.
 
-        A new saga begins on the `lane`, where there is one.
+        A new saga begins on the `fast_path`, where there is one.
         """
-        self._lane = lane
+        self._fast_path = fast_path
         self._interpreter = interpreter
         self._plan = interpreter.plan
         self._journal = journal
@@ -240,13 +240,13 @@ class Opening:
         if not (saga.ended or turned):
             asked = [*asked, *self._parked_for_deaths(saga.id, at)]
         span = self.begin_span(request, saga, context.trace, lost)
-        transition: Transition | Ridden
+        transition: AnyTransition
         if saga.recoveries or not turned:
             # The new epoch is durable before anything is run, so that a saga that takes the process
             # down with it is seen to do so (rule 15).
             transition = self._interpreter.note(saga, [recovered, *asked], now)
         else:
-            act = self._interpreter.advance if self._lane is None else self._lane.turn
+            act = self._interpreter.advance if self._fast_path is None else self._fast_path.turn
             transition = await act(unit, saga, context, [recovered, *asked], span)
         stored = self._journal.store(transition, context, before=found.row, span=span)
         await self._journal.write(unit, stored, epoch=held, mail=request.mail)
@@ -334,14 +334,14 @@ class Opening:
     async def _begin_with(
         self, unit: Unit, request: OpenRequest, context: Context, events: list[e.Event]
     ) -> Stored:
-        """The first events of a new saga, and what follows from them: on the lane, if it may."""
-        saga, lane = Saga(id=request.saga_id), self._lane
+        """The first events of a new saga and what follows from them, on the fast path if it may."""
+        saga, fast_path = Saga(id=request.saga_id), self._fast_path
         if request.deposit and isinstance(events[0], e.Accepted):
             return await self._accept_only(unit, saga, context, events)
         span = self._observer.run(request.saga_id, self._plan.stage, context.trace, ())
-        transition: Transition | Ridden
-        if lane is not None and len(events) == 1:
-            transition = await lane.begin(unit, saga, context, events[0], span)
+        transition: AnyTransition
+        if fast_path is not None and len(events) == 1:
+            transition = await fast_path.begin(unit, saga, context, events[0], span)
         else:
             transition = await self._interpreter.advance(unit, saga, context, events, span)
         stored = self._journal.store(transition, context, before=None, span=span)

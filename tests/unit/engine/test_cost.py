@@ -216,7 +216,7 @@ async def test_the_saves_of_a_run_leave_the_instant_at_which_it_is_due(
 
         return row
 
-    for name in ("row", "_row_on_lane"):
+    for name in ("row", "_row_on_fast_path"):
         monkeypatch.setattr(Journal, name, listening(getattr(Journal, name)))
     await counted.run("s-1")
     assert due

@@ -1,4 +1,4 @@
-"""The lane: the usual way of a saga as a straight line, from one thing that leaves to the next.
+"""The fast path: a saga that goes as it should runs along a line that was compiled at start.
 
     accepted ─► transaction ─► ... ─► intent │ succeeded ─► transaction ─► ... ─► intent │ ...
                         one unit             │                one unit                  │
@@ -6,20 +6,20 @@
     refused, or asked to compensate ─► undo ─► ... ─► intent │ undone ─► undo ─► ... ─► intent │ ...
 
 The next move of a usual saga is known when the stage starts: after each step that succeeded comes
-the next of the plan. So nothing is folded and nothing is decided on the lane: the plan is compiled
-into segments, "local transactions, then one thing that leaves", and a unit writes the events of
-one. They are those that `decide` and `evolve` would have made, entry for entry: the simulation
-replays each journal of the lane through them. No rule stands here, and each act is that of the
-interpreter. A saga leaves the lane, with the events that there are, at anything else: a transaction
-that fails, a call that ends before it sends, a deadline that is over, any event but the one end
-that is awaited. The interpreter folds these events, and goes on in the same unit.
+the next step of the plan. So nothing is folded and nothing is decided on the fast path: the plan is
+compiled into segments, "local transactions, then one thing that leaves", and a unit writes the
+events of one segment. They are the events that `decide` and `evolve` would have made, entry for
+entry: the simulation replays each journal of the fast path through them. No rule stands here, and
+the interpreter does each act. A saga leaves the fast path, with its events so far, at anything
+unusual: a transaction that fails, a call that ends before it sends, a deadline that is over, any
+event but the end that is awaited. The interpreter folds these events, and goes on in the same unit.
 
-Where a usual saga turns round, because its step was refused or because a neighbour asked for it
-after everything was done, it is folded once and the rules are asked once. They say what is undone,
-in which order, and that it may begin. Each undo that succeeds at its first attempt leaves all of
-that as it was, so that nothing is folded or decided between them either.
+A usual saga may turn round, because its step was refused or because a neighbour asked for it after
+everything was done. Then it is folded once and the rules are asked once: they say what is undone,
+in which order, and that it may begin. Each undo that succeeds at its first attempt leaves that
+answer as it was, so that nothing is folded or decided between undos either.
 
-The saga itself is folded when somebody asks for it, and of most sagas nobody ever does.
+The saga itself is folded when somebody asks for it, and nobody ever asks for most sagas.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def segments_of(plan: Plan) -> tuple[Segment, ...]:
-    """The plan as segments; none of a plan whose sagas do not go on the lane.
+    """The plan as segments; empty for a plan whose sagas do not take the fast path.
 
     A pivot moves the deadline, steps that run at the same time end in any order, and an approval
     waits.
@@ -91,7 +91,7 @@ def undos_of(plan: Plan, turned: Saga) -> tuple[Step, ...] | None:
 
 
 Awaited = e.StepSucceeded | e.StepRefused | e.CompensationSucceeded
-"""The ends of an attempt with which a saga may stay on the lane."""
+"""The ends of an attempt with which a saga may stay on the fast path."""
 
 
 _ENDS: Mapping[type[e.Event], SagaState] = {
@@ -101,7 +101,7 @@ _ENDS: Mapping[type[e.Event], SagaState] = {
 
 
 class CompiledSegment(msgspec.Struct, frozen=True, kw_only=True):
-    """A segment as the lane rides it: the instructions of its steps."""
+    """A segment as the fast path runs it: the instructions of its steps."""
 
     transactions: tuple[Instruction, ...]
     leaving: Instruction | None
@@ -120,13 +120,13 @@ def compiled_segments(
     )
 
 
-class Ridden(msgspec.Struct, kw_only=True):
-    """Where a unit left a saga on the lane: as a `Transition`, whose names it shares.
+class FastTransition(msgspec.Struct, kw_only=True):
+    """Where a unit left a saga on the fast path: a `Transition` whose saga is not folded yet.
 
-    `terms` is the saga as its first event left it, or as it turned round. Its attempts go by that,
-    for nothing that they have to know changes on the way. `since` are the events after that and
-    before this unit, `events` those of the unit, of which `terms` has the first `folded_events`.
-    `results` and `keys` are of the steps that began, by their names.
+    `terms` is the saga as its first event left it, or as it turned round. Its attempts go by these
+    terms, because nothing that they have to know changes on the way. `since` are the events after
+    `terms` and before this unit, `events` those of the unit, of which `terms` has the first
+    `folded_events`. `results` and `keys` are of the steps that began, by their names.
     """
 
     plan: Plan
@@ -163,20 +163,20 @@ class Ridden(msgspec.Struct, kw_only=True):
         return _ENDS.get(type(self.events[-1]), self.terms.state)
 
     def awaits(self, event: e.Event) -> TypeGuard[Awaited]:
-        """Whether that is an end of the one attempt that is under way with which it may stay."""
+        """Whether the event ends the attempt under way, so that the saga may stay on the path."""
         if not isinstance(event, Awaited) or event.step != self.outgoing[0].do.step:
             return False  # a webhook of another step is nothing usual
         return not (isinstance(event, e.StepRefused) and event.may_stand)  # nor is a doubt
 
-    def after(self, event: e.StepSucceeded | e.CompensationSucceeded) -> Ridden:
-        """The same with the answer that it awaited, and nothing done about it yet."""
+    def after(self, event: e.StepSucceeded | e.CompensationSucceeded) -> FastTransition:
+        """The transition with the answer that it awaited, and nothing done about it yet."""
         results, keys, now = self.results, self.keys, self.events
         if self.folded_events:
             now = now[self.folded_events :]
         if isinstance(event, e.StepSucceeded):
             results = {**results, event.step: event.result}
             keys = {**keys, event.step: self.outgoing[0].key}
-        return Ridden(
+        return FastTransition(
             plan=self.plan,
             terms=self.terms,
             segment=self.segment,
@@ -193,8 +193,11 @@ class Ridden(msgspec.Struct, kw_only=True):
         self.events.append(event)
 
 
-class Lane:
-    """Rides the sagas of the newest version of a stage. `advance` and `conclude` as Interpreter."""
+AnyTransition = Transition | FastTransition
+
+
+class FastPath:
+    """Runs the sagas of the newest version of a stage; hands unusual ones to the Interpreter."""
 
     def __init__(self, interpreter: Interpreter, clock: Clock) -> None:
         self._interpreter = interpreter
@@ -205,29 +208,29 @@ class Lane:
 
     async def begin(
         self, unit: Unit, saga: Saga, context: Context, first: e.Event, run: Span
-    ) -> Transition | Ridden:
+    ) -> AnyTransition:
         """The first unit of a new saga: `first` and what follows from it."""
         if not (self._segments and isinstance(first, e.Accepted)):
             return await self._interpreter.advance(unit, saga, context, [first], run)
         terms = evolve(self._plan, saga, first)
-        ridden = Ridden(plan=self._plan, terms=terms, events=[first], folded_events=1)
-        return await self._ride(unit, saga, ridden, context, run)
+        fast = FastTransition(plan=self._plan, terms=terms, events=[first], folded_events=1)
+        return await self._run_segment(unit, saga, fast, context, run)
 
     async def go_on(
-        self, unit: Unit, before: Ridden, context: Context, event: Awaited, run: Span
-    ) -> Transition | Ridden:
+        self, unit: Unit, before: FastTransition, context: Context, event: Awaited, run: Span
+    ) -> AnyTransition:
         """A further unit: the answer that the saga awaited, and what follows from it."""
         match event:
             case e.StepSucceeded():
-                return await self._ride(unit, before, before.after(event), context, run)
+                return await self._run_segment(unit, before, before.after(event), context, run)
             case e.CompensationSucceeded():
-                return await self._ride_back(unit, before, before.after(event), context, run)
+                return await self._run_undos(unit, before, before.after(event), context, run)
             case e.StepRefused():
                 return await self.turn(unit, before.saga, context, [event], run, before.output)
 
     def conclude(
-        self, before: Ridden, context: Context, event: Awaited, run: Span
-    ) -> Ridden | None:
+        self, before: FastTransition, context: Context, event: Awaited, run: Span
+    ) -> FastTransition | None:
         """The end of a saga that completes with this answer of downstream; None if it does not.
 
         See Interpreter.conclude.
@@ -237,8 +240,8 @@ class Lane:
         last = self._segments[before.segment]
         if last.leaving or last.transactions or not event.step.startswith(FORWARD_PREFIX):
             return None
-        ridden = before.after(event)
-        return ridden if self._complete(ridden, context, event.at, run) else None
+        fast = before.after(event)
+        return fast if self._complete(fast, context, event.at, run) else None
 
     async def turn(
         self,
@@ -248,7 +251,7 @@ class Lane:
         events: Sequence[e.Event],
         run: Span,
         output: Output = UNSET,
-    ) -> Transition | Ridden:
+    ) -> AnyTransition:
         """A unit whose events may turn the saga round, and what follows from them.
 
         Here the saga is folded and the rules are asked, once. It goes on as any other does, where
@@ -259,11 +262,11 @@ class Lane:
             turned = self._turned(saga, events, now)
             if turned is not None:
                 turned.output = output
-                return await self._ride_back(unit, saga, turned, context, run, now)
+                return await self._run_undos(unit, saga, turned, context, run, now)
         return await self._interpreter.advance(unit, saga, context, events, run, output)
 
-    def _turned(self, saga: Saga, events: Sequence[e.Event], now: float) -> Ridden | None:
-        """The saga on the lane as these events turned it round; None where it is not usual."""
+    def _turned(self, saga: Saga, events: Sequence[e.Event], now: float) -> FastTransition | None:
+        """The saga on the fast path as these events turned it round; None where it is not usual."""
         plan, made = self._plan, list(events)
         for event in events:
             saga = evolve(plan, saga, event)
@@ -279,7 +282,7 @@ class Lane:
         first = self._undos[undos[0].name].do if undos else Record(event=e.Compensated(at=now))
         if commands != (first,):
             return None
-        return Ridden(
+        return FastTransition(
             plan=plan,
             terms=saga,
             undos=undos,
@@ -289,89 +292,97 @@ class Lane:
             keys=keys_of(saga),
         )
 
-    async def _ride_back(
+    async def _run_undos(
         self,
         unit: Unit,
-        before: Saga | Ridden,
-        ridden: Ridden,
+        before: Saga | FastTransition,
+        fast: FastTransition,
         context: Context,
         run: Span,
         now: float | None = None,
-    ) -> Transition | Ridden:
-        """Undo what is still to be undone, as far as this unit can. `now`: when it began."""
+    ) -> AnyTransition:
+        """Undo the steps that are left, as far as this unit can. `now` is when the unit began."""
         if now is None:
             now = self._clock.now()
         interpreter, trace = self._interpreter, run.context
-        while ridden.undos:
-            step, *later = ridden.undos
-            ridden.undos = tuple(later)
+        while fast.undos:
+            step, *later = fast.undos
+            fast.undos = tuple(later)
             what = self._undos[step.name]
             if what.is_local:
-                end = await interpreter.transact(unit, ridden, context, what, now, trace)
+                end = await interpreter.transact(unit, fast, context, what, now, trace)
                 now = end.at
             else:
-                interpreter.prepare(ridden, context, what, now, trace)
-                if ridden.outgoing:
-                    return ridden
-            if not isinstance(ridden.events[-1], e.CompensationSucceeded):
-                return await self._leave(unit, before, ridden, context, run)
+                interpreter.prepare(fast, context, what, now, trace)
+                if fast.outgoing:
+                    return fast
+            if not isinstance(fast.events[-1], e.CompensationSucceeded):
+                return await self._leave(unit, before, fast, context, run)
         over = e.Compensated(at=now)
-        if evolve(ridden.plan, ridden.terms, over).tell is not Tell.NO:
-            return await self._leave(unit, before, ridden, context, run)
-        ridden.add(over)
-        return ridden
+        if evolve(fast.plan, fast.terms, over).tell is not Tell.NO:
+            return await self._leave(unit, before, fast, context, run)
+        fast.add(over)
+        return fast
 
-    async def _ride(
-        self, unit: Unit, before: Saga | Ridden, ridden: Ridden, context: Context, run: Span
-    ) -> Transition | Ridden:
-        """Ride the next segment. `before` is what was durable before this unit."""
-        segment, interpreter, trace = self._segments[ridden.segment], self._interpreter, run.context
-        ridden.segment += 1
-        now, deadline = self._clock.now(), ridden.terms.deadline
+    async def _run_segment(
+        self,
+        unit: Unit,
+        before: Saga | FastTransition,
+        fast: FastTransition,
+        context: Context,
+        run: Span,
+    ) -> AnyTransition:
+        """Run the next segment. `before` is what was durable before this unit."""
+        segment, interpreter, trace = self._segments[fast.segment], self._interpreter, run.context
+        fast.segment += 1
+        now, deadline = self._clock.now(), fast.terms.deadline
         latest = math.inf if deadline is None else deadline
         for what in segment.transactions:
             if now >= latest:
-                return await self._leave(unit, before, ridden, context, run)
-            end = await interpreter.transact(unit, ridden, context, what, now, trace)
+                return await self._leave(unit, before, fast, context, run)
+            end = await interpreter.transact(unit, fast, context, what, now, trace)
             if not isinstance(end, e.StepSucceeded):
-                return await self._leave(unit, before, ridden, context, run)
-            ridden.results = {**ridden.results, end.step: end.result}
+                return await self._leave(unit, before, fast, context, run)
+            fast.results = {**fast.results, end.step: end.result}
             now = end.at
         if segment.leaving is None:
-            usual = self._complete(ridden, context, now, run)
+            usual = self._complete(fast, context, now, run)
         elif now >= latest:
             usual = False
         else:
-            interpreter.prepare(ridden, context, segment.leaving, now, trace)
+            interpreter.prepare(fast, context, segment.leaving, now, trace)
             # A function that needs the event loop is given its view there, of the folded saga.
-            usual = bool(ridden.outgoing) and not isinstance(ridden.outgoing[0].turn, Foreign)
-        return ridden if usual else await self._leave(unit, before, ridden, context, run)
+            usual = bool(fast.outgoing) and not isinstance(fast.outgoing[0].turn, Foreign)
+        return fast if usual else await self._leave(unit, before, fast, context, run)
 
     async def _leave(
-        self, unit: Unit, before: Saga | Ridden, ridden: Ridden, context: Context, run: Span
+        self,
+        unit: Unit,
+        before: Saga | FastTransition,
+        fast: FastTransition,
+        context: Context,
+        run: Span,
     ) -> Transition:
         """Fold what happened, and go on as any other saga does, in the same unit."""
-        if ridden.outgoing:
+        if fast.outgoing:
             return Transition(
-                plan=ridden.plan,
-                saga=ridden.saga,
-                events=ridden.events,
-                outgoing=ridden.outgoing,
+                plan=fast.plan,
+                saga=fast.saga,
+                events=fast.events,
+                outgoing=fast.outgoing,
                 rest_until=None,
-                ended=ridden.ended,
-                output=ridden.output,
+                ended=fast.ended,
+                output=fast.output,
             )
-        saga = before.saga if isinstance(before, Ridden) else before
-        left = await self._interpreter.advance(
-            unit, saga, context, ridden.events, run, ridden.output
-        )
-        left.ended = [*ridden.ended, *left.ended]
+        saga = before.saga if isinstance(before, FastTransition) else before
+        left = await self._interpreter.advance(unit, saga, context, fast.events, run, fast.output)
+        left.ended = [*fast.ended, *left.ended]
         return left
 
-    def _complete(self, ridden: Ridden, context: Context, now: float, run: Span) -> bool:
+    def _complete(self, fast: FastTransition, context: Context, now: float, run: Span) -> bool:
         """Write down that it is done; False when the output fails, which the answer needs."""
-        event = self._interpreter.complete(ridden, context, e.Completed(at=now), run)
+        event = self._interpreter.complete(fast, context, e.Completed(at=now), run)
         if not isinstance(event, e.Completed):
             return False  # what follows from that is decided elsewhere, which asks again
-        ridden.add(event)
+        fast.add(event)
         return True

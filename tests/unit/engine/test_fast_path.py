@@ -1,4 +1,4 @@
-"""The lane writes what the rules would have written, and is left where they have to be asked."""
+"""The fast path writes what the rules would have written, and is left where they have to decide."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from stage.core.states import SagaState
 from stage.demo.payment import payment
 from stage.engine.embedded.engine import EmbeddedEngine
 from stage.engine.embedded.limits import EngineLimits
+from stage.engine.saga import fast_path as fast_path_module
 from stage.engine.saga import interpreter as interpreter_module
-from stage.engine.saga import lane as lane_module
 from stage.engine.saga.context import context_of
-from stage.engine.saga.lane import Ridden, segments_of
+from stage.engine.saga.fast_path import FastTransition, segments_of
 from stage.ports.engine import Reply, Snapshot
 from stage.ports.external import ExternalRequest
 from stage.ports.neighbour import ForwardReply, NotExecuted
@@ -113,7 +113,7 @@ async def run(
     stage: Stage[Any, Any],
     peers: Agreeable,
     *,
-    lane: bool,
+    fast_path: bool,
     downstreams: tuple[str, ...] = (),
     deadline: float | None = None,
     meet: Callable[[EmbeddedEngine], None] = lambda _: None,
@@ -134,7 +134,7 @@ async def run(
         peers.peers,
         NullObserver(),
         clock=Still(),
-        limits=EngineLimits(lane=lane),
+        limits=EngineLimits(fast_path=fast_path),
     )
     await engine.start()
     meet(engine)
@@ -301,8 +301,8 @@ WAYS_BACK: dict[
 async def test_journal_row_and_answer_are_the_same_as_without_the_lane(way: str) -> None:
     """Entry for entry and byte for byte, on the usual way and where it is left."""
     make, peers, downstreams = WAYS[way]
-    with_it = await run(make(), peers(), lane=True, downstreams=downstreams)
-    without = await run(make(), peers(), lane=False, downstreams=downstreams)
+    with_it = await run(make(), peers(), fast_path=True, downstreams=downstreams)
+    without = await run(make(), peers(), fast_path=False, downstreams=downstreams)
     assert without.events == with_it.events
     assert without.row == with_it.row
     assert without.reply == with_it.reply
@@ -318,10 +318,10 @@ async def test_on_the_way_back_they_are_the_same_as_well(way: str) -> None:
     make, peers, downstreams, asked_by, requester = WAYS_BACK[way]
     with_it, without = [
         await run(
-            make(), peers(), lane=lane, downstreams=downstreams,
+            make(), peers(), fast_path=fast_path, downstreams=downstreams,
             asked_by=asked_by, requester=requester, wait_seconds=0.0 if way in WAITS else 20.0,
         )
-        for lane in (True, False)
+        for fast_path in (True, False)
     ]  # fmt: skip
     assert without.events == with_it.events
     assert without.row == with_it.row
@@ -331,12 +331,17 @@ async def test_on_the_way_back_they_are_the_same_as_well(way: str) -> None:
 
 
 async def test_a_request_right_behind_the_answer_finds_the_saga_in_memory() -> None:
-    """Its end is not durable yet (decision 0011): it turns round there, on the lane as well."""
+    """Its end is not durable yet (decision 0011): it turns round there, on the fast path too."""
     with_it, without = [
         await run(
-            payment, Agreeable(), lane=lane, downstreams=("shipping",), asked_by="order", kind=Late
+            payment,
+            Agreeable(),
+            fast_path=fast_path,
+            downstreams=("shipping",),
+            asked_by="order",
+            kind=Late,
         )
-        for lane in (True, False)
+        for fast_path in (True, False)
     ]
     assert without.events == with_it.events
     assert without.row == with_it.row
@@ -357,9 +362,9 @@ async def test_a_deadline_that_is_over_leaves_the_lane(
 ) -> None:
     """No step is started behind it, and the same is written as ever (rule 19)."""
     monkeypatch.setattr(Still, "ahead", 0.0)
-    late = await run(declared(fails=fails), Agreeable(), lane=True, deadline=NOW + 40.0)
+    late = await run(declared(fails=fails), Agreeable(), fast_path=True, deadline=NOW + 40.0)
     Still.ahead = 0.0
-    ever = await run(declared(fails=fails), Agreeable(), lane=False, deadline=NOW + 40.0)
+    ever = await run(declared(fails=fails), Agreeable(), fast_path=False, deadline=NOW + 40.0)
     assert ever.events == late.events
     kinds = [type(event) for event in late.events]
     assert e.TurnedBack is kinds[2 if fails == "the first takes long" else 4]
@@ -369,31 +374,31 @@ async def test_a_deadline_that_is_over_leaves_the_lane(
 async def test_the_rules_make_each_entry_of_its_journal(way: str) -> None:
     """`decide` and `evolve`, given the results, make the same entries and the same row."""
     make, peers, downstreams = WAYS[way]
-    rode = await run(make(), peers(), lane=True, downstreams=downstreams)
+    ran = await run(make(), peers(), fast_path=True, downstreams=downstreams)
     participant = payment.bind(downstreams)
-    context = context_of(rode.row, MemoryStore().codec)
-    assert "" == await difference(participant, context, rode.events, rode.row)
-    other = [*rode.events]
+    context = context_of(ran.row, MemoryStore().codec)
+    assert "" == await difference(participant, context, ran.events, ran.row)
+    other = [*ran.events]
     other[1] = msgspec.structs.replace(other[1], bound=None)
-    assert "entry 2" in await difference(participant, context, other, rode.row)
-    assert "the rules go on" in await difference(participant, context, other[:1], rode.row)
+    assert "entry 2" in await difference(participant, context, other, ran.row)
+    assert "the rules go on" in await difference(participant, context, other[:1], ran.row)
 
 
 @pytest.mark.parametrize("way", ["refused", "asked"])
 async def test_the_rules_make_each_entry_of_the_way_back(way: str) -> None:
     """`decide` and `evolve`, given the results, make the same entries and the same row."""
     peers, asked_by = (Refusing(), "") if way == "refused" else (Agreeable(), "order")
-    rode = await run(payment, peers, lane=True, downstreams=("shipping",), asked_by=asked_by)
-    assert SagaState.COMPENSATED is rode.row.state
+    ran = await run(payment, peers, fast_path=True, downstreams=("shipping",), asked_by=asked_by)
+    assert SagaState.COMPENSATED is ran.row.state
     participant = payment.bind(("shipping",))
-    context = context_of(rode.row, MemoryStore().codec)
-    assert "" == await difference(participant, context, rode.events, rode.row)
-    place = next(n for n, each in enumerate(rode.events) if isinstance(each, e.CompensationStarted))
-    other = [*rode.events]
+    context = context_of(ran.row, MemoryStore().codec)
+    assert "" == await difference(participant, context, ran.events, ran.row)
+    place = next(n for n, each in enumerate(ran.events) if isinstance(each, e.CompensationStarted))
+    other = [*ran.events]
     other[place] = replace(other[place], attempt=2)
-    assert f"entry {place + 1}" in await difference(participant, context, other, rode.row)
-    missing = [*rode.events[:-1]]
-    assert "the rules go on" in await difference(participant, context, missing, rode.row)
+    assert f"entry {place + 1}" in await difference(participant, context, other, ran.row)
+    missing = [*ran.events[:-1]]
+    assert "the rules go on" in await difference(participant, context, missing, ran.row)
 
 
 @pytest.mark.parametrize(
@@ -406,7 +411,7 @@ async def test_the_rules_are_asked_once_where_it_turns_round(
 ) -> None:
     """None of the undos is decided, however many there are."""
     decided: list[tuple[Any, ...]] = []
-    for module in (lane_module, interpreter_module):
+    for module in (fast_path_module, interpreter_module):
         original = module.decide
 
         def counting(*given: Any, original: Any = original) -> Any:
@@ -415,12 +420,12 @@ async def test_the_rules_are_asked_once_where_it_turns_round(
 
         monkeypatch.setattr(module, "decide", counting)
     peers = Agreeable() if asked_by else Refusing()
-    rode = await run(
-        payment, peers, lane=True, downstreams=("shipping",), asked_by=asked_by, kind=kind
+    ran = await run(
+        payment, peers, fast_path=True, downstreams=("shipping",), asked_by=asked_by, kind=kind
     )
-    assert SagaState.COMPENSATED is rode.row.state
-    turned = [Record(event=each) for each in rode.events if isinstance(each, e.TurnedBack)]
-    undo = next(each for each in rode.events if isinstance(each, e.CompensationStarted))
+    assert SagaState.COMPENSATED is ran.row.state
+    turned = [Record(event=each) for each in ran.events if isinstance(each, e.TurnedBack)]
+    undo = next(each for each in ran.events if isinstance(each, e.CompensationStarted))
     first = Do(kind=AttemptKind.COMPENSATE, step=undo.step)
     assert [(each,) for each in (*turned, first)] == decided
     assert bool(turned) is not bool(asked_by)
@@ -429,17 +434,17 @@ async def test_the_rules_are_asked_once_where_it_turns_round(
 async def test_nothing_is_folded_or_decided_on_the_usual_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """That is what the lane is for."""
-    asked: list[Ridden] = []
-    fold = Ridden.saga.fget  # type: ignore[attr-defined]
+    """That is what the fast path is for."""
+    asked: list[FastTransition] = []
+    fold = FastTransition.saga.fget  # type: ignore[attr-defined]
 
-    def counting(self: Ridden) -> Any:
+    def counting(self: FastTransition) -> Any:
         asked.append(self)
         return fold(self)
 
-    monkeypatch.setattr(Ridden, "saga", property(counting))
-    rode = await run(payment, Agreeable(), lane=True, downstreams=("shipping",))
-    assert SagaState.COMPLETED is rode.row.state
+    monkeypatch.setattr(FastTransition, "saga", property(counting))
+    ran = await run(payment, Agreeable(), fast_path=True, downstreams=("shipping",))
+    assert SagaState.COMPLETED is ran.row.state
     assert [] == asked
 
 
@@ -456,9 +461,9 @@ async def test_a_look_sees_where_it_is_and_does_not_disturb_it() -> None:
 
         peers.during = look
 
-    rode = await run(payment, peers, lane=True, downstreams=("shipping",), meet=meet)
+    ran = await run(payment, peers, fast_path=True, downstreams=("shipping",), meet=meet)
     assert ["reserve succeeded", "charge started"] == seen
-    assert SagaState.COMPLETED is rode.row.state
+    assert SagaState.COMPLETED is ran.row.state
 
 
 async def test_a_request_to_compensate_turns_it_round() -> None:
@@ -477,7 +482,7 @@ async def test_a_request_to_compensate_turns_it_round() -> None:
 
         peers.during = ask
 
-    turned = await run(payment, peers, lane=True, downstreams=("shipping",), meet=meet)
+    turned = await run(payment, peers, fast_path=True, downstreams=("shipping",), meet=meet)
     assert SagaState.COMPENSATED is turned.row.state
     kinds = [type(event) for event in turned.events]
     assert kinds.index(e.CompensationRequested) < kinds.index(e.StepSucceeded, 3)

@@ -1,6 +1,6 @@
-"""Planted defects of the lane: where it writes other entries, or another row, than the rules.
+"""Planted defects of the fast path: where it writes other entries, or another row, than the rules.
 
-They are registered as those of `mutants` are. The sagas of every other world are on the lane.
+They are registered as those of `mutants` are. The sagas of every other world are on the fast path.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from msgspec.structs import replace
 from stage.core import events as e
 from stage.core.commands import AttemptKind
 from stage.core.steps import Step, StepKind
-from stage.engine.saga import lane
+from stage.engine.saga import fast_path
+from stage.engine.saga.fast_path import FastTransition, Segment
 from stage.engine.saga.instructions import Instruction
 from stage.engine.saga.interpreter import Course, Interpreter
 from stage.engine.saga.journal import Journal
-from stage.engine.saga.lane import Ridden, Segment
 from stage.ports.store import SagaRow
 from tests.simulation.mutants import Patches, further
 
 
 def _intents(patches: Patches, change: dict[str, Any]) -> None:
-    """Change the intents that the lane writes."""
+    """Change the intents that the fast path writes."""
 
     def make(original: Any) -> Any:
-        def add(self: Ridden, event: e.Event) -> None:
+        def add(self: FastTransition, event: e.Event) -> None:
             original(self, replace(event, **change) if isinstance(event, e.StepStarted) else event)
 
         return add
 
-    patches.wrap(Ridden, "add", make)
+    patches.wrap(FastTransition, "add", make)
 
 
 @further
@@ -49,12 +49,12 @@ def the_lane_journals_no_request(patches: Patches) -> None:
 
 @further
 def the_lane_has_keys_of_its_own(patches: Patches) -> None:
-    """Rule 2: a repeat off the lane has another key."""
+    """Rule 2: a repeat off the fast path has another key."""
 
     def make(original: Any) -> Any:
         def key(self: Interpreter, done: Course, what: Instruction) -> str:
             forward = what.do.kind is AttemptKind.EXECUTE
-            own = ":l" if isinstance(done, Ridden) and forward else ""
+            own = ":l" if isinstance(done, FastTransition) and forward else ""
             return f"{original(self, done, what)}{own}"
 
         return key
@@ -73,7 +73,7 @@ def the_lane_ends_before_the_last_transactions(patches: Patches) -> None:
 
         return segments
 
-    patches.wrap(lane, "segments_of", make)
+    patches.wrap(fast_path, "segments_of", make)
 
 
 @further
@@ -89,7 +89,7 @@ def the_lane_hands_nothing_on(patches: Patches) -> None:
 
         return segments
 
-    patches.wrap(lane, "segments_of", make)
+    patches.wrap(fast_path, "segments_of", make)
 
 
 @further
@@ -99,7 +99,7 @@ def a_saga_on_the_lane_is_never_due(patches: Patches) -> None:
     def make(original: Any) -> Any:
         return lambda *given: replace(original(*given), due_at=None)
 
-    patches.wrap(Journal, "_row_on_lane", make)
+    patches.wrap(Journal, "_row_on_fast_path", make)
 
 
 @further
@@ -107,15 +107,15 @@ def the_lane_loses_the_answer(patches: Patches) -> None:
     """The functions behind a call are given another result than the journal holds."""
 
     def make(original: Any) -> Any:
-        def after(self: Ridden, event: Any) -> Ridden:
-            ridden: Ridden = original(self, event)
-            lost = {name: msgspec.Raw(b'{"id":"lost"}') for name in ridden.results}
-            ridden.results = {**ridden.results, event.step: lost[event.step]}
-            return ridden
+        def after(self: FastTransition, event: Any) -> FastTransition:
+            fast: FastTransition = original(self, event)
+            lost = {name: msgspec.Raw(b'{"id":"lost"}') for name in fast.results}
+            fast.results = {**fast.results, event.step: lost[event.step]}
+            return fast
 
         return after
 
-    patches.wrap(Ridden, "after", make)
+    patches.wrap(FastTransition, "after", make)
 
 
 # --- the way back --------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ def _undos(patches: Patches, change: Callable[[tuple[Step, ...]], tuple[Step, ..
 
         return undos
 
-    patches.wrap(lane, "undos_of", make)
+    patches.wrap(fast_path, "undos_of", make)
 
 
 @further
@@ -150,8 +150,8 @@ def _rows_back(patches: Patches, change: Callable[[SagaRow, SagaRow], SagaRow]) 
     """Change the rows of the way back; the second is the row before."""
 
     def make(original: Any) -> Any:
-        return lambda self, ridden, context, before: change(
-            original(self, ridden, context, before), before
+        return lambda self, fast, context, before: change(
+            original(self, fast, context, before), before
         )
 
     patches.wrap(Journal, "_row_on_the_way_back", make)
