@@ -36,19 +36,19 @@ def _intents(patches: Patches, change: dict[str, Any]) -> None:
 
 
 @further
-def the_lane_binds_nothing(patches: Patches) -> None:
+def the_fast_path_binds_nothing(patches: Patches) -> None:
     """Rule 32: a release after this one cannot tell what its steps were."""
     _intents(patches, {"bound": None})
 
 
 @further
-def the_lane_journals_no_request(patches: Patches) -> None:
+def the_fast_path_journals_no_request(patches: Patches) -> None:
     """Rule 5: a repeat cannot send the bytes of the first attempt."""
     _intents(patches, {"request": None})
 
 
 @further
-def the_lane_has_keys_of_its_own(patches: Patches) -> None:
+def the_fast_path_has_keys_of_its_own(patches: Patches) -> None:
     """Rule 2: a repeat off the fast path has another key."""
 
     def make(original: Any) -> Any:
@@ -63,7 +63,7 @@ def the_lane_has_keys_of_its_own(patches: Patches) -> None:
 
 
 @further
-def the_lane_ends_before_the_last_transactions(patches: Patches) -> None:
+def the_fast_path_ends_before_the_last_transactions(patches: Patches) -> None:
     """Transactions behind the last call or forward are never run."""
 
     def make(original: Any) -> Any:
@@ -77,7 +77,7 @@ def the_lane_ends_before_the_last_transactions(patches: Patches) -> None:
 
 
 @further
-def the_lane_hands_nothing_on(patches: Patches) -> None:
+def the_fast_path_hands_nothing_on(patches: Patches) -> None:
     """It completes without downstream, which upstream is not told."""
 
     def make(original: Any) -> Any:
@@ -93,7 +93,7 @@ def the_lane_hands_nothing_on(patches: Patches) -> None:
 
 
 @further
-def a_saga_on_the_lane_is_never_due(patches: Patches) -> None:
+def a_saga_on_the_fast_path_is_never_due(patches: Patches) -> None:
     """Rule 15: no process takes it over when its own was lost."""
 
     def make(original: Any) -> Any:
@@ -103,7 +103,7 @@ def a_saga_on_the_lane_is_never_due(patches: Patches) -> None:
 
 
 @further
-def the_lane_loses_the_answer(patches: Patches) -> None:
+def the_fast_path_loses_the_answer(patches: Patches) -> None:
     """The functions behind a call are given another result than the journal holds."""
 
     def make(original: Any) -> Any:
@@ -135,13 +135,13 @@ def _undos(patches: Patches, change: Callable[[tuple[Step, ...]], tuple[Step, ..
 
 
 @further
-def the_lane_undoes_in_another_order(patches: Patches) -> None:
+def the_fast_path_undoes_in_another_order(patches: Patches) -> None:
     """Rule 7: an effect is undone while that stands which was built on it."""
     _undos(patches, lambda undos: undos[::-1])
 
 
 @further
-def the_lane_leaves_an_effect_behind(patches: Patches) -> None:
+def the_fast_path_leaves_an_effect_behind(patches: Patches) -> None:
     """Rule 6: the first effect of the saga stands although it says that nothing does."""
     _undos(patches, lambda undos: undos[:-1])
 
