@@ -29,8 +29,10 @@ from stage.store.sqlite.identity import (
     DatabaseFile,
     is_made,
     missing,
+    numbers_of_workers,
     read_identity,
     read_worker,
+    record_number_of_workers,
     refuse_foreign,
     refuse_owner,
     refuse_removed,
@@ -128,10 +130,18 @@ def check_member(file: DatabaseFile, files: FileSet, member: int, *, marked: boo
         if marked:
             refuse_worker(connection, of_member)
         found = read_identity(connection)
+        numbers = numbers_of_workers(connection)
     if found is None or found.id != files.databases[member]:
         raise ConfigurationError(
             f"the file {of_member.path} is another database than that of worker {member} in"
             f" {list_path(file.path)}: put the right one back"
+        )
+    if former := sorted(numbers - set(files.sizes)):
+        sizes = ", ".join(map(str, (*former, *files.sizes)))
+        raise ConfigurationError(
+            f"the list {list_path(file.path)} of the files of the workers is an older one: it does"
+            f" not name the number {former[0]}, by which sagas in {of_member.path} have their"
+            f' homes. Put the newest list back; where that is lost, let "sizes" in it be [{sizes}]'
         )
 
 
@@ -139,7 +149,9 @@ def check_listed(file: DatabaseFile, sizes: tuple[int, ...], member: int) -> Non
     """Raise ConfigurationError unless a worker serves its file by the list as it is now.
 
     Called under the lock of its file: nobody can change the list while that is held. Before it was
-    taken another start may have changed it, and begun sagas where these `sizes` do not look.
+    taken another start may have changed it, and begun sagas where these `sizes` do not look. The
+    file then keeps the numbers itself, before a saga is begun by the last of them, so that an older
+    list beside it is known by what it lacks.
     """
     files = read_file_set(file.path)
     if files is None or files.sizes != sizes:
@@ -148,6 +160,9 @@ def check_listed(file: DatabaseFile, sizes: tuple[int, ...], member: int) -> Non
             " stage was started: restart it"
         )
     check_member(file, files, member)
+    with _opened(_member(file, member)) as connection:
+        for number in sorted(set(sizes) - numbers_of_workers(connection)):
+            record_number_of_workers(connection, number, file.now())
 
 
 def prepare_files(file: DatabaseFile, folders: Sequence[Traversable], workers: int) -> FileSet:

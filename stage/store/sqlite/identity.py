@@ -184,6 +184,16 @@ def write_worker(connection: sqlite3.Connection, worker: int) -> None:
     connection.execute(f"PRAGMA application_id = {_WORKER + worker:d}")  # it takes no parameter
 
 
+def numbers_of_workers(connection: sqlite3.Connection) -> frozenset[int]:
+    """The numbers of workers that the file was served by: sagas were begun at the homes of each."""
+    return frozenset(number for (number,) in connection.execute(statement("numbers_of_workers")))
+
+
+def record_number_of_workers(connection: sqlite3.Connection, number: int, now: float) -> None:
+    """So many serve the file from now on, and its copies know it. Raises sqlite3.Error."""
+    connection.execute(statement("record_number_of_workers"), (number, now))
+
+
 def take(connection: sqlite3.Connection, file: DatabaseFile, now: float) -> Identity:
     """The identity of an upgraded database, which gets one if it has none.
 

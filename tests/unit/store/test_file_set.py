@@ -14,7 +14,9 @@ import pytest
 from stage.bootstrap.database import Database
 from stage.core.errors import ConfigurationError
 from stage.core.pause import Pause, Way
-from stage.store.sqlite import file_set, making
+from stage.store.migrate import Applied, MigrationState, collected, pending_of
+from stage.store.sqlite import dialect, file_set, making
+from stage.store.sqlite.dialect import SqliteDialect
 from stage.store.sqlite.file_set import (
     UNMADE,
     FileSet,
@@ -290,3 +292,52 @@ def test_no_file_is_made_where_one_has_to_exist(file: DatabaseFile) -> None:
     with pytest.raises(ConfigurationError, match="there is no database"):
         prepare_files(strict, (), 2)
     assert [] == list(file.path.parent.glob("*.db*"))[1:]
+
+
+def served_by(file: DatabaseFile, workers: int) -> None:
+    """Prepare the files for so many workers, and let each look at its own as it does at start."""
+    files = prepare_files(file, (), workers)
+    for member in range(len(files.databases)):
+        check_listed(file, files.sizes, member)
+
+
+def test_an_older_list_with_the_same_files_is_refused(file: DatabaseFile) -> None:
+    """It does not know where the sagas of the number between look for their homes."""
+    served_by(file, 3)
+    older = list_path(file.path).read_bytes()
+    served_by(file, 2)
+    served_by(file, 3)
+    newest = list_path(file.path).read_bytes()
+    list_path(file.path).write_bytes(older)
+    for workers in (2, 3):
+        with pytest.raises(ConfigurationError, match=r"older one.*number 2.*\[2, 3\]"):
+            prepare_files(file, (), workers)
+    with pytest.raises(ConfigurationError, match="older one"):
+        check_listed(file, (3,), 1)
+    list_path(file.path).write_bytes(older.replace(b"[3]", b"[2, 3]"))  # what it says to do
+    assert (2, 3) == prepare_files(file, (), 3).sizes
+    list_path(file.path).write_bytes(newest)
+    assert (2, 3) == prepare_files(file, (), 3).sizes
+
+
+def test_one_file_from_before_the_number_changed_can_be_put_back(file: DatabaseFile) -> None:
+    """The newest list names all that it knows."""
+    served_by(file, 3)
+    older = member_path(file.path, 1).read_bytes()
+    served_by(file, 2)
+    member_path(file.path, 1).write_bytes(older)
+    served_by(file, 2)
+
+
+@pytest.mark.blocking  # the parent makes them before there is an event loop
+async def test_a_release_without_workers_refuses_their_files(file: DatabaseFile) -> None:
+    """It would serve the first one alone, and begin the sagas of the others anew."""
+    served_by(file, 2)
+    with closing(sqlite3.connect(file.path)) as connection:
+        known = collected(SqliteDialect(connection), ())
+        found = connection.execute("SELECT owner, name, sha256, applied_at FROM stage_migration")
+        records = [Applied(owner=o, name=n, sha256=h, applied_at=at) for o, n, h, at in found]
+        assert all(each.state is MigrationState.APPLIED for each in dialect.status(connection))
+    with pytest.raises(ConfigurationError, match="stage/workers_2, which this version does not"):
+        pending_of(records, known)
+    await opened(file, 0)

@@ -15,8 +15,21 @@ CREATE TABLE IF NOT EXISTS stage_migration (
 SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'stage_migration';
 
 -- name: applied_migrations
--- The applied migrations, in the order of their application.
-SELECT owner, name, sha256, applied_at FROM stage_migration ORDER BY applied_at, owner, name;
+-- The applied migrations, in the order of their application; without the numbers of workers.
+SELECT owner, name, sha256, applied_at FROM stage_migration
+WHERE NOT (owner = 'stage' AND name GLOB 'workers_[0-9]*')
+ORDER BY applied_at, owner, name;
+
+-- name: numbers_of_workers
+-- The numbers of workers that served the file. To a release without workers each is a migration that
+-- it does not know, so that it refuses the file.
+SELECT CAST(substr(name, 9) AS INTEGER) FROM stage_migration
+WHERE owner = 'stage' AND name GLOB 'workers_[0-9]*';
+
+-- name: record_number_of_workers
+-- So many workers serve the file from now on.
+INSERT OR IGNORE INTO stage_migration (owner, name, sha256, applied_at)
+VALUES ('stage', 'workers_' || ?1, '', ?2);
 
 -- name: record_migration
 -- Written in the same transaction as the migration itself.
