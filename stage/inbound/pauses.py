@@ -8,14 +8,12 @@ import msgspec
 
 from stage.core.pause import INTAKE, PAUSE_SECONDS_MAX, Pause, Way
 from stage.core.place import PEER_KINDS, UPSTREAMS
-from stage.inbound.read import read_json
+from stage.inbound.orders import check_signed, not_understood, read_order
 from stage.inbound.request import Answer, Request, json_answer
 from stage.inbound.service import Service
-from stage.inbound.verbs import ACTOR_CHARS_MAX
 from stage.ports.stage import family_of
 from stage.wire.envelope import format_instant
 from stage.wire.problem import WireError
-from stage.wire.strict_json import decode_object
 from stage.wire.views import PausesView, PauseView
 
 B = TypeVar("B", bound="PauseOrder | ResumeOrder")
@@ -53,18 +51,18 @@ async def pause(service: Service, request: Request) -> Answer:
     """Hold what goes to a peer, or refuse new sagas for now."""
     order = await _order(service, request, PauseOrder)
     if not 0 < order.seconds <= PAUSE_SECONDS_MAX:
-        raise _incomplete(
+        raise not_understood(
             f"seconds is {order.seconds:g}", f"give more than 0 and at most {PAUSE_SECONDS_MAX:g}"
         )
     targets = targets_of(service)
     known = order.target in targets or _is_upstream(service, order.target)
     if not known:
-        raise _incomplete(
+        raise not_understood(
             f"there is no peer {order.target!r}",
             f"those that can be paused: {', '.join(targets)}, {UPSTREAMS}.NAME",
         )
     if order.target == INTAKE and order.direction is not None:
-        raise _incomplete("the intake has no direction", "leave `direction` out")
+        raise not_understood("the intake has no direction", "leave `direction` out")
     now = service.clock.now()
     await service.engine.pause(
         Pause(
@@ -128,19 +126,6 @@ def pause_view(pause: Pause) -> PauseView:
 
 async def _order(service: Service, request: Request, kind: type[B]) -> B:
     """The body of a pause, in the name of the principal. Raises WireError 422."""
-    members = decode_object(await read_json(request), service.limits)
-    if request.about.principal.name:
-        members["actor"] = request.about.principal.name
-    try:
-        order = msgspec.convert(members, kind)
-    except msgspec.ValidationError as error:
-        raise _incomplete(str(error), "give target, reason, and seconds for a pause") from None
-    if not order.actor.strip() or not order.reason.strip() or len(order.actor) > ACTOR_CHARS_MAX:
-        raise _incomplete("actor and reason must not be empty", "the audit keeps who did it, why")
-    if len(order.reason) > service.limits.reason_chars_max:
-        raise _incomplete("the reason is too long", f"{service.limits.reason_chars_max} characters")
+    order = await read_order(service, request, kind, "give target, reason, and seconds for a pause")
+    check_signed(order, service.limits.reason_chars_max)
     return order
-
-
-def _incomplete(detail: str, hint: str) -> WireError:
-    return WireError(422, "Order not understood", detail, hint=hint)

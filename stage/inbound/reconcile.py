@@ -5,17 +5,21 @@ from __future__ import annotations
 import msgspec
 
 from stage.core.sweep import SWEEP_SAGAS_MAX, Sweep
-from stage.core.sweep_verbs import SWEEP_RATE_MAX, SweepVerb
+from stage.core.sweep_verbs import SweepVerb
 from stage.inbound.caller import permit
+from stage.inbound.orders import (
+    SWEEP_CHARS,
+    check_rate,
+    check_signed,
+    not_understood,
+    read_order,
+)
 from stage.inbound.principal import Who
-from stage.inbound.read import read_json
 from stage.inbound.request import Answer, Request, json_answer
 from stage.inbound.service import Service
-from stage.inbound.verbs import ACTOR_CHARS_MAX
 from stage.ports.reconcile import Adopt, Findings, Missing, NotReconcilable
 from stage.wire.envelope import format_instant, parse_instant
 from stage.wire.problem import WireError
-from stage.wire.strict_json import decode_object
 from stage.wire.views import DifferenceView, MissingView, ReconcileView, WordView
 
 ADMINS = frozenset({Who.ADMIN})
@@ -53,7 +57,7 @@ async def reconcile(service: Service, request: Request) -> Answer:
         if since is not None and since < SINCE_MIN:
             raise ValueError("before any saga")
     except ValueError as error:
-        raise _wrong(f"since: {error}", "for example 2026-11-23T02:30:00Z") from None
+        raise not_understood(f"since: {error}", "for example 2026-11-23T02:30:00Z") from None
     adopt = None
     if not order.dry_run:
         adopt = Adopt(actor=order.actor, reason=order.reason, saga_ids=order.saga_ids)
@@ -93,32 +97,15 @@ async def _compensated(service: Service, order: ReconcileOrder, found: Findings)
 
 
 async def _order(service: Service, request: Request) -> ReconcileOrder:
-    members = decode_object(await read_json(request), service.limits)
-    if request.about.principal.name:
-        members["actor"] = request.about.principal.name
-    try:
-        order = msgspec.convert(members, ReconcileOrder)
-    except msgspec.ValidationError as error:
-        raise _wrong(str(error), "give dry_run, or a reason") from None
+    order = await read_order(service, request, ReconcileOrder, "give dry_run, or a reason")
     if any(not reason.strip() for reason in order.without.values()):
-        raise _wrong("a neighbour is left out without a reason", "say why it is not asked")
+        raise not_understood("a neighbour is left out without a reason", "say why it is not asked")
     if order.dry_run:
         return order
     permit(request.about.principal, ADMINS)
-    if not order.actor.strip() or not order.reason.strip() or len(order.actor) > ACTOR_CHARS_MAX:
-        raise _wrong("actor and reason must not be empty", "the audit keeps who did it, and why")
-    if len(order.reason) > service.limits.reason_chars_max - 32:
-        raise _wrong("the reason is too long", "shorten it")
-    if not 0 < order.rate_per_second <= SWEEP_RATE_MAX:
-        raise _wrong(
-            f"rate_per_second is {order.rate_per_second:g}",
-            f"give more than 0 and at most {SWEEP_RATE_MAX:g}",
-        )
+    check_signed(order, service.limits.reason_chars_max - SWEEP_CHARS)
+    check_rate(order.rate_per_second)
     return order
-
-
-def _wrong(detail: str, hint: str) -> WireError:
-    return WireError(422, "Order not understood", detail, hint=hint)
 
 
 def _view(found: Findings, sweep: int | None) -> ReconcileView:

@@ -7,18 +7,17 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from stage.core.sweep import SWEEP_SAGAS_MAX, Sweep, SweepEnd, SweepState
-from stage.core.sweep_verbs import SWEEP_RATE_MAX, SweepVerb
+from stage.core.sweep_verbs import SweepVerb
+from stage.inbound import orders
 from stage.inbound.caller import permit
 from stage.inbound.filters import filter_of, not_understood
+from stage.inbound.orders import SWEEP_CHARS, check_rate, check_signed, check_step, read_order
 from stage.inbound.principal import Who
-from stage.inbound.read import read_json
 from stage.inbound.request import Answer, Request, json_answer
 from stage.inbound.service import Service
-from stage.inbound.verbs import ACTOR_CHARS_MAX, STEP_CHARS_MAX
 from stage.ports.store import Filter
 from stage.wire.envelope import format_instant
 from stage.wire.problem import WireError
-from stage.wire.strict_json import decode_object
 from stage.wire.views import SweepSagaView, SweepsView, SweepView
 
 ADMINS = frozenset({Who.ADMIN})
@@ -69,7 +68,7 @@ async def begin_sweep(service: Service, request: Request) -> Answer:
     order = await _order(service, request)
     ids = order.saga_ids or await _ids(service, order)
     if len(set(ids)) != len(ids) or len(ids) > SWEEP_SAGAS_MAX:
-        raise _wrong(
+        raise orders.not_understood(
             f"there are {len(ids)} sagas, or one is named twice",
             f"narrow them to at most {SWEEP_SAGAS_MAX}, each once",
         )
@@ -100,15 +99,8 @@ async def resume_sweep(service: Service, request: Request) -> Answer:
 
 async def _change(service: Service, request: Request, state: SweepState) -> Answer:
     number = _number(request)
-    members = decode_object(await read_json(request), service.limits)
-    if request.about.principal.name:
-        members["actor"] = request.about.principal.name
-    try:
-        change = msgspec.convert(members, SweepChange)
-    except msgspec.ValidationError as error:
-        raise _wrong(str(error), "give the reason") from None
-    if not change.reason.strip() or not change.actor.strip():
-        raise _wrong("actor and reason must not be empty", "the audit keeps who did it, and why")
+    change = await read_order(service, request, SweepChange, "give the reason")
+    check_signed(change, service.limits.reason_chars_max)
     sweep = await _found(service, number)
     _permit(request, sweep.verb)
     if sweep.state is not SweepState.DONE:
@@ -117,28 +109,18 @@ async def _change(service: Service, request: Request, state: SweepState) -> Answ
 
 
 async def _order(service: Service, request: Request) -> SweepOrder:
-    members = decode_object(await read_json(request), service.limits)
-    if request.about.principal.name:
-        members["actor"] = request.about.principal.name
-    try:
-        order = msgspec.convert(members, SweepOrder)
-    except msgspec.ValidationError as error:
-        raise _wrong(str(error), "give verb, reason, and where or saga_ids") from None
+    order = await read_order(
+        service, request, SweepOrder, "give verb, reason, and where or saga_ids"
+    )
     _permit(request, order.verb)
     if bool(order.where) is bool(order.saga_ids):
-        raise _wrong(
+        raise orders.not_understood(
             "it names sagas by both `where` and `saga_ids`, or by neither",
             "give one of them: a verb for every saga there is has to be said so",
         )
-    if not order.actor.strip() or not order.reason.strip() or len(order.actor) > ACTOR_CHARS_MAX:
-        raise _wrong("actor and reason must not be empty", "they are kept with every saga")
-    if len(order.reason) > service.limits.reason_chars_max - 32 or len(order.step) > STEP_CHARS_MAX:
-        raise _wrong("the reason or the step is too long", "shorten it")
-    if not 0 < order.rate_per_second <= SWEEP_RATE_MAX:
-        raise _wrong(
-            f"rate_per_second is {order.rate_per_second:g}",
-            f"give more than 0 and at most {SWEEP_RATE_MAX:g}",
-        )
+    check_signed(order, service.limits.reason_chars_max - SWEEP_CHARS)
+    check_step(order.step)
+    check_rate(order.rate_per_second)
     return order
 
 
@@ -217,10 +199,6 @@ def sweep_view(sweep: Sweep) -> SweepView:
         done=sweep.done,
         refused=sweep.refused,
     )
-
-
-def _wrong(detail: str, hint: str) -> WireError:
-    return WireError(422, "Order not understood", detail, hint=hint)
 
 
 def _no_sweep(text: str) -> WireError:

@@ -9,28 +9,24 @@ import msgspec
 
 from stage.core import events as e
 from stage.core.errors import JournalMismatch
+from stage.inbound.orders import check_signed, check_step, read_order
 from stage.inbound.problems import problem_answer
-from stage.inbound.read import read_json, saga_id_of
+from stage.inbound.read import saga_id_of
 from stage.inbound.request import Answer, Request, json_answer
 from stage.inbound.service import Service
 from stage.inbound.views import never_seen, view_of_snapshot
 from stage.ports.engine import NotAllowed
 from stage.ports.stage import family_of
-from stage.wire.limits import Limits
 from stage.wire.outcome import Outcome
 from stage.wire.problem import Problem, ProblemType, WireError
-from stage.wire.strict_json import decode_object
-
-ACTOR_CHARS_MAX = 128
-STEP_CHARS_MAX = 256
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The body of a verb. `step`, `landed` and `result` belong to settle, `step` to resolve,
-    abandon, approve and reject too.
+    """The body of a verb.
 
-    `anew` and `new_key` belong to retry, and `step` to a retry anew. `actor` counts only where
-    callers have no names: otherwise it is the principal.
+    `step`, `landed` and `result` belong to settle; resolve, abandon, approve and reject have a
+    `step` too. `anew` and `new_key` belong to retry, and `step` to a retry anew. `actor` counts
+    only where callers have no names: otherwise it is the principal.
     """
 
     reason: str
@@ -182,10 +178,10 @@ async def _operate(service: Service, request: Request, make: Make) -> Answer:
 
 
 async def _order(service: Service, request: Request) -> Order:
-    members = decode_object(await read_json(request), service.limits)
-    if request.about.principal.name:
-        members["actor"] = request.about.principal.name
-    return _decode(members, service.limits)
+    order = await read_order(service, request, Order, "give actor and reason, and dry_run")
+    check_signed(order, service.limits.reason_chars_max)
+    check_step(order.step)
+    return order
 
 
 async def _check_result(service: Service, saga_id: str, verb: e.Settled) -> None:
@@ -196,31 +192,6 @@ async def _check_result(service: Service, saga_id: str, verb: e.Settled) -> None
     for each in family_of(service.participant):
         if each.plan.version == snapshot.saga.version:
             each.check_result(verb.step, verb.result)
-
-
-def _decode(members: dict[str, Any], limits: Limits) -> Order:
-    try:
-        order = msgspec.convert(members, Order)
-    except msgspec.ValidationError as error:
-        raise WireError(
-            422, "Order not understood", str(error), hint="give actor and reason, and dry_run"
-        ) from None
-    if not order.actor.strip() or not order.reason.strip() or len(order.actor) > ACTOR_CHARS_MAX:
-        raise WireError(
-            422,
-            "Order incomplete",
-            "actor and reason must not be empty",
-            hint="they are kept with the saga, so that others can see who did what and why",
-        )
-    if len(order.reason) > limits.reason_chars_max or len(order.step) > STEP_CHARS_MAX:
-        raise WireError(
-            422,
-            "Order not understood",
-            f"the reason has {len(order.reason)} characters, or no step has such a name",
-            hint=f"give a reason of at most {limits.reason_chars_max} characters; every view of"
-            " the journal shows it",
-        )
-    return order
 
 
 def _not_allowed(saga_id: str, detail: str) -> Problem:

@@ -12,6 +12,7 @@ import pytest
 
 from stage.core.errors import StoreUnavailable
 from stage.engine.embedded.sweeps import Sweeps
+from stage.wire.limits import DEFAULT_LIMITS
 from tests.scenario.attacks.names import named_chain, shown_by
 from tests.scenario.chain import Chain
 from tests.scenario.test_operator import WHO, audit
@@ -90,6 +91,12 @@ async def test_a_sweep_is_stopped_and_goes_on(chain: Chain) -> None:
     async with asyncio.timeout(5.0):
         while not (await chain.get(f"{chain.stage}{path}"))["done"]:  # noqa: ASYNC110 - no event
             await asyncio.sleep(0.05)
+    assert (
+        422
+        == (await post(chain, f"{path}/stop", reason="r" * (DEFAULT_LIMITS.reason_chars_max + 1)))[
+            0
+        ]
+    )
     _, stopped = await post(chain, f"{path}/stop")
     assert "stopped" == stopped["state"]
     await asyncio.sleep(2.5)
@@ -110,15 +117,15 @@ async def test_a_saga_that_was_acted_on_before_the_process_was_lost_is_not_acted
     """The verb is durable and the progress of the sweep is not: the audit tells it."""
     ids = await stuck(chain, 2)
     lost: Counter[str] = Counter()
-    through = Sweeps._through
+    end = Sweeps._end
 
     async def losing(self: Sweeps, sweep: Any, saga_id: str, refused: str) -> None:
         lost[saga_id] += 1
         if lost[saga_id] == 1:
             raise StoreUnavailable("lost behind the verb")
-        await through(self, sweep, saga_id, refused)
+        await end(self, sweep, saga_id, refused)
 
-    monkeypatch.setattr(Sweeps, "_through", losing)
+    monkeypatch.setattr(Sweeps, "_end", losing)
     _, sweep = await post(chain, "/sweeps", verb="retry", saga_ids=ids, rate_per_second=50)
     done = await until_done(chain, sweep["number"])
     assert (2, 0) == (done["done"], done["refused"])

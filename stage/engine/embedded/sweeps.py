@@ -43,7 +43,7 @@ class Sweeps:
     ) -> None:
         """`act` does the verb of a sweep to a saga; its value says why that was refused, if so.
 
-        `finish` comes before a sweep is done. It may raise Unsettled, and is called again later.
+        `finish` is called before a sweep is done. It may raise Unsettled, and is called again then.
         """
         self._store = store
         self._clock = clock
@@ -82,7 +82,7 @@ class Sweeps:
                 running = [each for each in found if each.state is SweepState.RUNNING]
                 for sweep in reversed(running):
                     acted += await self._go_on(sweep)
-                left = [each for each in found if not await self._left(each)]
+                left = [each for each in found if not await self._scrubbed_if_stopped(each)]
                 self._idle = not (running or left) and ownership.renew_seconds is None
             except (StoreUnavailable, Unsettled, Busy):
                 acted = 0  # what is pending stays so
@@ -91,9 +91,9 @@ class Sweeps:
                 self._observer.defect("sweep", "", TraceContext(), error)
 
     async def _go_on(self, sweep: Sweep) -> int:
-        """Act on as many sagas as the rate allows until the next look: it may be stopped.
+        """Act on as many sagas as the rate allows until the next look; returns their number.
 
-        Two acts begin no sooner behind each other than the rate says. How many sagas it was.
+        The look may find the sweep stopped. No two acts begin closer together than the rate says.
         """
         most = max(1, int(sweep.rate_per_second * SWEEP_LOOK_SECONDS))
         pause, next_at = 1.0 / sweep.rate_per_second, self._clock.now()
@@ -103,18 +103,19 @@ class Sweeps:
                 refused = await self._act(sweep, saga_id)
             else:
                 refused = ""
-            await self._through(sweep, saga_id, refused)
+            await self._end(sweep, saga_id, refused)
             next_at = max(next_at + pause, now := self._clock.now())
             await self._clock.sleep(next_at - now)
         if len(pending) < most and await self._finished(sweep):
             await self._store.transact(lambda unit: unit.set_sweep(sweep.number, SweepState.DONE))
         return len(pending)
 
-    async def _left(self, sweep: Sweep) -> bool:
-        """Whether a sweep that was stopped has left no bytes of what it erased.
+    async def _scrubbed_if_stopped(self, sweep: Sweep) -> bool:
+        """False while bytes may be left that a stopped sweep has erased.
 
-        The audit keeps that it has, so that also the next process sees to it, and once. Where the
-        audit has nothing of the sweep any more, also that act was dropped for its age.
+        The audit keeps the act of scrubbing them, so that it is done once, if need be by the next
+        process. Where the audit has no act of the sweep any more, that act too was dropped for its
+        age.
         """
         erased = sweep.verb is SweepVerb.ERASE and sweep.done
         if sweep.state is not SweepState.STOPPED or not erased:
@@ -138,7 +139,7 @@ class Sweeps:
         return True
 
     async def _finished(self, sweep: Sweep) -> bool:
-        """Whether all is done that the sweep needs behind its last saga."""
+        """Whether all is done that the sweep needs after its last saga."""
         now = self._clock.now()
         if now < self._finish_at.get(sweep.number, now):
             return False
@@ -152,11 +153,11 @@ class Sweeps:
         return True
 
     async def _acted(self, sweep: Sweep, saga_id: str) -> bool:
-        """Whether it did so before its process was lost."""
+        """Whether the sweep acted on the saga before its process was lost."""
         acts = await self._store.acts(ACTS_MAX, target=saga_id)
         return any(act.reason == sweep.why and act.at >= sweep.at for act in acts)
 
-    async def _through(self, sweep: Sweep, saga_id: str, refused: str) -> None:
+    async def _end(self, sweep: Sweep, saga_id: str, refused: str) -> None:
         end = SweepEnd.REFUSED if refused else SweepEnd.DONE
         await self._store.transact(
             lambda unit: unit.end_sweep_saga(sweep.number, saga_id, end, refused)

@@ -94,9 +94,9 @@ async def test_a_sweep_of_which_the_audit_has_nothing_any_more_is_not_finished_a
 
     (stopped,) = await store.sweeps(9)
     sweeps = Sweeps(store, clock, NullObserver(), act_on, finish)
-    assert await sweeps._left(stopped)
+    assert await sweeps._scrubbed_if_stopped(stopped)
     assert [number] == finished
     assert 2 == await store.transact(lambda unit: unit.drop_acts(9e9, 9))
-    assert await sweeps._left(stopped)
+    assert await sweeps._scrubbed_if_stopped(stopped)
     assert [number] == finished
     await store.close()

@@ -1,0 +1,92 @@
+"""Reads the order of an operator: its body, who gives it, and why (rule 14).
+
+The journal or the audit keeps the actor and the reason of every order, so each endpoint demands
+both, within the same limits.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Protocol, TypeVar
+
+import msgspec
+
+from stage.core.sweep_verbs import SWEEP_RATE_MAX
+from stage.inbound.read import read_json
+from stage.inbound.request import Request
+from stage.inbound.service import Service
+from stage.wire.problem import WireError
+from stage.wire.strict_json import decode_object
+
+ACTOR_CHARS_MAX: Final = 128
+STEP_CHARS_MAX: Final = 256
+SWEEP_CHARS: Final = 32
+"""The characters that the number of a sweep takes of the reason that each of its sagas keeps."""
+
+O = TypeVar("O", bound=msgspec.Struct)  # noqa: E741 - an order
+
+
+class Signed(Protocol):
+    """An order with the one who gives it and the reason."""
+
+    @property
+    def actor(self) -> str:
+        """The name of the operator."""
+
+    @property
+    def reason(self) -> str:
+        """Why it is given."""
+
+
+async def read_order(service: Service, request: Request, kind: type[O], hint: str) -> O:
+    """The body of an order; its actor is the principal of the request, where that has a name.
+
+    Raises WireError 422 with the `hint` for a body of another shape, and what `read_json` raises.
+    """
+    members = decode_object(await read_json(request), service.limits)
+    if request.about.principal.name:
+        members["actor"] = request.about.principal.name
+    try:
+        return msgspec.convert(members, kind)
+    except msgspec.ValidationError as error:
+        raise not_understood(str(error), hint) from None
+
+
+def check_signed(order: Signed, reason_chars_max: int) -> None:
+    """Raise WireError 422 for an order without an actor or a reason, or with too long a one."""
+    if not order.actor.strip() or not order.reason.strip():
+        raise WireError(
+            422,
+            "Order incomplete",
+            "actor and reason must not be empty",
+            hint="they are kept, so that others can see who did what and why",
+        )
+    for name, text, most in (
+        ("actor", order.actor, ACTOR_CHARS_MAX),
+        ("reason", order.reason, reason_chars_max),
+    ):
+        if len(text) > most:
+            raise not_understood(
+                f"the {name} has {len(text)} characters", f"give at most {most} characters"
+            )
+
+
+def check_step(step: str) -> None:
+    """Raise WireError 422 for what cannot be the name of a step."""
+    if len(step) > STEP_CHARS_MAX:
+        raise not_understood(
+            f"no step has a name of {len(step)} characters", "GET the saga, which names its steps"
+        )
+
+
+def check_rate(rate_per_second: float) -> None:
+    """Raise WireError 422 for a rate at which no sweep may go."""
+    if not 0 < rate_per_second <= SWEEP_RATE_MAX:
+        raise not_understood(
+            f"rate_per_second is {rate_per_second:g}",
+            f"give more than 0 and at most {SWEEP_RATE_MAX:g}",
+        )
+
+
+def not_understood(detail: str, hint: str) -> WireError:
+    """422 for an order that cannot be meant as it stands."""
+    return WireError(422, "Order not understood", detail, hint=hint)
