@@ -16,6 +16,7 @@ import msgspec
 
 from stage.core.errors import ConfigurationError
 from stage.inbound.console_paths import is_console
+from stage.inbound.file_marks import LOOK_SECONDS, Mark, Warn, mark_of
 from stage.inbound.principal import PLATFORM, STRANGER, Principal, local
 from stage.inbound.request import Door, Request
 from stage.wire.tokens import (
@@ -28,13 +29,8 @@ from stage.wire.tokens import (
 )
 
 FILE_BYTES_MAX = 65_536
-LOOK_SECONDS = 1.0
-"""How long a file is believed to be unchanged."""
 LOOK_AGAIN_SECONDS = 0.05
-"""The same where a token is not known: strangers cause at most so many looks."""
-
-Mark = tuple[int, int, int]
-Warn = Callable[[str], None]
+"""As LOOK_SECONDS, where a token is not known: strangers cause at most so many looks."""
 
 
 class AcceptFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,7 +127,7 @@ class TokenCallers:
         problems: list[str] = []
         for file in self._files:
             try:
-                mark = _mark_of(file.path)
+                mark = mark_of(file.path)
                 if mark != self._marks.get(file.place):
                     self._accepted[file.place] = parse_accept_lines(_text(file.path))
                     self._marks[file.place] = mark
@@ -175,11 +171,6 @@ def _exposed(files: tuple[AcceptFile, ...]) -> list[str]:
                 f"{file.place}.accept_file {file.path} may be written by others: chmod 600 it"
             )
     return found
-
-
-def _mark_of(path: str) -> Mark:
-    found = os.stat(path)
-    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _text(path: str) -> str:

@@ -1,7 +1,7 @@
 """The certificate of the listener, and the authorities of its callers: read anew on change.
 
 A renewed file needs no restart: connections that come in afterwards are shown it within a second.
-Files that cannot be used are refused at start. While the stage runs, those of before stay in force.
+Files that cannot be used are refused at start. While the stage runs, the former ones stay in force.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import NamedTuple
 import msgspec
 
 from stage.core.errors import ConfigurationError
+from stage.inbound.file_marks import LOOK_SECONDS, Mark, Warn, mark_of
 from stage.ports.certificates import (
     MINIMUM,
     FileState,
@@ -27,12 +28,7 @@ from stage.ports.certificates import (
     load_pair,
 )
 
-LOOK_SECONDS = 1.0
-"""How long a file is believed to be unchanged."""
 CERT, KEY, CLIENT_CA = "tls_cert", "tls_key", "tls_client_ca"
-
-Mark = tuple[int, int, int]
-Warn = Callable[[str], None]
 
 
 class ListenerFiles(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,7 +110,7 @@ class ListenerTls:
         files = self._files
         try:
             marks = {
-                path: _mark_of(path) for path in (files.cert, files.key, files.client_ca) if path
+                path: mark_of(path) for path in (files.cert, files.key, files.client_ca) if path
             }
         except OSError as error:
             place = CLIENT_CA if error.filename == files.client_ca else CERT
@@ -153,7 +149,7 @@ def _exposed(key: str) -> list[str]:
 
 
 def _in_force(files: ListenerFiles) -> InForce:
-    """All of it in a new context: a session of the one of before is not taken up again."""
+    """The files in a new context, so that no TLS session of the former context is resumed."""
     context = _context()
     load_pair(context, files.cert, files.key)
     trust, trust_expires_at = b"", None
@@ -169,8 +165,3 @@ def _context() -> ssl.SSLContext:
     context.minimum_version = MINIMUM
     context.set_alpn_protocols(("http/1.1",))
     return context
-
-
-def _mark_of(path: str) -> Mark:
-    found = os.stat(path)
-    return found.st_ino, found.st_size, found.st_mtime_ns
