@@ -109,7 +109,7 @@ class SteadyClock(SystemClock):
             return at + self._believed
 
     def _correction(self, at: float, ahead: float) -> float:
-        """By how much the time here follows the wall clock now."""
+        """The seconds by which the time here follows the wall clock now."""
         if abs(ahead) <= JUMP_SECONDS:
             return ahead
         patience = min(max(abs(ahead), STEADY_SECONDS_MIN), STEADY_SECONDS_MAX)

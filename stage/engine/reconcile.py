@@ -71,10 +71,10 @@ class Reconciliation(msgspec.Struct, kw_only=True):
 def answers_of(
     found: Reconciliation, without: Mapping[str, str], *, left_out: int = 0
 ) -> dict[str, str]:
-    """The answers to keep for a release: of a name that nobody could ask an empty one.
+    """The answers to keep for a release; a name that nobody could ask gets an empty one.
 
-    With lost sagas `left_out` all are empty, also in place of those that were kept before: a
-    release would say of these sagas that they were never here.
+    With lost sagas `left_out` every answer is empty, in place of those that were kept before too:
+    a release would say of these sagas that they were never here.
     """
     listed = {peer: f"{count} sagas" for peer, count in found.asked.items()}
     answers = {**dict.fromkeys(found.unnamed, ""), **listed, **without}
@@ -139,7 +139,7 @@ class Reconciler:
         return found
 
     async def openers(self) -> dict[str, int]:
-        """How many sagas of the database each neighbour opened; of those that are not closed.
+        """How many sagas of the database each neighbour opened, closed ones aside.
 
         Those whose envelope cannot be read are counted as UNREADABLE.
         """
@@ -249,9 +249,10 @@ class Reconciler:
 
 
 def _differs(row: SagaRow, saga: SharedSaga) -> bool:
-    """Whether what stands there and what stands here cannot both be the end.
+    """Whether the outcome there and the state here contradict each other.
 
-    An upstream that does not know may have been told that something stands in part, after the copy.
+    `unknown` there contradicts `completed` here: the upstream may have been answered, after the
+    backup was made, that a part of the saga stands.
     """
     if row.state is SagaState.COMPLETED and saga.outcome is Outcome.UNKNOWN:
         return True

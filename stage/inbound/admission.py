@@ -109,10 +109,10 @@ class Admission:
 
     @contextmanager
     def watch(self, seconds: float) -> Iterator[float]:
-        """How long a query or a compensation may wait that wants to wait for that long.
+        """How long a query or a compensation that asks to wait for `seconds` may wait.
 
-        None is refused: where too many wait it is answered at once with what there is. They take
-        no place of a start, and starts take none of theirs.
+        No such request is refused: where too many wait, it is answered at once as things stand.
+        They take no place of a start, and starts take none of theirs.
         """
         if seconds <= 0.0 or self._watching >= self._requests_max:
             yield 0.0

@@ -46,7 +46,7 @@ class CertificateCallers:
         return PLATFORM if request.door is Door.ADMIN else STRANGER
 
     def _principal(self, certificate: ClientCertificate) -> Principal | None:
-        """The one that it names; one that names two names nobody."""
+        """The principal that the certificate names; None where it names two."""
         if certificate.expires_at <= self._now():
             return None  # it was valid when the connection began
         found = {self._names[name] for name in certificate.names if name in self._names}

@@ -12,7 +12,7 @@ DNS, URI = "DNS", "URI"
 
 
 class ClientCertificate(msgspec.Struct, frozen=True, kw_only=True):
-    """The part of it that counts here. `names` are its subject alternative names: `DNS:order`.
+    """The members of it that count here. `names` are its subject alternative names: `DNS:order`.
 
     `expires_at` is a time of the wall clock: a connection may outlive its certificate.
     """
@@ -22,7 +22,7 @@ class ClientCertificate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def certificate_of(found: Mapping[str, Any] | None) -> ClientCertificate | None:
-    """It, out of the dictionary of `ssl`; None without one. A common name is no name."""
+    """The certificate from the dictionary of `ssl`; None without one. A common name is no name."""
     if not found:
         return None
     return ClientCertificate(

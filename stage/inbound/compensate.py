@@ -6,12 +6,12 @@ from stage.core.questions import past_pivot, standing_apart
 from stage.core.saga import Saga
 from stage.core.states import SagaState
 from stage.core.steps import FORWARD_PREFIX, Plan, StepKind
+from stage.inbound.accepted import accepted, link_saga
 from stage.inbound.caller import as_requester
 from stage.inbound.problems import problem_answer
 from stage.inbound.read import read_json, saga_id_of, wait_of
 from stage.inbound.request import PROBLEM_JSON, Answer, Request, json_answer
 from stage.inbound.service import Service
-from stage.inbound.standing import accepted, link_saga
 from stage.ports.engine import Snapshot
 from stage.wire.outcome import Outcome
 from stage.wire.problem import Problem, ProblemType
@@ -108,5 +108,5 @@ def _why_not(plan: Plan, snapshot: Snapshot) -> tuple[str, str]:
 
 
 def _is_misfit(plan: Plan, saga: Saga) -> bool:
-    """No version here can undo it; one that is forgotten was completed, and stays so."""
+    """True where no version here can undo the saga. A forgotten misfit stays as it completed."""
     return bool(plan.misfit) and not saga.forgotten

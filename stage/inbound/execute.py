@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from stage.core.errors import CommitInDoubt, StoreUnavailable
+from stage.inbound.accepted import accepted, link_saga
 from stage.inbound.admission import RETRY_AFTER_SECONDS, NotSaid
 from stage.inbound.caller import check_opener
 from stage.inbound.read import deadline_of, decoded, key_of, read_json, wait_of
 from stage.inbound.refused import barred
 from stage.inbound.request import JSON, PROBLEM_JSON, Answer, Request
 from stage.inbound.service import Service
-from stage.inbound.standing import accepted, link_saga
 from stage.ports.engine import Busy
 from stage.wire import headers as h
 from stage.wire.envelope import decode_envelope
@@ -34,7 +34,7 @@ async def execute(service: Service, request: Request) -> Answer:
 
 
 async def _run(service: Service, request: Request, body: bytes) -> Answer:
-    """The same with the body."""
+    """Run the saga in the body."""
     about = request.about
     envelope = await decoded(
         service.admission.decoding, body, lambda body: decode_envelope(body, service.limits)

@@ -158,7 +158,7 @@ def _listen(host: str, port: int, backlog: int, among: bool) -> socket.socket:
 
 
 def _words_of(error: OSError) -> str:
-    """Without the address and without anything that the caller sent."""
+    """The words of OpenSSL, without the address and without anything that the caller sent."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate: {error.verify_message}"
     if isinstance(error, ssl.SSLError) and error.reason:

@@ -24,12 +24,12 @@ class NewestTasks:
         self._clock = clock
 
     async def take(self, saga_id: str, token: str) -> TaskBefore:
-        """The task is the newest from here on; the one that was."""
+        """Make the task the newest of its saga; returns the one before it."""
         at, known = self._clock.now(), _hash(token)
         return await self._store.transact(lambda unit: unit.take_task(saga_id, known, at))
 
     async def withdraw(self, saga_id: str, token: str) -> None:
-        """The task had timed out before it was taken, and the one before it is the newest again."""
+        """Take back a task that had timed out: the one before it is the newest again."""
         known = _hash(token)
         await self._store.transact(lambda unit: unit.withdraw_task(saga_id, known))
 

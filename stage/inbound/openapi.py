@@ -275,7 +275,7 @@ async def openapi(service: Service, request: Request) -> Answer:
 
 @lru_cache(maxsize=8)
 def _rendered(descriptor: bytes) -> bytes:
-    """It takes 8 ms to make, and anybody may ask for it (rule 37)."""
+    """The document as JSON, made once: that takes 8 ms, and anybody may ask for it (rule 37)."""
     return msgspec.json.encode(document(msgspec.json.decode(descriptor, type=Descriptor)))
 
 

@@ -26,9 +26,9 @@ class Kind(StrEnum):
     """How a principal came to its name."""
 
     STRANGER = "stranger"
-    """It has none: nothing was shown, or nothing that is known."""
+    """The caller has no name: it showed nothing, or nothing that is known."""
     PLATFORM = "platform"
-    """It has none, and asks at the admin port."""
+    """The caller has no name, and asks at the admin port."""
     UPSTREAM = "upstream"
     DOWNSTREAM = "downstream"
     OPERATOR = "operator"
@@ -61,7 +61,7 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def who(self) -> frozenset[Who]:
-        """All that it counts as in the table of routes."""
+        """The kinds of caller that it counts as in the table of routes."""
         return _KINDS[self.kind] if self.role is None else _ROLES[self.role]
 
     @property

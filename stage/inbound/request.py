@@ -21,7 +21,7 @@ Pairs = Sequence[tuple[str, str]]
 class Headers(Protocol):
     """The headers of a request. Names are looked up in any case.
 
-    aiohttp's own are such ones, so that its adapter copies nothing.
+    The headers of aiohttp fit as they are, so that its adapter copies nothing.
     """
 
     def items(self) -> Iterable[tuple[str, str]]:
@@ -119,7 +119,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     local_user: str = ""
     """The user of this machine that sent it through the LOCAL door; empty at any other."""
     certificate: ClientCertificate | None = None
-    """The one of the caller, which the listener of `stage serve` has verified."""
+    """The certificate of the caller, which the listener of `stage serve` has verified."""
     read_body: Callable[[], Awaitable[bytes]] = no_body
     parameters: Mapping[str, str] = msgspec.field(default_factory=dict)
     """The parts of the path that the template of the route names, without escapes."""

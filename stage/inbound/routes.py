@@ -1,4 +1,4 @@
-"""The table of endpoints: every adapter, the OpenAPI document and the tests read this one."""
+"""The table of endpoints, which every adapter, the OpenAPI document and the tests read."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ ROUTES = (
 
 
 def open_route(endpoint: Endpoint) -> Route:
-    """The route of what is not ours: of no path at all, or of one that the author added."""
+    """The route for a path that is not ours: one that nobody serves, or that the author added."""
     return Route("", "", endpoint, "other", _ANYONE, protocol=True, json=False)
 
 

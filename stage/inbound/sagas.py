@@ -78,7 +78,7 @@ async def _own(
 ) -> Snapshot:
     """The saga, for a caller that may see it. Raises WireError 404, and 403 for a foreign one.
 
-    Not 404 for that: a neighbour would read it as our word that the saga was never here.
+    A foreign saga is not 404: a neighbour would read that as our word that it was never here.
     """
     snapshot = await service.engine.get_saga(saga_id, wait_seconds)
     if snapshot is None:

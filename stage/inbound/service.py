@@ -29,7 +29,7 @@ def steady() -> float:
 
 
 def uncounted(method: str, route: str, code: int) -> None:
-    """Nobody counts."""
+    """Count no answer: the metrics are off."""
 
 
 async def no_secrets(_external: str) -> tuple[bytes, ...]:
@@ -38,7 +38,7 @@ async def no_secrets(_external: str) -> tuple[bytes, ...]:
 
 
 def no_figures() -> Figures:
-    """Nobody counts."""
+    """No figures: nothing is counted."""
     return Figures(lately=Lately(seconds=0.0))
 
 

@@ -14,10 +14,10 @@ from stage.core.ids import Direction, idempotency_key
 from stage.core.machine import heard_before
 from stage.core.saga import Saga
 from stage.core.states import EXTERNAL_KINDS
+from stage.inbound.accepted import link_saga
 from stage.inbound.read import read_any, too_large
 from stage.inbound.request import Answer, Request, json_answer
 from stage.inbound.service import Service
-from stage.inbound.standing import link_saga
 from stage.ports.engine import LeftToNewer, PastRetention, Snapshot
 from stage.ports.stage import family_of
 from stage.ports.store import Filter

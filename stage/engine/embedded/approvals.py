@@ -13,7 +13,7 @@ Plans = Mapping[int, Plan]
 
 
 def approvals_of(asked: Sequence[Asked], plans: Plans, now: float) -> tuple[Approvals, ...]:
-    """By step, also for a declared approval that no saga waits for."""
+    """The approvals by step, also of a declared step that no saga waits at."""
     found: dict[str, list[Asked]] = {
         step.name: []
         for plan in plans.values()

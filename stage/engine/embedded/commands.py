@@ -38,10 +38,10 @@ from stage.engine.saga.closing import (
     erased,
     erasure_act,
     is_given_up,
-    keeps_no_stone,
     purge_act,
     refuse_erasure,
     refuse_purge,
+    row_may_go,
 )
 from stage.engine.saga.context import (
     Context,
@@ -323,7 +323,7 @@ class EmbeddedCommands(EmbeddedQueries):
         return found
 
     async def _close(self, saga_id: str) -> None:
-        """Drop what is kept of a saga that was given up, but its row and its answer."""
+        """Drop all that is kept of a saga that was given up, except its row and its answer."""
         row = await self._store.get(saga_id)
         if row is not None and is_given_up(row):
             after = closed(row, self._clock.now())
@@ -553,8 +553,8 @@ class EmbeddedCommands(EmbeddedQueries):
     async def _check(self, envelope: Envelope, size: int) -> None:
         """Refuse a payload that the stage does not take, unless it took the saga before.
 
-        What `accepts` names may have changed since. A saga that ran is answered from its row:
-        `not_executed` would not be true of it. `size` is that of the envelope, in bytes.
+        The members that `accepts` names may have changed since. A saga that ran is answered from
+        its row: `not_executed` would not be true of it. `size` is that of the envelope, in bytes.
         """
         try:
             self._participant.check(envelope.data)
@@ -619,7 +619,7 @@ async def _close_with(unit: Unit, *, row: SagaRow, after: SagaRow, act: Act) -> 
 
 async def _purge_with(unit: Unit, *, row: SagaRow, act: Act) -> bool:
     """Purge it and keep the act, or neither."""
-    whole = keeps_no_stone(row)
+    whole = row_may_go(row)
     gone = await (unit.drop_row(row.id) if whole else unit.drop_answer(row.id))
     if gone:
         await unit.keep_act(act)
@@ -658,7 +658,7 @@ def _never_ran(row: SagaRow) -> bool:
 
 
 def _was_buried(live: LiveSaga) -> bool:
-    """Whether a tombstone was left just now, and none had been there."""
+    """Whether a tombstone was left just now, where there had been none."""
     return live.saga is not None and live.saga.tombstone and not live.replayed
 
 

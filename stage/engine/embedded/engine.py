@@ -62,8 +62,8 @@ class EmbeddedEngine(EmbeddedCommands):
     ) -> None:
         """`render` makes the answer of a saga that ends; it is stored, and never made again.
 
-        `redact` makes the words of others fit to be kept as reasons. `schedule` makes what says
-        when and where a saga is opened that no caller asks for; by default it is due, and here.
+        `redact` makes the words of others fit to be kept as reasons. `schedule` makes the scheduler
+        of the sagas that no caller opens; the default one opens them here, when they are due.
         """
         # Long because it lists the parts in the order in which they need each other.
         clock, limits = clock or SystemClock(), limits or EngineLimits()
@@ -118,7 +118,7 @@ class EmbeddedEngine(EmbeddedCommands):
         self._leaving = False
 
     def sweep_by(self, act: Do, finish: Finish) -> None:
-        """Let the sweeps of this database act in another way than here. Before `start`."""
+        """Have sweeps act through these functions in place of this engine's. Before `start`."""
         self._sweeps = self._make_sweeps(act, finish)
         self.sweeps_changed = self._sweeps.wake
 

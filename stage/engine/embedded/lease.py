@@ -1,7 +1,7 @@
 """The duties of a replica towards the others: its lease, its mail, and giving back what rests.
 
-On a store that one process has for itself nothing of it runs; there may be several such processes,
-which divide the limits of the peers.
+On a store that one process has to itself, none of these duties runs. Several such processes still
+divide the limits of the peers.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Lease:
         *,
         divide: Callable[[int], None],
     ) -> None:
-        """`divide` is notified of how many replicas share the limits of the peers."""
+        """`divide` is called with the number of replicas that share the limits of the peers."""
         self._sagas = sagas
         self._ownership = ownership
         self._observer = observer

@@ -71,10 +71,10 @@ class EngineLimits(msgspec.Struct, frozen=True, kw_only=True):
     answers_retention_seconds: float | None = None
     """How long the answer of a closed saga is kept; None: for ever (decision 0080)."""
     rows_retention_seconds: float | None = None
-    """How long its row is, where its id has an instant."""
+    """How long the row of a closed saga is kept, where its id has an instant; None: for ever."""
     audit_retention_seconds: float | None = None
-    """How long the acts of operators are."""
+    """How long the acts of operators are kept; None: for ever."""
     upstreams: frozenset[str] = frozenset()
     """The names that are configured: each has its share of what callers may take (rule 37)."""
     wire: Limits = DEFAULT_LIMITS
-    """Those of the context that is handed on, so that what downstream refuses is not accepted."""
+    """The limits of the context that is handed on: nothing is accepted that downstream refuses."""

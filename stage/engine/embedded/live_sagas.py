@@ -103,9 +103,9 @@ class LiveSagas:
     def admit(self, request: OpenRequest, sagas_max: int) -> None:
         """Take on what is offered. Raises Busy when so many sagas run already.
 
-        Those that still ask do not count: they would bar each other. One unit calls this after
-        the other, and again when it is repeated. In the writer's thread the count may be off by
-        what comes and goes in the event loop meanwhile.
+        Sagas that are not admitted yet do not count: they would bar each other. Units call this one
+        after the other, and again when they are repeated. In the writer's thread the count may be
+        off by the sagas that come and go in the event loop meanwhile.
         """
         running = len(self._live) - len(self._asking) - self._units.concluding
         if request in self._asking and request.offer is not None:
@@ -140,7 +140,7 @@ class LiveSagas:
     def in_doubt(self) -> int:
         """How many steps of the sagas in memory are in doubt. May be read from any thread.
 
-        Not of those that are parked for a doubt: the store counts them.
+        Sagas that are parked for a doubt are left out: the store counts them.
         """
         lives = [live for live in list(self._live.values()) if not live.on_fast_path]
         sagas = [live.saga for live in lives]
@@ -152,7 +152,7 @@ class LiveSagas:
         )
 
     def _in_doubt(self, saga: Saga, name: str, step: StepState) -> bool:
-        """In doubt, being probed, or a call that is repeated because it was in doubt."""
+        """True of a step in doubt, being probed, or repeated because it was in doubt."""
         repeated = step.phase is Phase.STARTED and step.doubted
         if repeated and saga.under(self._plan).step(name).kind in EXTERNAL_KINDS:
             return True
@@ -197,7 +197,7 @@ class LiveSagas:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _defer_callers(self) -> None:
-        """Journal that callers are answered 202 whose sagas are still under way."""
+        """Journal 202 for the callers whose sagas are still under way."""
         now = self._clock.now()
         waited_for = [live for live in self._live.values() if not live.over and _owes_a_word(live)]
         words = [live.post_durably(e.AnswerDeferred(at=now)) for live in waited_for]
@@ -304,7 +304,7 @@ class LiveSagas:
         return "taken_over"
 
     def _hand_over(self, live: LiveSaga, transition: AnyTransition) -> None:
-        """Let another task go on with the saga: that which it has stays with its attempt."""
+        """Let another task go on with the saga: its present task stays with the attempt."""
         _ = self._spawn(self._run(live, replace(transition, outgoing=[])))
 
     def _go_on(self, live: LiveSaga, transition: AnyTransition) -> AnyTransition:
@@ -360,7 +360,7 @@ class LiveSagas:
             live.post(event, outgoing.span)
 
     async def _attempt(self, live: LiveSaga, outgoing: Outgoing) -> e.Event | None:
-        """How it ended; None when the saga left memory before."""
+        """The end of the attempt; None when the saga left memory before."""
         assert live.transition is not None and live.context is not None
         terms = live.transition.terms
         try:
@@ -396,9 +396,9 @@ def _is_due(live: LiveSaga) -> bool:
 
 
 def _owes_a_word(live: LiveSaga) -> bool:
-    """True while callers wait who will be answered 202, which is not journaled yet.
+    """True while a caller waits that will be answered 202, which is not journaled yet.
 
-    A process that stops does so for all of them at once; each would otherwise open the saga anew.
+    A process that stops journals it once for all such callers: each would open the saga anew.
     """
     if not live.watched or live.row is None or live.row.state in ENDED:
         return False

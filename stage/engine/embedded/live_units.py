@@ -93,14 +93,14 @@ class LiveUnits:
     def end_attempt(
         self, live: LiveSaga, event: e.Event, span: Span | None
     ) -> Awaitable[AnyTransition]:
-        """The same with the end of the only attempt, which ends that span."""
+        """Journal the end of the only attempt and act on it; it ends that span."""
         before, fast_path = live.transition, self._fast_path
         if fast_path is not None and isinstance(before, FastTransition) and before.awaits(event):
             return self._advance_on_fast_path(fast_path, live, before, event, span)
         return self._interpret(live, (InboxItem(event, span=span),))
 
     async def _interpret(self, live: LiveSaga, items: Sequence[InboxItem]) -> AnyTransition:
-        """The same where the rules are asked."""
+        """Journal the items and act on them as the rules say."""
         assert live.saga is not None and live.context is not None
         saga, context, output = live.saga, live.context, live.output
         mail = [item.mail for item in items if item.mail is not None]
@@ -135,7 +135,7 @@ class LiveUnits:
         return stored.transition
 
     def _act_on(self, events: Sequence[e.Event]) -> Act:
-        """The one that acts on them: a request to compensate may turn a usual saga round."""
+        """The function that acts on them: a request to compensate may turn a usual saga round."""
         if self._fast_path is not None and list(map(type, events)) == [e.CompensationRequested]:
             return self._fast_path.turn
         return self._interpreter.advance
@@ -203,7 +203,7 @@ class LiveUnits:
     def _allowed(
         self, live: LiveSaga, saga: Saga, items: Sequence[InboxItem]
     ) -> Sequence[InboxItem]:
-        """The items without those verbs that do not fit, whose senders get the reason."""
+        """The items without the verbs that are not allowed now; their senders get the reason."""
         if live.row is not None and live.row.closed_at is not None:
             return _left_out(items)  # its row would be written as if it was open
         for item in items:
@@ -235,7 +235,7 @@ class LiveUnits:
     async def park(self, live: LiveSaga, cause: ParkCause, reason: str) -> bool:
         """Park a saga that cannot be run: it must not be tried for ever, nor stop the others.
 
-        False when it is over, and so has nothing left to be parked from.
+        False when the saga is over, so that there is nothing to park.
         """
         row = live.row or await self._store.get(live.saga_id)
         if row is None or row.answered:
@@ -268,7 +268,7 @@ class LiveUnits:
 
 
 def _left_out(items: Sequence[InboxItem]) -> Sequence[InboxItem]:
-    """None of them; their senders open the saga anew, and are answered from its row."""
+    """Leave out all items: their senders open the saga anew, and are answered from its row."""
     for item in items:
         if item.durable is not None and not item.durable.done():
             item.durable.set_exception(NotLive())

@@ -24,10 +24,10 @@ Hold = Callable[[Mapping[str, frozenset[Way]]], None]
 
 
 class Pauses:
-    """Those in force. While the database is away the last known ones hold until they end."""
+    """The pauses in force. While the database is away, those last read hold until they end."""
 
     def __init__(self, store: Store, clock: Clock, observer: Observer, hold: Hold) -> None:
-        """`hold` is given the directions that are held, by peer."""
+        """`hold` is given the ways that are held, by peer."""
         self._store = store
         self._clock = clock
         self._observer = observer
@@ -47,7 +47,7 @@ class Pauses:
 
     @property
     def active(self) -> tuple[Pause, ...]:
-        """Those in force."""
+        """The pauses in force."""
         return in_force(self._known, self._clock.now())
 
     @property

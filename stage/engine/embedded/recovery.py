@@ -96,7 +96,7 @@ class Recovery:
             self._more.set()
 
     def _open_some(self) -> None:
-        """Open a few of those that wait for it, as far as there is room beside new sagas."""
+        """Open a few of the claimed sagas, as far as there is room beside new ones."""
         burst = min(self._room(), RECOVERY_BURST)
         while self._backlog and burst > 0 and not self._sagas.draining:
             saga_id = self._backlog.popleft()
@@ -106,7 +106,7 @@ class Recovery:
                 self._sagas.open(OpenRequest(saga_id=saga_id), recovered=True)
 
     async def _recover(self) -> None:
-        """Open what waits for it, at a pace that leaves time for new sagas."""
+        """Open the claimed sagas at a pace that leaves time for new ones."""
         while True:
             if not self._backlog or not self._room():
                 self._more.clear()

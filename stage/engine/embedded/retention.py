@@ -1,4 +1,4 @@
-"""Retention: what is over is closed, and in the end dropped, each after its own time (rule 21).
+"""Retention: sagas that are over are closed, and dropped in the end, after set times (rule 21).
 
 Closing drops the undo data of a saga that is over for longer than the compensation window. Answers,
 rows and acts of the audit are kept for ever, unless the operator says for how long (decision 0080).
@@ -93,8 +93,8 @@ class Retention:
     async def _round(self) -> bool:
         """One batch of each kind; whether there is more to do.
 
-        Nothing is dropped of a restored database until it is released: what its neighbours list is
-        held against its rows.
+        Nothing is dropped of a restored database until it is released: reconciliation compares the
+        lists of the neighbours with its rows.
         """
         more = await self._store.transact(self._close_batch) >= CLOSE_SAGAS_MAX
         for kind, batch, most in self._drops:

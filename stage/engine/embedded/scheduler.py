@@ -13,7 +13,7 @@ from stage.ports.ownership import Ownership
 
 
 class Scheduler(Protocol):
-    """Opens sagas in `LiveSagas` as recovered ones. With its hook `deposited` it opens all."""
+    """Opens sagas as recovered ones; every saga, where it has set `LiveSagas.deposited`."""
 
     @property
     def recovered(self) -> bool:

@@ -46,7 +46,7 @@ def stored_requests(saga: Saga, do: Do) -> tuple[e.Request, ...]:
 
 
 def as_repeat(do: Do, turn: Turn, stored: tuple[e.Request, ...]) -> Turn:
-    """The turn, unless today's code would repeat a stored request as another one: then its end.
+    """The turn, or the end of the attempt where today's code would not repeat the stored request.
 
     The stored body is repeated whatever the function computes today (rule 5). Another method or
     path means that the function now does something else, and would take the answer to the stored

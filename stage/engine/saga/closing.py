@@ -44,7 +44,7 @@ def refuse_erasure(row: SagaRow) -> str:
 
 
 def closed(row: SagaRow, at: float) -> SagaRow:
-    """The row that a saga leaves which was given up: its answer and its payload hash stay."""
+    """The row that a given-up saga leaves: its answer and its payload hash stay."""
     return replace(row, epoch=row.epoch + 1, envelope=b"", closed_at=row.closed_at or at)
 
 
@@ -69,7 +69,7 @@ def refuse_purge(row: SagaRow, now: float) -> str:
     if row.closed_at is None:
         return "its compensation window is not over: wait until it is closed"
     sent_at = sent_at_of(row.id)
-    if not keeps_no_stone(row):
+    if not row_may_go(row):
         return "its answer is dropped already, and its row stays" if row.answer_dropped else ""
     if sent_at is not None and sent_at > now - DROP_AGE_SECONDS_MIN:
         days = DROP_AGE_SECONDS_MIN / DAY_SECONDS
@@ -77,10 +77,10 @@ def refuse_purge(row: SagaRow, now: float) -> str:
     return ""
 
 
-def keeps_no_stone(row: SagaRow) -> bool:
+def row_may_go(row: SagaRow) -> bool:
     """Whether the row may go: the instant in its id proves that a repeat comes too late.
 
-    Of any other saga the row stays, without its answer.
+    The row of any other saga stays, without its answer.
     """
     return row.closed_at is not None and proves_age(row.id, row.closed_at)
 
@@ -95,14 +95,15 @@ def purge_act(before: SagaRow, actor: str, reason: str, at: float) -> Act:
         target=before.id,
         reason=reason,
         before=f"{how_it_stands(before)}, {answer}",
-        after="dropped" if keeps_no_stone(before) else "its answer is dropped",
+        after="dropped" if row_may_go(before) else "its answer is dropped",
     )
 
 
 def answer_past_retention(row: SagaRow) -> RenderedAnswer:
-    """The answer for a saga whose own was dropped for its age: its outcome is known all the same.
+    """The answer in place of one that was dropped for its age: the outcome is known all the same.
 
-    Retention drops those of sagas that completed or were compensated. The same row, the same bytes.
+    Retention drops answers only of sagas that completed or were compensated. One row always gets
+    the same bytes.
     """
     return render_past_retention(
         row.id,

@@ -86,10 +86,10 @@ def upstream_of(envelope: Envelope) -> str:
 
 
 def recognise(envelope: Envelope) -> str:
-    """The hash of its payload, and behind it a short one of the neighbour that opened the saga.
+    """The hash of the payload of a request, followed by a short hash of the neighbour that sent it.
 
-    Both are kept when everything else of the request is dropped, and the saga still belongs to
-    that neighbour. One without a name has none.
+    Both are kept when everything else of the request is dropped, so that the saga still belongs to
+    that neighbour. A neighbour without a name leaves no hash.
     """
     return fingerprint(envelope) + opener_hash(envelope.saga_id, upstream_of(envelope))
 
@@ -101,7 +101,7 @@ def same_opener(known: str, asked: str) -> bool:
 
 
 def same_payload(known: str, asked: str) -> bool:
-    """Whether both requests have one payload; one of which nothing is kept has every payload."""
+    """Whether both requests have one payload. True where nothing is kept of the first payload."""
     kept = known[:FINGERPRINT_CHARS]
     return kept in ("", ANY_PAYLOAD) or kept == asked[:FINGERPRINT_CHARS]
 
@@ -174,7 +174,7 @@ def view_with(
     attempt: int,
     now: float,
 ) -> RunView:
-    """The same, with the results and the keys of steps that the saga need not have folded."""
+    """The view, with results and keys of steps that the saga need not have folded."""
     return RunView(
         id=saga.id,
         stage=stage,

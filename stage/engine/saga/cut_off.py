@@ -13,9 +13,9 @@ from stage.ports.store import Entry
 
 
 class CutOff(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt without an outcome in the journal; `span` is its span id, never empty.
+    """One attempt without an end in the journal; `span` is its span id, never empty.
 
-    `links` are those that it had: to the attempts that it repeated, looked for or compensated.
+    `links` are the links of its span: to the attempts that it repeated, looked for or compensated.
     """
 
     step: str
@@ -29,7 +29,7 @@ class CutOff(msgspec.Struct, frozen=True, kw_only=True):
 def cut_off(entries: Sequence[Entry]) -> tuple[CutOff, ...]:
     """The attempts that had begun and not ended when the journal stopped.
 
-    Those that were open at a takeover before were reported then, and are not reported again.
+    Attempts that were open at an earlier takeover were reported then, and are not reported again.
     """
     open_: dict[str, CutOff] = {}
     latest: dict[tuple[str, AttemptKind], str] = {}

@@ -38,11 +38,11 @@ class DroppedRows:
             raise past_retention(saga_id)
 
     async def has(self, saga_id: str) -> bool:
-        """The same as a word, outside of a unit."""
+        """Whether a saga that is not there may have been dropped; asked outside of a unit."""
         return bool(await self.among([saga_id]))
 
     async def among(self, saga_ids: Sequence[str]) -> frozenset[str]:
-        """Those of sagas that are not there which may have been dropped. One look for all."""
+        """The ids, of sagas that are not there, that may have been dropped. One look for all."""
         if any(self._is_old(each) for each in saga_ids):
             await self.refresh()
         until = self.known.ids_until

@@ -49,7 +49,7 @@ def completed_ending(
     results: Mapping[str, msgspec.Raw | None],
     output: msgspec.Raw | None,
 ) -> Ending:
-    """The ending of a saga of which nothing is known but that it did all as it should."""
+    """The ending of a saga that completed, made from its results without its state."""
     return Ending(
         saga_id=saga_id,
         kind=EndingKind.COMPLETED,

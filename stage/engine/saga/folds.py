@@ -1,4 +1,4 @@
-"""Sagas that left memory to wait, as they were folded: a long wait would cost the square of itself.
+"""The folded states of sagas that left memory to wait: a wait would cost the square of its length.
 
 A saga that waits out an outage is taken over at each attempt, and its journal grows by each. It is
 folded from its whole journal once, and goes on from here while nobody else has written it.
@@ -40,7 +40,7 @@ class Folds:
     def keep(self, row: SagaRow, saga: Saga, baggage: str) -> None:
         """Keep a saga that leaves memory, is due later, and has nothing in flight.
 
-        One of a plan with renamed steps is not kept: its entries have other names than its state.
+        A saga whose plan renames steps is not kept: its entries have other names than its state.
         """
         self._kept.pop(row.id, None)
         if row.due_at is None or saga.length < ENTRIES_MIN:
@@ -52,7 +52,7 @@ class Folds:
         self._kept[row.id] = Folded(saga=saga, baggage=baggage)
 
     def find(self, row: SagaRow) -> Folded | None:
-        """The saga as its row has it; None when it is not kept, or was written by another one."""
+        """The saga as its row has it; None when it is not kept, or another process wrote it."""
         kept = self._kept.get(row.id)
         if kept is None:
             return None

@@ -231,7 +231,7 @@ class Journal:
     def _row_on_the_way_back(
         self, fast: FastTransition, context: Context, before: SagaRow
     ) -> SagaRow:
-        """The same of one that turned round; it may have been over before, or have waited."""
+        """The row of a saga that turned round; it may have been over before, or have waited."""
         state, terms, updated_at = fast.state, fast.terms, fast.events[-1].at
         over = state is SagaState.COMPENSATED
         # Its answer is settled where it turns, but for the state.

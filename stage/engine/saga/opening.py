@@ -195,7 +195,7 @@ class Opening:
         return _Found(row, saga, with_baggage(context, baggage_of(entries)), lost, asked)
 
     def _asked(self, saga: Saga, request: OpenRequest) -> list[e.Event]:
-        """The signal, unless it changes nothing of the saga; for a caller told 202, that."""
+        """The signal, unless it changes nothing of the saga; AnswerDeferred for a caller of 202."""
         signal, offer = request.signal, request.offer
         if offer is not None and offer.accepted.deferred:
             signal = e.AnswerDeferred(at=offer.accepted.at)

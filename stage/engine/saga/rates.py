@@ -43,7 +43,7 @@ class TokenBucket:
         self._filled_at = now
 
     def change(self, rate_per_second: float) -> None:
-        """From here on another rate; what is saved up stays, as far as the new rate saves up."""
+        """Set another rate; the tokens that are saved up stay, as far as it lets any be saved."""
         self._rate = rate_per_second
         self._most = max(1.0, rate_per_second * BURST_SECONDS)
 
@@ -92,7 +92,7 @@ class Gate:
         self._admit()
 
     def standing(self, peer: str) -> PeerStanding:
-        """How it stands, for people."""
+        """The standing of the peer, for people."""
         return PeerStanding(
             peer=peer,
             under_way=self._inside,
@@ -222,7 +222,7 @@ class Gates:
         return gate
 
     def standing(self) -> list[PeerStanding]:
-        """How each stands that was used, or is limited."""
+        """The standing of each peer that was used, or is limited."""
         return [self.of(peer).standing(peer) for peer in sorted({*self._gates, *self._limits})]
 
     def hold(self, held: Mapping[str, frozenset[Lane]]) -> None:
@@ -233,7 +233,7 @@ class Gates:
                 gate.hold(held.get(peer, frozenset()))
 
     def divide(self, replicas: int) -> None:
-        """Let each peer get one of so many parts from here: the others are those of replicas."""
+        """Keep to one of so many equal parts of each peer's limits: each replica has a part."""
         if replicas != self._replicas:
             self._replicas = replicas
             for gate in self._gates.values():

@@ -17,7 +17,7 @@ SHOWN_ENVELOPE_BYTES_MAX: Final = 65_536
 
 
 def shown_in(data: Mapping[str, Any], shows: Mapping[str, str], redact: Redact) -> dict[str, Shown]:
-    """By the names of `shows` the members at their paths; those that are no scalar are left out.
+    """The members at the paths of `shows`, by its names; members that are no scalar are left out.
 
     Texts go through the author's `redact`, as all words of others that operators see.
     """

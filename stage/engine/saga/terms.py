@@ -40,7 +40,7 @@ def member_at(data: Mapping[str, Any], path: str) -> Any:
 
 
 def _text(value: Any) -> str:
-    """A number as people write it; nothing for what is none."""
+    """A number as people write it; empty for a value that is no number or text."""
     if isinstance(value, bool) or not isinstance(value, str | int):
         return ""
     return str(value)

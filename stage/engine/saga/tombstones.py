@@ -20,7 +20,7 @@ IDLE_SECONDS_MAX = 3_600.0
 
 
 class Allowance(msgspec.Struct, frozen=True, kw_only=True):
-    """So many at once, and so many a second."""
+    """The tombstones that a caller may leave: so many at once, and so many a second."""
 
     burst: float
     per_second: float

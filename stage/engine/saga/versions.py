@@ -25,7 +25,8 @@ class Versions:
     def of(self, saga: Saga) -> Participant:
         """The participant whose functions belong to the saga.
 
-        Of one that fits no declared version none is ever called; any answers for its name.
+        No function is ever called for a saga that fits no declared version: then any participant
+        will do, for its name.
         """
         return self._by_version.get(saga.version, self.newest)
 

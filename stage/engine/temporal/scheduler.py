@@ -178,7 +178,7 @@ class TemporalScheduler:
             await self._poke(saga_id, DUE)
 
     def _forget_pokes(self) -> None:
-        """Those of some time ago: most of their sagas were run by another worker."""
+        """Forget the pokes of some time ago: another worker ran most of their sagas."""
         since = asyncio.get_running_loop().time() - POKE_AGAIN_SECONDS
         self._poked = {saga_id: at for saga_id, at in self._poked.items() if at > since}
 
