@@ -7,7 +7,7 @@ import contextvars
 from asyncio import events
 from collections.abc import Callable, Coroutine, Generator
 from types import coroutine
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec.structs import replace
@@ -21,6 +21,10 @@ from stage.wire.http import SAFE_METHODS
 
 Encode = Callable[[Any], bytes]
 REASON_CHARS_MAX = 500
+STOP_CAUGHT: Final = (
+    "the function caught the CancelledError by which its time-out, or a stop of the process, ends"
+    " it, so that its result proves nothing: let CancelledError out, and clean up in finally"
+)
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,6 +144,8 @@ class FunctionConversation:
             try:
                 yielded = self._context.run(step, passed)
             except StopIteration as stop:
+                if stopped and _cancelling():
+                    return self._failure(FailureKind.IN_DOUBT, STOP_CAUGHT)
                 return self._finish(stop.value)
             except Exception as error:
                 return self._failed(error)

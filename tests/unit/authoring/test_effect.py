@@ -15,6 +15,7 @@ from stage.core.errors import DeclarationError
 from stage.core.failure import FailureKind
 from stage.core.steps import StepKind
 from stage.ports.stage import Failed, Finished, Foreign, RunView
+from stage.ports.time_limit import TimeLimit
 from tests.unit.authoring.views import view
 
 
@@ -88,6 +89,39 @@ async def test_the_end_of_an_effect_follows_from_what_it_raises(
 
     assert isinstance(turn, Failed)
     assert kind is turn.kind
+
+
+async def test_a_time_out_that_the_function_catches_is_a_doubt() -> None:
+    """Its result proves nothing: it was told to end, and nobody knows what had landed."""
+
+    async def work(saga: Saga[Order]) -> str:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return "done"
+        return "never"
+
+    proceed = stage_of(work).bind().converse(AttemptKind.EXECUTE, "work", view()).proceed()
+    with TimeLimit(0.001):
+        turn = await proceed
+
+    assert isinstance(turn, Failed) and FailureKind.IN_DOUBT is turn.kind
+    assert "let CancelledError out" in turn.reason
+
+
+async def test_a_time_out_of_the_author_s_own_is_theirs() -> None:
+    """It has ended before the function returns, and its result counts."""
+
+    async def work(saga: Saga[Order]) -> str:
+        try:
+            async with asyncio.timeout(0.001):
+                await asyncio.Event().wait()
+        except TimeoutError:
+            return "not there"
+        return "never"
+
+    turn = await stage_of(work).bind().converse(AttemptKind.EXECUTE, "work", view()).proceed()
+    assert isinstance(turn, Finished)
 
 
 async def test_an_exception_of_never_retry_ends_the_attempts() -> None:
