@@ -25,6 +25,7 @@ BLOCKING: Final = frozenset(
         "os.posix_spawn",
         "os.system",
         "smtplib.connect",
+        "sqlite3.connect",
         "socket.connect",
         "socket.getaddrinfo",
         "socket.gethostbyname",
@@ -35,6 +36,18 @@ BLOCKING: Final = frozenset(
     }
 )
 """The audit events of calls that wait for more than the disk."""
+
+_WHY_NOT: Final = (
+    "it holds the database that all sagas share, and what leaves the process cannot be rolled back."
+    " Move it to a call step"
+)
+_WHY: Final = {
+    "sqlite3.connect": (
+        "another connection is another transaction, which stands when this one is rolled back."
+        " Use tx"
+    )
+}
+"""The reason and the fix of an event that has its own."""
 
 running: Final[ContextVar[str]] = ContextVar("stage_transaction", default="")
 """The step whose transaction function runs in this context. A unit has a context of its own.
@@ -57,6 +70,5 @@ def _heard(event: str, _arguments: object, blocking: Collection[str] = BLOCKING)
     if event in blocking and (step := running.get()):
         raise TransactionEscaped(
             f"{declaring_place()}: transaction {step!r} would block in {event}, before which"
-            " nothing was written: it holds the database that all sagas share, and what leaves the"
-            " process cannot be rolled back. Move it to a call step"
+            f" nothing was written: {_WHY.get(event, _WHY_NOT)}"
         )

@@ -222,6 +222,10 @@ class StageDeclaration(Generic[P, A]):
         """
         self._check_external("call", misplaced, to)
         seconds = (timeout, key_lifetime_seconds or 1.0, pending_seconds_max)
+        self._check_seconds(seconds)
+        self._check_codes(
+            {"transient_on": transient_on, "refused_on": refused_on, "pending_on": pending_on}
+        )
         if not min(seconds) > 0 or requests < 1:
             raise DeclarationError(
                 f"{declaring_place()}: a call of stage {self.name!r} needs requests of at least 1,"
@@ -280,6 +284,7 @@ class StageDeclaration(Generic[P, A]):
         is none. The other parameters are those of a call.
         """
         self._check_external("effect", misplaced, to)
+        self._check_seconds((timeout, key_lifetime_seconds or 1.0, pending_seconds_max))
         if not min(timeout, key_lifetime_seconds or 1.0, pending_seconds_max) > 0:
             raise DeclarationError(
                 f"{declaring_place()}: an effect of stage {self.name!r} needs timeout,"
@@ -477,6 +482,35 @@ class StageDeclaration(Generic[P, A]):
                 f"{declaring_place()}: {article} {kind} of stage {self.name!r} has to say whom it"
                 f" asks: write @{self.name}.{kind}(to='name of the {peer}')"
             )
+
+    def _check_seconds(self, given: tuple[object, ...]) -> None:
+        """Refuse a time that is no number."""
+        for each in given:
+            if isinstance(each, bool) or not isinstance(each, int | float):
+                raise DeclarationError(
+                    f"{declaring_place()}: a step of stage {self.name!r} has {each!r} where a time"
+                    " stands: give seconds as a number, such as timeout=2.0"
+                )
+
+    def _check_codes(self, given: Mapping[str, object]) -> None:
+        """Refuse what is no set of HTTP codes, and a code of which two things are said."""
+        said: dict[object, str] = {}
+        for word, codes in given.items():
+            fits = isinstance(codes, AbstractSet) and all(
+                isinstance(code, int) and 200 <= code <= 599 for code in codes
+            )
+            if not fits or not isinstance(codes, AbstractSet):
+                raise DeclarationError(
+                    f"{declaring_place()}: {word}={codes!r} of a call of stage {self.name!r} is no"
+                    f" set of HTTP codes: write them as numbers, such as {word}={{402}}"
+                )
+            for code in codes:
+                if code in said:
+                    raise DeclarationError(
+                        f"{declaring_place()}: a call of stage {self.name!r} has {code} in"
+                        f" {said[code]} and in {word}: a code has one meaning, keep one"
+                    )
+                said[code] = word
 
     def _check_uncompensated(self, compensation: object) -> None:
         if compensation is not None:

@@ -7,13 +7,13 @@ leaves (rule 1), and a repeat sends the bytes that were stored (rule 5).
 from __future__ import annotations
 
 from collections.abc import Coroutine, Generator, Mapping
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlencode
 
 import msgspec
 
 from stage.authoring.annotations import declaring_place
-from stage.core.errors import StageError
+from stage.core.errors import AuthorDefect, StageError
 from stage.core.events import Request
 from stage.ports.credentials import CREDENTIAL_HEADERS, ENGINE_HEADERS
 from stage.ports.stage import Answer, Send
@@ -24,7 +24,11 @@ class HeaderRefused(ValueError):
     """A step set a header that is not its own: a defect, seen before the request leaves."""
 
 
-class NotAwaited(StageError):
+class RequestRefused(AuthorDefect, ValueError):
+    """A step described a request that cannot be sent."""
+
+
+class NotAwaited(AuthorDefect):
     """A request was described and never sent, or awaited twice: a defect (rule 4)."""
 
 
@@ -62,6 +66,9 @@ class Response:
         return msgspec.json.decode(self._answer.body)
 
 
+_OF_AN_ANSWER: Final = frozenset({"body", "headers", "json", "status", "text"})
+
+
 class Exchange(Coroutine[Any, Any, Response]):
     """One request, handed to the engine when it is awaited.
 
@@ -83,6 +90,15 @@ class Exchange(Coroutine[Any, Any, Response]):
         self.awaited = True
         answer = yield self.intent
         return Response(answer)
+
+    def __getattr__(self, name: str) -> Any:
+        """Raise NotAwaited for what only its answer has, and AttributeError otherwise."""
+        if name in _OF_AN_ANSWER:
+            raise NotAwaited(
+                f"{self.place}: {self} was not awaited, so there is no answer with a {name}: write"
+                f" await http.{self.method}(...)"
+            )
+        raise AttributeError(name)
 
     def send(self, value: Any) -> Any:
         """See collections.abc.Coroutine."""
@@ -187,14 +203,17 @@ class Http:
     ) -> Coroutine[Any, Any, Response]:
         """Describe one request. `path` begins with a slash; give `json` or `data`, not both.
 
-        Raises ValueError for an absolute URL or a header that the engine or the operator sets.
+        Raises RequestRefused for an absolute URL, and HeaderRefused for a header that the engine or
+        the operator sets. Both are a ValueError.
         """
         if not path.startswith("/") or path.startswith("//"):
-            raise ValueError(
-                f"path {path!r}: give a path on the configured API, such as '/charges'"
+            raise RequestRefused(
+                f"{declaring_place()}: http.{method.lower()} takes a path that begins with one"
+                " slash, such as '/charges': the URL before it is the operator's, --external"
+                f" {self._peer or 'NAME'}=URL"
             )
         if json is not None and data:
-            raise ValueError("give json or data, not both")
+            raise RequestRefused(f"{declaring_place()}: give json or data, not both")
         given = self._checked(headers) if headers else []
         body = data
         if json is not None:

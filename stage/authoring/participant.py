@@ -120,8 +120,11 @@ class StageParticipant(Generic[P, A]):
             if kind is AttemptKind.COMPENSATE:
                 assert declared.compensating is not None  # the machine asks only where there is one
                 await declared.compensating(tx, saga)
+                tx.check_awaited()
                 return msgspec.Raw(b"null")
-            return msgspec.Raw(declared.encode_result(await declared.function(tx, saga)))
+            value = await declared.function(tx, saga)
+            tx.check_awaited()
+            return msgspec.Raw(declared.encode_result(value))
         finally:
             blocking.running.reset(token)
 

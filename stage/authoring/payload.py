@@ -58,7 +58,7 @@ class Codec(Generic[P]):
             raise WireError(
                 422,
                 "Payload not accepted",
-                f"data: {_mistake_in(error)}",
+                f"data: {mistake_in(error)}",
                 hint="GET /.well-known/stage shows the JSON Schema of what is accepted",
             ) from error
 
@@ -91,7 +91,7 @@ def _last_line(error: Exception) -> str:
     return str(error).rpartition("\n")[2]
 
 
-def _mistake_in(error: Exception) -> str:
+def mistake_in(error: Exception) -> str:
     """Which member is wrong and how, without its value: a neighbour reads it (rule 38)."""
     if isinstance(error, msgspec.ValidationError):
         what, at, path = " ".join(str(error).split()).partition(" - at ")

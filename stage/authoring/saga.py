@@ -10,12 +10,17 @@ from typing import Any, Generic, Protocol, TypeVar
 from msgspec import UNSET, Raw, UnsetType
 
 from stage.authoring.payload import Codec
+from stage.core.errors import AuthorDefect
 from stage.core.ids import Direction, idempotency_key
 from stage.ports.stage import RunView
 
 P = TypeVar("P")
 R_co = TypeVar("R_co", covariant=True)
 R = TypeVar("R")
+
+
+class NoResult(AuthorDefect, LookupError):
+    """A function asked for the result of a step that has none, or has none yet."""
 
 
 class HasResult(Protocol[R_co]):
@@ -86,12 +91,14 @@ class Saga(Generic[P]):
         return self._view.attempt
 
     def result(self, step: HasResult[R]) -> R:
-        """The result of that step. Raises LookupError when it has no result (yet)."""
+        """The result of that step. Raises NoResult, a LookupError, when it has none (yet)."""
         name = _name_of(step)
         body = self._view.results.get(name)
         if body is None:
-            raise LookupError(
-                f"step {name!r} has no result here: only steps that ran before this one have"
+            raise NoResult(
+                f"step {name!r} has no result here: only steps that ran before this one have one."
+                " A compensation gets that of its own step as its last parameter, None where the"
+                " answer was lost; then undo by saga.key_of(step)"
             )
         return step.decode_result(body)
 

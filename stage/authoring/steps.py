@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable
 from types import NoneType
-from typing import Any, Generic, TypeVar, Union, get_args
+from typing import Any, Final, Generic, TypeVar, Union, get_args
 
 import msgspec
 from msgspec.structs import replace
@@ -19,10 +19,10 @@ from stage.authoring.annotations import (
     takes,
 )
 from stage.authoring.http import Http
-from stage.authoring.payload import Codec
+from stage.authoring.payload import Codec, mistake_in
 from stage.authoring.saga import Saga
 from stage.authoring.webhook import WebhookFunction
-from stage.core.errors import DeclarationError, StageError
+from stage.core.errors import AuthorDefect, DeclarationError, StageError
 from stage.core.steps import Step
 from stage.core.verbs import Approval
 from stage.ports.store import Tx
@@ -38,6 +38,10 @@ EffectCompensation = Callable[[Saga[P], R | None], Awaitable[None]]
 ApprovalFunction = Callable[[Saga[P]], Any]
 SHOWN_BYTES_MAX = 16_384
 """The most that a person is shown for one approval, as JSON."""
+
+
+class ResultRefused(AuthorDefect, TypeError):
+    """A function returned what cannot be stored, or is not of the type that it declares."""
 
 
 class DeclaredStep(Generic[P, R]):
@@ -66,21 +70,33 @@ class DeclaredStep(Generic[P, R]):
         """The step's result from the journal's JSON."""
 
     def encode_result(self, value: Any) -> bytes:
-        """The JSON of what the function returned. Raises TypeError when it cannot be read back."""
-        body = self.codec.to_json(value)
+        """The JSON of what the function returned.
+
+        Raises ResultRefused, a TypeError, when it is no JSON or cannot be read back.
+        """
+        try:
+            body = self.codec.to_json(value)
+        except Exception as error:
+            raise ResultRefused(
+                f"{self._returned(value)}, which is stored as JSON and cannot be: return a value"
+                " of JSON, a msgspec Struct, a dataclass or a pydantic model"
+            ) from error
         try:
             back = self.codec.from_json(body)
         except (msgspec.MsgspecError, ValueError) as error:
-            raise TypeError(
-                f"{self.name} returned {type(value).__name__}, which is not what it declares:"
-                f" {error}"
+            raise ResultRefused(
+                f"{self._returned(value)}, which is not what it declares: {mistake_in(error)}."
+                " Return what it declares, or annotate what it returns"
             ) from error
         if self.returns is MISSING and type(back) is not type(value) and back != value:
-            raise TypeError(
-                f"{self.name} returned {type(value).__name__} and declares no type, so that it"
-                f" would be read back as {type(back).__name__}: annotate what it returns"
+            raise ResultRefused(
+                f"{self._returned(value)} and declares no type, so that it would be read back as"
+                f" {type(back).__name__}: annotate what it returns"
             )
         return body
+
+    def _returned(self, value: object) -> str:
+        return f"{self.place}: {self.name} returned {type(value).__name__}"
 
     def as_step(self) -> Step:
         """The rules of the step as the machine sees it."""
@@ -294,15 +310,39 @@ def check_function(
     """Raise DeclarationError unless the function takes those parameters, by position."""
     name = getattr(function, "__name__", repr(function))
     where = f"{place_of(function)}: {name}" if place_of(function) else name
+    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+        raise DeclarationError(
+            f"{where} of stage {stage!r} has a yield, so that calling it runs nothing: let it"
+            " return its result"
+        )
     if coroutine and not inspect.iscoroutinefunction(function):
         raise DeclarationError(f"{where} of stage {stage!r} must be declared with async def")
+    signature, wanted = inspect.signature(function), ", ".join(parameters)
     try:
-        inspect.signature(function).bind(*parameters)
+        signature.bind(*parameters)
     except TypeError:
-        wanted = ", ".join(parameters)
         raise DeclarationError(
             f"{where} of stage {stage!r} must take ({wanted}), by position"
         ) from None
+    for given, parameter in zip(parameters, signature.parameters.values(), strict=False):
+        if (meant := _meant(parameter)) and meant != given:
+            raise DeclarationError(
+                f"{where} of stage {stage!r} is given ({wanted}), by position, and takes {meant}"
+                f" where it gets {given}: name them in this order"
+            )
+
+
+_GIVEN: Final = {"Http": "http", "Saga": "saga", "Tx": "tx"}
+"""The types that a function is given, and the usual names of their parameters."""
+
+
+def _meant(parameter: inspect.Parameter) -> str:
+    """`tx`, `http` or `saga`, as a parameter is annotated or else named; empty for another."""
+    hint = parameter.annotation
+    if hint is not inspect.Parameter.empty:
+        text = hint if isinstance(hint, str) else getattr(hint, "__name__", str(hint))
+        return _GIVEN.get(text.partition("[")[0].rpartition(".")[2], "")
+    return parameter.name if parameter.name in _GIVEN.values() else ""
 
 
 def _options(hint: Any) -> tuple[Any, ...]:

@@ -14,7 +14,7 @@ import msgspec
 from stage.authoring.outcomes import InDoubt, Refused, Transient
 from stage.authoring.payload import REFUSALS
 from stage.core.commands import AttemptKind
-from stage.core.errors import StageError
+from stage.core.errors import AuthorDefect, StageError
 from stage.ports.author_code import AuthorCode
 from stage.ports.stage import (
     Answer,
@@ -142,7 +142,8 @@ class WatchedParticipant:
 
     def _raised(self, saga_id: str, error: BaseException) -> None:
         """Report the first traceback of a saga: a function that fails is tried again and again."""
-        if isinstance(error, _MEANT) or saga_id in self._reported:
+        meant = isinstance(error, _MEANT) and not isinstance(error, AuthorDefect)
+        if meant or saga_id in self._reported:
             return
         while len(self._reported) >= SAGAS_REPORTED_MAX:
             self._reported.pop(next(iter(self._reported)), None)

@@ -3,6 +3,7 @@
 StageError                 everything that this project raises on purpose
 ├── DeclarationError       the author's move: a stage that cannot be compensated as declared
 ├── ConfigurationError     the operator's move: an option that is missing or wrong
+├── AuthorDefect           the author's move: a function asked for what it cannot have
 ├── TransactionEscaped     the author's move: a transaction awaited more than its database
 ├── StoreUnavailable       the database is away; nothing was written
 │   └── CommitInDoubt      it was closed during the commit; ask for the saga's state
@@ -31,6 +32,10 @@ class ConfigurationError(StageError):
     """One or more options are missing or wrong; the message names each with its fix."""
 
     shown = False  # it may quote a file or a driver
+
+
+class AuthorDefect(StageError):
+    """A function of the author's is wrong, and is so again at every attempt: a defect (rule 4)."""
 
 
 class TransactionEscaped(StageError):

@@ -303,6 +303,10 @@ class Tx(Protocol):
         """All rows. The store caps how many; beyond that it raises."""
         ...
 
+    def check_awaited(self) -> None:
+        """Raise an AuthorDefect for a statement that was described and not awaited."""
+        ...
+
 
 class Unit(Protocol):
     """One unit of work. Its methods never suspend a coroutine that the store drives itself."""

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Coroutine, Iterable
+from inspect import CORO_CREATED, getcoroutinestate
 from typing import Any, Final
 
 from stage.ports.store import Row
-from stage.store.errors import StatementRefused, TooManyRows
+from stage.store.errors import StatementNotAwaited, StatementRefused, TooManyRows
+from stage.store.hints import shown_statement
 
 FETCH_ROWS_MAX: Final = 10_000
 """Rows that `Tx.fetchall` returns at most."""
@@ -29,8 +31,9 @@ class AuthorTx:
     protects against a slip, not against an author who takes functions apart.
     """
 
-    __slots__ = ("execute", "executemany", "fetchall", "fetchone", "fetchval")
+    __slots__ = ("check_awaited", "execute", "executemany", "fetchall", "fetchone", "fetchval")
 
+    check_awaited: Callable[[], None]
     execute: Callable[..., Coroutine[Any, Any, int]]
     executemany: Callable[..., Coroutine[Any, Any, None]]
     fetchone: Callable[..., Coroutine[Any, Any, Row | None]]
@@ -68,10 +71,47 @@ def author_tx(
             )
         return found
 
+    noted, check_awaited = _described()
     tx = AuthorTx()
-    tx.execute, tx.executemany = execute, executemany
-    tx.fetchone, tx.fetchval, tx.fetchall = fetchone, fetchval, fetchall
+    tx.execute, tx.executemany = noted(execute), noted(executemany)
+    tx.fetchone, tx.fetchval, tx.fetchall = noted(fetchone), noted(fetchval), noted(fetchall)
+    tx.check_awaited = check_awaited
     return tx
+
+
+Run = Callable[..., Coroutine[Any, Any, Any]]
+
+
+def _described() -> tuple[Callable[[Run], Run], Callable[[], None]]:
+    """A door through which each statement of a unit is noted, and what refuses one that waits."""
+    made: list[Any] = []
+    """Coroutines of statements: the last one, and those before it that did not run."""
+
+    def noted(run: Run) -> Run:
+        def describe(sql: str, *parameters: Any) -> Coroutine[Any, Any, Any]:
+            statement = run(sql, *parameters)
+            if made and made[-1].cr_frame is None:  # it is over
+                made[-1] = statement
+            else:
+                made.append(statement)
+            return statement
+
+        return describe
+
+    def check_awaited() -> None:
+        """See ports.store.Tx."""
+        waiting = [each for each in made if getcoroutinestate(each) == CORO_CREATED]
+        if not waiting:
+            return
+        sql = waiting[0].cr_frame.f_locals["sql"]
+        for each in waiting:
+            each.close()  # Python would warn of it at an odd time
+        raise StatementNotAwaited(
+            "a statement was not awaited, so it did not run: write await before it: in"
+            f" {shown_statement(sql)}"
+        )
+
+    return noted, check_awaited
 
 
 def refuse_first_word(sql: str, refused: frozenset[str]) -> str:

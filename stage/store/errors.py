@@ -2,6 +2,7 @@
 
 StageError
 ├── StatementRefused       the author's move: SQL that would end the transaction it runs in
+├── StatementNotAwaited    the author's move: a statement that was described and did not run
 ├── TooManyRows            the author's move: a query without a limit
 └── StoreUnavailable       the database is away
     └── Contended          it is there; others hold the rows. Run the unit again
@@ -9,11 +10,15 @@ StageError
 
 from __future__ import annotations
 
-from stage.core.errors import StageError, StoreUnavailable
+from stage.core.errors import AuthorDefect, StageError, StoreUnavailable
 
 
 class StatementRefused(StageError):
     """A transaction function may not begin, end or leave the transaction that it runs in."""
+
+
+class StatementNotAwaited(AuthorDefect):
+    """A transaction function described a statement and did not await it: a defect (rule 4)."""
 
 
 class TooManyRows(StageError):

@@ -22,10 +22,14 @@ _GROUPS: Final = (tuple, list, set, dict)
 
 def explain(error: Exception, sql: str, parameters: Sequence[object]) -> None:
     """Write the statement, and the fix where one is known, on the error of a database."""
-    statement = _LITERAL.sub("'...'", _SPACE.sub(" ", sql).strip())[:STATEMENT_CHARS_MAX]
-    error.add_note(Note(f"in {statement}"))
+    error.add_note(Note(f"in {shown_statement(sql)}"))
     if fix := _fix(str(error), parameters):
         error.add_note(Note(fix))
+
+
+def shown_statement(sql: str) -> str:
+    """A statement without its literals, which may quote a value."""
+    return _LITERAL.sub("'...'", _SPACE.sub(" ", sql).strip())[:STATEMENT_CHARS_MAX]
 
 
 def _fix(text: str, parameters: Sequence[object]) -> str:

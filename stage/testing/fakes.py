@@ -7,7 +7,7 @@ assert ["/charges"] == [request.path for request in http.requests]
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -23,6 +23,7 @@ from stage.core.ids import Direction, idempotency_key
 from stage.ports.stage import Answer, RunView, Send
 from stage.ports.store import Row
 from stage.ports.webhook import WebhookRequest
+from stage.store.errors import StatementNotAwaited
 
 P = TypeVar("P")
 
@@ -122,28 +123,47 @@ class FakeTx:
         self.statements: list[Statement] = []
         """The statements that were run."""
         self._results = list(results)
+        self._waiting: list[str] = []
+        """Statements that were described and not awaited yet."""
 
-    async def execute(self, sql: str, *parameters: Any) -> int:
+    def check_awaited(self) -> None:
         """See Tx."""
-        return int(self._next(sql, parameters, 1))
+        if self._waiting:
+            raise StatementNotAwaited(
+                f"a statement was not awaited, so it did not run: {self._waiting[0]}"
+            )
 
-    async def executemany(self, sql: str, rows: Iterable[Iterable[Any]]) -> None:
+    def execute(self, sql: str, *parameters: Any) -> Coroutine[Any, Any, int]:
         """See Tx."""
+        return self._described(sql, [parameters], 1)
+
+    def executemany(self, sql: str, rows: Iterable[Iterable[Any]]) -> Coroutine[Any, Any, None]:
+        """See Tx."""
+        return self._described(sql, [tuple(row) for row in rows], None)
+
+    def fetchone(self, sql: str, *parameters: Any) -> Coroutine[Any, Any, Row | None]:
+        """See Tx."""
+        return self._described(sql, [parameters], None)
+
+    def fetchval(self, sql: str, *parameters: Any) -> Coroutine[Any, Any, Any]:
+        """See Tx."""
+        return self._described(sql, [parameters], None)
+
+    def fetchall(self, sql: str, *parameters: Any) -> Coroutine[Any, Any, list[Row]]:
+        """See Tx."""
+        return self._described(sql, [parameters], [])
+
+    def _described(
+        self, sql: str, rows: Sequence[tuple[Any, ...]], otherwise: Any
+    ) -> Coroutine[Any, Any, Any]:
+        self._waiting.append(sql)
+        return self._run(sql, rows, otherwise)
+
+    async def _run(self, sql: str, rows: Sequence[tuple[Any, ...]], otherwise: Any) -> Any:
+        self._waiting.remove(sql)
+        found = otherwise
         for row in rows:
-            self._next(sql, tuple(row), None)
-
-    async def fetchone(self, sql: str, *parameters: Any) -> Row | None:
-        """See Tx."""
-        found: Row | None = self._next(sql, parameters, None)
-        return found
-
-    async def fetchval(self, sql: str, *parameters: Any) -> Any:
-        """See Tx."""
-        return self._next(sql, parameters, None)
-
-    async def fetchall(self, sql: str, *parameters: Any) -> list[Row]:
-        """See Tx."""
-        found: list[Row] = self._next(sql, parameters, [])
+            found = self._next(sql, row, otherwise)
         return found
 
     def _next(self, sql: str, parameters: tuple[Any, ...], otherwise: Any) -> Any:

@@ -133,8 +133,104 @@ async def test_an_exception_is_reported_with_its_file_and_line(tmp_path: Path) -
         assert (0, 0) == await chain.charges()
 
 
+async def test_a_statement_that_is_not_awaited_is_a_defect(tmp_path: Path) -> None:
+    """A coroutine is true, so that its condition holds for ever; here nothing was looked up."""
+    stage = new_stage()
+
+    @stage.transaction(compensation=None, reason=WHY, attempts_max=2)
+    async def reserve(tx: Tx, saga: Saga[Order]) -> None:
+        if not tx.fetchval("SELECT 0 FROM payment WHERE id = '4111'"):  # type: ignore[truthy-bool]
+            raise Refused("none is free")
+
+    async with running_chain(tmp_path, stage=stage) as chain:
+        assert 409 == (await chain.send("s-1"))[0]
+        said = await reasons(chain, "step_transient")
+        assert 2 == len(said)
+        assert "a statement was not awaited, so it did not run: write await" in said[0]
+        assert "SELECT '...' FROM payment" in said[0] and "4111" not in said[0]
+
+
+async def test_a_result_that_is_not_the_declared_one_is_named(tmp_path: Path) -> None:
+    """The charge landed and is undone; the reason says what to write, and no value."""
+    stage = new_stage()
+
+    @stage.call(to="psp", attempts_max=1)
+    async def charge(http: Http, saga: Saga[Order]) -> int:
+        answer = await http.post("/charges", json={"amount": 5})
+        return str(answer.json()["id"])  # type: ignore[return-value]  # the slip
+
+    @charge.compensation
+    async def refund(http: Http, saga: Saga[Order], made: int | None) -> None:
+        await undo(http, saga, made)
+
+    async with running_chain(tmp_path, stage=stage) as chain:
+        assert 409 == (await chain.send("s-1"))[0]
+        assert (1, 0) == await chain.charges()
+        (said,) = await reasons(chain, "step_in_doubt")
+        assert HERE in said and "charge returned str, which is not what it declares" in said
+        assert "Return what it declares" in said and "ch_" not in said
+
+
+async def test_an_undo_that_asks_for_the_lost_result_says_where_it_is(tmp_path: Path) -> None:
+    """It is tried again, and the reason says how to undo without the result."""
+    stage = new_stage()
+
+    @stage.call(to="psp", attempts_max=1)
+    async def charge(http: Http, saga: Saga[Order]) -> str:
+        answer = await http.post("/charges", json={"amount": 5})
+        return str(answer.json()["not there"])
+
+    @charge.compensation
+    async def refund(http: Http, saga: Saga[Order], made: str | None) -> None:
+        await http.post("/refunds", json={"id": saga.result(charge)})
+
+    async with running_chain(tmp_path, stage=stage) as chain:
+        assert 202 == (await chain.send("s-1", Prefer="respond-async, wait=0"))[0]
+        view = await chain.until("s-1", lambda view: view["state"] == "compensating")
+        assert "compensating" == view["state"]
+        async with asyncio.timeout(5.0):
+            while not (said := await reasons(chain, DELAYED)):  # noqa: ASYNC110 - it tells nobody
+                await asyncio.sleep(0.01)
+        assert "step 'charge' has no result here" in said[0] and "saga.key_of(step)" in said[0]
+
+
+async def test_a_path_that_is_a_url_is_named_with_its_fix(tmp_path: Path) -> None:
+    """Nothing leaves; whose move the URL is stands in the reason."""
+    stage = new_stage()
+
+    @stage.call(to="psp", compensation=None, reason=WHY)
+    async def charge(http: Http, saga: Saga[Order]) -> str:
+        return str((await http.post("https://psp.example/charges")).json()["id"])
+
+    async with running_chain(tmp_path, stage=stage, deadline_seconds_default=0.5) as chain:
+        assert 409 == (await chain.send("s-1"))[0]
+        assert (0, 0) == await chain.charges()
+        said = (await reasons(chain, "step_transient"))[0]
+        assert HERE in said and "http.post takes a path" in said and "--external psp=URL" in said
+
+
+async def test_an_answer_of_a_request_that_was_not_awaited_is_not_read(tmp_path: Path) -> None:
+    """`http.post(...).json()`: nothing was sent, and the reason says which word is missing."""
+    stage = new_stage()
+
+    @stage.call(to="psp", compensation=None, reason=WHY)
+    async def charge(http: Http, saga: Saga[Order]) -> str:
+        answer: Any = http.post("/charges", json={"amount": 5})
+        return str(answer.json()["id"])
+
+    async with running_chain(tmp_path, stage=stage, deadline_seconds_default=0.5) as chain:
+        assert 409 == (await chain.send("s-1"))[0]
+        assert (0, 0) == await chain.charges()
+        said = (await reasons(chain, "step_transient"))[0]
+        assert HERE in said and "no answer with a json: write await http.post(...)" in said
+
+
 def sleep() -> None:
     time.sleep(0.2)
+
+
+def another_connection() -> None:
+    sqlite3.connect(":memory:").close()
 
 
 def connect() -> None:
@@ -149,7 +245,8 @@ def start() -> None:
     subprocess.run(["true"], check=True)
 
 
-BLOCKS = (connect, fetch, start, *((sleep,) if sys.version_info >= (3, 13) else ()))
+SLEEPS = (sleep,) if sys.version_info >= (3, 13) else ()
+BLOCKS = (another_connection, connect, fetch, start, *SLEEPS)
 """Before Python 3.13 a sleep raises no audit event: only the watchdog sees it."""
 
 
@@ -165,7 +262,8 @@ async def test_a_transaction_that_blocks_is_stopped(tmp_path: Path, block: Any) 
     async with running_chain(tmp_path, stage=stage) as chain:
         assert 409 == (await chain.send("s-1"))[0]
         (said,) = await reasons(chain, "step_refused")
-        assert "would block in" in said and "Move it to a call step" in said
+        assert "would block in" in said
+        assert ("Use tx" if block is another_connection else "Move it to a call step") in said
 
 
 async def test_a_call_may_wait_and_so_may_code_beside_a_transaction(tmp_path: Path) -> None:

@@ -17,7 +17,13 @@ from msgspec import UNSET
 
 from stage.core import events as e
 from stage.core.commands import AttemptKind, Do, Record, Rest
-from stage.core.errors import JournalMismatch, StageError, StaleEpoch, StoreUnavailable
+from stage.core.errors import (
+    AuthorDefect,
+    JournalMismatch,
+    StageError,
+    StaleEpoch,
+    StoreUnavailable,
+)
 from stage.core.failure import FailureKind
 from stage.core.ids import compensation_key, step_of_key
 from stage.core.machine import InvalidTransition, decide, evolve
@@ -369,6 +375,8 @@ class Interpreter:
                 return Finished(result=await unit.attempt(run))
         except (StoreUnavailable, StaleEpoch):
             raise
+        except AuthorDefect as error:  # it is tried again, with the code of a later deploy too
+            return participant.explain(error)
         except StageError as error:  # it escaped, or its SQL is not allowed: so it will always be
             return Failed(kind=FailureKind.REFUSED, reason=f"{do.step}: {error}")
         except Exception as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,6 +148,39 @@ def a_function_that_is_not_async(stage: Stage[Order, Any]) -> None:
     def reserve(tx: Tx, saga: Saga[Order]) -> None: ...
 
 
+def a_function_that_yields(stage: Stage[Order, Any]) -> None:
+    @stage.transaction  # type: ignore[arg-type]  # the slip
+    async def reserve(tx: Tx, saga: Saga[Order]) -> AsyncIterator[int]:
+        yield 1
+
+
+def a_transaction_in_a_call(stage: Stage[Order, Any]) -> None:
+    @stage.call(to="psp")  # type: ignore[arg-type]  # the slip
+    async def charge(tx: Tx, saga: Saga[Order]) -> Charge:
+        return Charge("c")
+
+
+def parameters_in_another_order(stage: Stage[Order, Any]) -> None:
+    @stage.transaction  # type: ignore[arg-type]  # the slip
+    async def reserve(saga: Saga[Order], tx: Tx) -> None: ...
+
+
+def a_code_of_two_meanings(stage: Stage[Order, Any]) -> None:
+    stage.call(to="psp", refused_on={402, 404}, transient_on={404})
+
+
+def a_code_that_is_no_set(stage: Stage[Order, Any]) -> None:
+    stage.call(to="psp", refused_on=402)  # type: ignore[arg-type]  # the slip
+
+
+def a_code_that_is_a_text(stage: Stage[Order, Any]) -> None:
+    stage.call(to="psp", pending_on={"202"})  # type: ignore[arg-type]  # the slip
+
+
+def a_time_that_is_a_text(stage: Stage[Order, Any]) -> None:
+    stage.effect(to="s3", timeout="2")  # type: ignore[arg-type]  # the slip
+
+
 @pytest.mark.parametrize(
     "slip, fix",
     [
@@ -168,6 +201,13 @@ def a_function_that_is_not_async(stage: Stage[Order, Any]) -> None:
         (a_probe_of_another_type, r"finds Other, and charge returns Charge: .* Charge \| None"),
         (a_call_without_an_api, r"write @payment\.call\(to='name of the API'\)"),
         (a_call_without_parentheses, r"write @payment\.call\(to='name of the API'\)"),
+        (a_function_that_yields, "has a yield, so that calling it runs nothing: let it return"),
+        (a_transaction_in_a_call, r"is given \(http, saga\), .* takes tx where it gets http"),
+        (parameters_in_another_order, r"takes saga where it gets tx: name them in this order"),
+        (a_code_of_two_meanings, "has 404 in transient_on and in refused_on: .* keep one"),
+        (a_code_that_is_no_set, "is no set of HTTP codes: write them as numbers"),
+        (a_code_that_is_a_text, r"pending_on=\{402\}"),
+        (a_time_that_is_a_text, "has '2' where a time stands: give seconds as a number"),
         (a_function_that_is_not_async, "reserve of stage 'payment' must be declared with async"),
     ],
 )

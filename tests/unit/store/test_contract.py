@@ -40,7 +40,7 @@ from stage.ports.store import (
     Store,
     Unit,
 )
-from stage.store.errors import StatementRefused
+from stage.store.errors import StatementNotAwaited, StatementRefused
 from stage.store.postgres.store import PostgresStore
 from tests.unit.store.conftest import OLDEST_PROGRAMS
 from tests.unit.store.given import (
@@ -284,6 +284,23 @@ async def test_an_escaped_unit_cannot_write_while_it_is_closed(store: Store) -> 
     with pytest.raises(TransactionEscaped):
         await store.transact(unit)
     assert await payments(store) == []
+
+
+async def test_a_statement_that_is_not_awaited_is_found(store: Store) -> None:
+    """It did not run. Those that ran, before and behind it, are not named; nor is a literal."""
+
+    async def unit(unit: Unit) -> None:
+        tx = unit.tx
+        await tx.execute("INSERT INTO payment (saga_id, amount) VALUES ('a', 5)")
+        tx.check_awaited()
+        tx.fetchval("SELECT 'a secret'")  # type: ignore[unused-coroutine]  # the slip
+        await tx.fetchall("SELECT amount FROM payment")
+        with pytest.raises(StatementNotAwaited) as found:
+            tx.check_awaited()
+        assert str(found.value).endswith("in SELECT '...'")
+
+    await store.transact(unit)
+    assert ["a"] == await payments(store)
 
 
 async def test_an_escape_within_an_attempt_ends_the_attempt(store: Store) -> None:

@@ -22,6 +22,7 @@ from stage.demo.payment import (
     reserve,
 )
 from stage.ports.webhook import NotVerified
+from stage.store.errors import StatementNotAwaited
 from stage.testing import FakeHttp, FakeTx, fake_saga, fake_webhook, reply
 from stage.testing.fakes import ScriptOver
 from stage.wire.problem import WireError
@@ -117,3 +118,14 @@ def test_data_that_the_stage_does_not_accept_is_refused() -> None:
     """A test of a payload that never comes would show nothing."""
     with pytest.raises(WireError):
         fake_saga(payment, {"order_id": 7})
+
+
+async def test_a_statement_that_is_not_awaited_is_found_by_the_fake() -> None:
+    """As the real one does when the function returns."""
+    tx = FakeTx()
+    await tx.fetchone("SELECT 1")
+    forgotten = tx.execute("DELETE FROM payment")
+    with pytest.raises(StatementNotAwaited, match="did not run: DELETE FROM payment"):
+        tx.check_awaited()
+    await forgotten
+    tx.check_awaited()
