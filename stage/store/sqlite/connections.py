@@ -43,9 +43,17 @@ class SqliteConnections:
     """
 
     def __init__(
-        self, path: Path, codec: Codec, *, readers: int, factory: type[sqlite3.Connection]
+        self,
+        path: Path,
+        codec: Codec,
+        *,
+        readers: int,
+        factory: type[sqlite3.Connection],
+        check_lock: Callable[[], None] = lambda: None,
     ) -> None:
+        """`check_lock` raises StoreUnavailable when another process has the file."""
         self._path = path
+        self._check_lock = check_lock
         self._codec = codec
         self._factory = factory
         self._readers_wanted = readers
@@ -148,8 +156,9 @@ class SqliteConnections:
     def check_file(self) -> None:
         """Raises StoreUnavailable when a new connection would find another file than the open one.
 
-        One stat: some microseconds a batch.
+        So it does when another process has it. Two stats: some microseconds a batch.
         """
+        self._check_lock()
         try:
             same = _inode(self._path) == self._inode
         except OSError as error:

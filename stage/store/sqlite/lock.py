@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from stage.core.errors import ConfigurationError
+from stage.core.errors import ConfigurationError, StoreUnavailable
 from stage.store.sqlite.identity import Mark, parse_mark
 
 PRIVATE = 0o600
@@ -20,6 +20,8 @@ PRIVATE = 0o600
 
 LOOK_SECONDS: Final = 0.05
 """Between two attempts to take a lock that is waited for."""
+NEW: Final = ".new"
+"""Added to the name of a lock file that is made anew, until it is locked."""
 _BYTES_MAX = 256
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 """A link in place of the file would have us write into what it points to."""
@@ -42,13 +44,17 @@ class FileLock:
     """An exclusive lock on `<path>.lock`, which holds the pid of its owner, and a mark.
 
     The kernel releases it when the process dies. The file stays: removing it would let two
-    processes hold two files of the same name.
+    processes hold two files of the same name. Where somebody does, it is made anew (`keep`), or
+    another process was faster, and this one is over (`check`).
     """
 
     def __init__(self, path: Path) -> None:
         self._database = path
         self._path = path
         self._descriptor: int | None = None
+        self._inode = (0, 0)
+        self._taken = False
+        """True from when another process was found to have made a lock file in place of ours."""
         self.mark: Mark | None = None
         """How far the database had come, as the process before this one left it."""
 
@@ -81,8 +87,53 @@ class FileLock:
                 " another path, or let it wait with --lock-wait-seconds"
             ) from error
         self.mark = parse_mark(os.read(descriptor, _BYTES_MAX).decode("ascii", "replace"))
-        self._descriptor = descriptor
+        self._descriptor, self._inode = descriptor, _inode(os.fstat(descriptor))
         self.remember(self.mark)
+
+    def check(self) -> None:
+        """Raise StoreUnavailable where another process has a lock file in place of ours.
+
+        It serves the database. What this process has in memory is the other one's now, so that it
+        never goes on, whatever becomes of the file. May be called from any thread.
+        """
+        if self._descriptor is None:
+            return
+        with suppress(OSError):  # none is there: `keep` makes one
+            found = _inode(os.stat(self._path))
+            self._taken = self._taken or found != self._inode  # in this order: `keep` sets it first
+        if self._taken:
+            raise StoreUnavailable(
+                f"the lock {self._path} was removed under this process, and another process has"
+                " taken the database since: that one goes on, stop this one"
+            )
+
+    def keep(self) -> None:
+        """Make the lock file anew where it was removed. Raises OSError, and as `check`.
+
+        It gets its name once it is locked, so that nobody else can lock it before.
+        """
+        self.check()
+        if self._descriptor is None or self._path.exists():
+            return
+        new = self._path.with_name(self._path.name + NEW)
+        new.unlink(missing_ok=True)
+        descriptor = os.open(new, _FLAGS | os.O_EXCL, PRIVATE)
+        before, inode = (self._descriptor, self._inode), _inode(os.fstat(descriptor))
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._descriptor, self._inode = descriptor, inode
+            self.remember(self.mark)
+            os.link(new, self._path)
+        except OSError as error:
+            self._descriptor, self._inode = before
+            os.close(descriptor)
+            if not isinstance(error, FileExistsError):
+                raise
+            self.check()  # another process was faster
+        else:
+            os.close(before[0])
+        finally:
+            new.unlink(missing_ok=True)
 
     def remember(self, mark: Mark | None) -> None:
         """Write the mark beside our pid. Raises OSError. No effect when the lock is not held."""
@@ -105,3 +156,7 @@ class FileLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def _inode(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino

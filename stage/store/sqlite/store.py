@@ -107,7 +107,11 @@ class SqliteStore:
         self._lock = FileLock(self._path)
         self._ownership = SoleOwner(self.due, self._file.workers)
         self._connections = SqliteConnections(
-            self._path, codec, readers=limits.readers, factory=factory
+            self._path,
+            codec,
+            readers=limits.readers,
+            factory=factory,
+            check_lock=self._lock.check,
         )
         self._writer = Writer(
             self._connections, ThreadChannel(), limits=limits, committed=committed

@@ -87,8 +87,9 @@ class FileWatch:
             self._probe_if_idle()
 
     def _look(self, connection: sqlite3.Connection) -> None:
-        """In the thread of a reader: the file at the path, its identity, and the mark."""
+        """In the thread of a reader: the lock, the file at the path, its identity, and the mark."""
         timeline = self._connections.timeline
+        self._lock.keep()
         self._connections.check_file()
         timeline.compare(connection)
         if self._lock.mark != timeline.mark:

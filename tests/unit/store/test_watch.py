@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from stage.core.errors import StoreUnavailable
 from stage.store.sqlite import watch
 from stage.store.sqlite.identity import Mark
+from stage.store.sqlite.lock import DatabaseInUse
 from stage.store.sqlite.store import SqliteLimits, SqliteStore
 from tests.unit.store.conftest import Faulty
 from tests.unit.store.given import inserting, until
@@ -122,3 +124,50 @@ async def test_damage_that_the_reading_raises_is_damage_too(
         assert not store.available
     finally:
         await store.close()
+
+
+@pytest.mark.blocking  # the test removes files
+async def test_a_lock_file_that_was_removed_is_made_anew(tmp_path: Path) -> None:
+    """Somebody tidied up. No second process comes in, and the mark stands there again."""
+    path, lock = tmp_path / "stage.db", tmp_path / "stage.db.lock"
+    store = SqliteStore(path)
+    await store.open()
+    await store.transact(inserting("a"))
+    lock.unlink()
+    await until(lock.exists)
+    with pytest.raises(DatabaseInUse, match=str(os.getpid())):
+        await SqliteStore(path).open()
+    await store.transact(inserting("b"))
+    await until(lambda: f" {store._connections.timeline.number:019}" in lock.read_text())
+    assert not lock.with_name("stage.db.lock.new").exists()
+    await store.close()
+    again = SqliteStore(path)  # nobody holds it
+    await again.open()
+    await again.close()
+
+
+@pytest.mark.blocking  # the test removes files
+async def test_a_process_whose_lock_another_one_has_taken_writes_nothing_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both would run every saga. It is over for good: what it has in memory is the other one's."""
+    monkeypatch.setattr(watch, "LOOK_SECONDS", 60.0)
+    path, lock = tmp_path / "stage.db", tmp_path / "stage.db.lock"
+    first, second = (SqliteStore(path, limits=SqliteLimits(retry_seconds=0.01)) for _ in range(2))
+    await first.open()
+    await first.transact(inserting("a"))
+    lock.unlink()
+    await second.open()
+    with pytest.raises(StoreUnavailable, match="another process has taken"):
+        await first.transact(inserting("b"))
+    await second.transact(inserting("c"))
+    await second.close()
+    lock.unlink()
+    with pytest.raises(StoreUnavailable):
+        await first.transact(inserting("d"))
+    assert not first.available
+    await first.close()
+    third = SqliteStore(path)
+    await third.open()
+    assert frozenset("ac") == await third.seen(["a", "b", "c", "d"])
+    await third.close()
