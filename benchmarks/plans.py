@@ -60,6 +60,7 @@ INDEXED: dict[str, tuple[object, ...]] = {
     "drop_sagas": (1e12, 100, []),
     "drop_saga": (ONE,),
     "forget_dead": (),
+    "recall_forgotten": (),
     "count_sagas": (),
     "count_parked": (),
     "backlog": (1e12, VERSION_MAX),

@@ -159,6 +159,7 @@ class PostgresReplica:
         me = await self.registered()
         await self._pool.fetch("bury", me)
         await self._pool.fetch("forget_dead")
+        await self._pool.fetch("recall_forgotten")
         found: list[Row] = await self._pool.fetch("claim_dead", me, limit, version)
         times = (now, now + WAIT_SECONDS_MAX)
         for name in ("own_due", "claim_due"):

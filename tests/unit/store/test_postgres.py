@@ -9,9 +9,11 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from stage.core.errors import ConfigurationError, StaleEpoch, StoreUnavailable
+from stage.core.states import SagaState
 from stage.demo.postgres_server import Server
 from stage.engine.clock import SteadyClock, wall_of
 from stage.ports.store import Filter, LostSaga, Row, Unit
@@ -606,3 +608,31 @@ async def test_a_request_about_a_lost_saga_is_read_by_who_adopts_it_or_finds_the
     then = await asyncio.wrap_future(racing[0])
     assert (True, lost) == (first, then) if keeps_first else (None, False) == (first, then)
     await second.close()
+
+
+async def test_a_saga_of_a_replica_that_was_forgotten_is_claimed(
+    store: PostgresStore, postgres_url: str, migrations: Path, other: Link
+) -> None:
+    """It slept for hours, or the clock of the server jumped, and it wrote before it knew of that.
+
+    A live replica keeps its own, and the forgotten one hears that it is dead.
+    """
+    second = PostgresStore(postgres_url, migrations=[migrations])
+    await second.open()
+    running = msgspec.structs.replace(row("s"), state=SagaState.ACTIVE, due_at=AT)
+    await store.transact(inserting("live", msgspec.structs.replace(running, id="live")))
+    registration = await second._replica.registered()
+    await other.raw.execute(
+        "UPDATE stage.replica SET lease_until = lease_until - interval '2 hours' WHERE id = $1",
+        registration,
+    )
+    assert [] == await store.ownership.claim(AT - 1, 10)  # the dead are forgotten
+    assert [] == await other.raw.fetch("SELECT FROM stage.replica WHERE id = $1", registration)
+    await second.transact(inserting("s", running))
+    third = PostgresStore(postgres_url, migrations=[migrations])
+    await third.open()
+    assert ["s"] == await third.ownership.claim(AT - 1, 10)
+    assert not await second.ownership.renew()
+    assert await second.ownership.renew() and await third.ownership.renew()
+    for each in (second, third):
+        await each.close()

@@ -39,6 +39,7 @@ async def test_no_statement_reads_all_sagas(postgres_url: str) -> None:
     assert {} == {name: plan.scanned for name, plan in found.items() if plan.scanned}
     assert ("saga_rests",) == found["claim_due"].indexes[-1:]
     assert "saga_owner" in found["claim_dead"].indexes
+    assert {"saga_owner"} == set(found["recall_forgotten"].indexes) - {"replica_pkey"}
     assert {"saga_rests", "saga_owner"} <= set(found["backlog"].indexes)
     assert {"saga_state", "saga_out"} == set(found["count_sagas"].indexes)
     assert {"saga_over", "saga_unmarked", "saga_given_up"} <= set(found["close_ended"].indexes)

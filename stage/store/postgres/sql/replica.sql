@@ -62,6 +62,22 @@ WITH mail AS (
 DELETE FROM stage.replica WHERE dead AND lease_until < clock_timestamp() - interval '1 hour'
     AND NOT EXISTS (SELECT 1 FROM stage.saga WHERE saga.owner = replica.id);
 
+-- name: recall_forgotten
+-- Register anew, as dead, each forgotten owner that sagas still have. It slept for hours, or the clock
+-- of the server jumped ahead, and it wrote before it renewed its lease. A live one is registered, also
+-- where this snapshot is too old to see that. The lease lies ahead, so that its renewal hears of its
+-- death and takes the database for no older state.
+WITH RECURSIVE owners (id) AS (
+    SELECT min(owner) FROM stage.saga WHERE owner IS NOT NULL
+    UNION ALL
+    SELECT (SELECT min(owner) FROM stage.saga WHERE owner > owners.id)
+    FROM owners WHERE owners.id IS NOT NULL
+)
+INSERT INTO stage.replica (id, name, lease_until, dead) OVERRIDING SYSTEM VALUE
+SELECT id, 'forgotten', clock_timestamp() + interval '1 hour', true FROM owners
+WHERE id IS NOT NULL AND NOT EXISTS (SELECT FROM stage.replica WHERE replica.id = owners.id)
+ON CONFLICT (id) DO NOTHING;
+
 -- name: claim_dead
 -- Own at most $2 sagas that need a run and whose owner is dead, of version $3 or an older one.
 WITH found AS (
