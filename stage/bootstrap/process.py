@@ -22,6 +22,7 @@ from stage.bootstrap.exit_guard import EXIT_SECONDS_MAX, ExitGuard
 from stage.bootstrap.listener import listener_tls
 from stage.bootstrap.process_log import tell_drain, tell_end, tell_start
 from stage.bootstrap.seat import Seat
+from stage.bootstrap.together import TOGETHER
 from stage.bootstrap.wiring import build_app
 from stage.bootstrap.workers import READY, UP, Orders, file_set_of, serve_workers
 from stage.config import Config, local_socket
@@ -93,6 +94,7 @@ async def _serve(
             port = await _listen(runner, config, app[DOORS])
             _tell(port, app[DOORS].admin_port, config)
         elif (ports := await parent.ports(stopping)) is not None:
+            await app[TOGETHER].meet()  # so that it is ready when it listens
             if seat is None or seat.takes_sagas:
                 config = replace(config, port=ports[0], admin_port=ports[1])
                 await _listen(runner, config, app[DOORS], among=True)

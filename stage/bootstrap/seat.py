@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -25,6 +26,12 @@ class Seat(msgspec.Struct, frozen=True, kw_only=True):
     def socket_of(self, worker: int) -> Path:
         """Where a worker is asked by the others."""
         return self.folder / f"{worker}.sock"
+
+    def leave(self) -> None:
+        """Remove its socket, and the folder behind the last one: their parent was killed."""
+        with suppress(OSError):  # others are still there
+            self.socket_of(self.index).unlink(missing_ok=True)
+            self.folder.rmdir()
 
     @property
     def takes_sagas(self) -> bool:

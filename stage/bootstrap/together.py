@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from aiohttp import web
 from msgspec.structs import replace
 
 from stage.bootstrap.seat import Seat
@@ -73,6 +74,10 @@ class Together:
     async def _metrics(self, accept: str) -> tuple[bytes, str]:
         return together(await self._workers.metrics(accept))
 
+    async def meet(self) -> None:
+        """Ask the others how they stand, now that each of them is there."""
+        await self._workers.look()
+
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
         """Let the others in, and ask them, until all sagas have come to rest."""
@@ -83,3 +88,6 @@ class Together:
         finally:
             self._workers.stop()
             await self._door.close()
+
+
+TOGETHER: web.AppKey[Together] = web.AppKey("together", Together)

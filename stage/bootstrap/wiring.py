@@ -34,7 +34,7 @@ from stage.bootstrap.reconcile import reconciling_of
 from stage.bootstrap.scheduler import scheduler_of
 from stage.bootstrap.seat import Seat
 from stage.bootstrap.tables import TABLES, Tables, closed_for, opened_for
-from stage.bootstrap.together import Together, alone
+from stage.bootstrap.together import TOGETHER, Together, alone
 from stage.bootstrap.workers import refuse_workers
 from stage.config import Config
 from stage.config.settings import DAY
@@ -113,6 +113,8 @@ def build_app(
 
     app.cleanup_ctx.append(lifetime)
     app.on_shutdown.append(lambda _app: wired.drain())
+    if wired.together is not None:
+        app[TOGETHER] = wired.together
     return app
 
 
@@ -159,8 +161,8 @@ class WiredStage:
         *,
         seat: Seat | None = None,
     ) -> None:
-        self._together = None if seat is None else Together(seat, engine, service)
-        self.service = service if self._together is None else self._together.service
+        self.together = None if seat is None else Together(seat, engine, service)
+        self.service = service if self.together is None else self.together.service
         """The parts that the endpoints use."""
         self.tables = Tables(store)
         """The author's tables, for endpoints beside the stage."""
@@ -199,7 +201,7 @@ class WiredStage:
                     await tell_newer(self._engine)
                     places = self._config.concurrency_max
                     working_tasks = working(self.service, self._tasks, places)
-                    others = alone() if self._together is None else self._together.opened()
+                    others = alone() if self.together is None else self.together.opened()
                     async with others, self._fresh_gauges(), self._watched_load(), working_tasks:
                         yield
                 finally:

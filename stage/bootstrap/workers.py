@@ -116,15 +116,34 @@ def serve_workers(stage: StageDeclaration[Any, Any], config: Config, serve: Serv
     """Serve with several processes until a signal ends them. Raises ConfigurationError."""
     count, placement, first = config.workers, None, Path()
     _refuse(config)
-    if not config.database.startswith(POSTGRESQL):
-        placement = Placement(_files(stage, config).sizes)
-        count, first = placement.members, database_file(stage, config).path
-    with _private_folder(count) as folder:
-        seats = [
-            Seat(index=index, processes=count, folder=folder, placement=placement, first=first)
-            for index in range(count)
-        ]
-        _Parent(stage, config, seats, serve).run()
+    with _ends_at_once():
+        if not config.database.startswith(POSTGRESQL):
+            placement = Placement(_files(stage, config).sizes)
+            count, first = placement.members, database_file(stage, config).path
+        with _private_folder(count) as folder:
+            seats = [
+                Seat(index=index, processes=count, folder=folder, placement=placement, first=first)
+                for index in range(count)
+            ]
+            _Parent(stage, config, seats, serve).run()
+
+
+@contextmanager
+def _ends_at_once() -> Iterator[None]:
+    """Let a signal end a start that waits for its files, in order: nothing has been answered yet.
+
+    The default action would not do: the kernel keeps it from the first process of a container.
+    """
+    before = {number: signal.signal(number, _end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)
+
+
+def _end(_number: int, _frame: object) -> None:
+    raise SystemExit(0)
 
 
 @contextmanager
@@ -135,6 +154,7 @@ def _private_folder(count: int) -> Iterator[Path]:
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="stage-")))
             with closing(socket.socket(socket.AF_UNIX)) as tried:
                 tried.bind(str(folder / f"{count}.sock"))
+            (folder / f"{count}.sock").unlink()
         except OSError as error:
             raise ConfigurationError(
                 f"workers find no place for the sockets between them: {error}. Give TMPDIR= a"
@@ -231,11 +251,12 @@ class _Parent:
         from_parent, says = os.pipe()
         sys.stdout.flush()
         sys.stderr.flush()
+        parent = os.getpid()
         pid = os.fork()
         if pid == 0:
             os.close(heard)
             os.close(says)
-            self._be(worker, Orders(from_parent, to_parent))
+            self._be(worker, Orders(from_parent, to_parent), parent)
         os.close(to_parent)
         os.close(from_parent)
         worker.pid, worker.heard, worker.says = pid, heard, says
@@ -243,8 +264,8 @@ class _Parent:
         worker.again_at = None
         worker.started_at = time.monotonic()
 
-    def _be(self, worker: _Worker, orders: Orders) -> None:
-        """Be a worker: this never returns."""
+    def _be(self, worker: _Worker, orders: Orders, parent: int) -> None:
+        """Be a worker of that process: this never returns."""
         status = 0
         try:
             self._reserved.pop_all()  # theirs is the parent's copy of them
@@ -266,6 +287,8 @@ class _Parent:
             with suppress(OSError):
                 sys.stdout.flush()
                 sys.stderr.flush()
+            if os.getppid() != parent:
+                self._seats[worker.index].leave()
             os._exit(status)
 
     def _config_of(self, seat: Seat) -> Config:

@@ -471,3 +471,51 @@ async def test_a_set_of_files_is_served_whole_or_not_at_all(tmp_path: Path, bank
     kept.rename(second)
     (tmp_path / "payment.db.workers").rename(kept)
     assert "worker 0 of several" in await refused(tmp_path, bank, "--auth", "none")
+
+
+async def test_every_worker_is_ready_when_the_stage_listens(tmp_path: Path, bank: Bank) -> None:
+    """A load balancer that asks at once is not told that it is not."""
+    async with (
+        serving(tmp_path, bank, "--auth", "none", "--workers", "4"),
+        doors(tmp_path, 4) as opened,
+    ):
+        asked = await asyncio.gather(*(each.ask("GET", "/readyz") for each in opened))
+    assert [200] * 4 == [status for status, _ in asked], asked
+
+
+def lives(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+async def test_workers_whose_parent_is_killed_leave_no_folder(
+    tmp_path: Path, bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They drain, and the last one takes the folder of their sockets with it."""
+    folder = tmp_path / "t"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    async with serving(tmp_path, bank, "--auth", "none", "--workers", "2") as stage:
+        assert 1 == len(os.listdir(folder))
+        workers = stage.workers
+        stage.process.kill()
+        async with asyncio.timeout(LIMIT_SECONDS):
+            while any(map(lives, workers)):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)  # nobody tells
+    assert [] == os.listdir(folder)
+
+
+async def test_workers_that_wait_for_their_files_end_at_once(tmp_path: Path, bank: Bank) -> None:
+    """By a handler: the kernel keeps the default action from the first process of a container."""
+    async with serving(tmp_path, bank, "--auth", "none", "--workers", "2"):
+        waiting = await asyncio.create_subprocess_exec(
+            *(sys.executable, *command(tmp_path, bank, "--auth", "none", "--workers", "3")),
+            *("--lock-wait-seconds", "600"),
+            env={**os.environ, "STAGE_LOG_FORMAT": "json"},
+            stderr=asyncio.subprocess.PIPE,
+        )
+        assert waiting.stderr is not None
+        async with asyncio.timeout(LIMIT_SECONDS):
+            while b"database_awaited" not in await waiting.stderr.readline():
+                pass
+            waiting.terminate()
+            assert 0 == await waiting.wait()
