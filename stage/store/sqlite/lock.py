@@ -93,8 +93,8 @@ class FileLock:
     def check(self) -> None:
         """Raise StoreUnavailable where another process has a lock file in place of ours.
 
-        It serves the database, and runs the sagas that this process has in memory. So this one never
-        goes on, whatever becomes of the file. May be called from any thread.
+        It serves the database, and runs the sagas that this process has in memory. So this one
+        never goes on, whatever becomes of the file. May be called from any thread.
         """
         if self._descriptor is None:
             return
