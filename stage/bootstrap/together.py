@@ -76,7 +76,7 @@ class Together:
 
     async def meet(self) -> None:
         """Ask the others how they stand, now that each of them is there."""
-        await self._workers.look()
+        await self._workers.ask_others()
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:

@@ -505,7 +505,7 @@ async def test_workers_whose_parent_is_killed_leave_no_folder(
 
 
 async def test_workers_that_wait_for_their_files_end_at_once(tmp_path: Path, bank: Bank) -> None:
-    """By a handler: the kernel keeps the default action from the first process of a container."""
+    """In order: the kernel keeps the default action from the first process of a container."""
     async with serving(tmp_path, bank, "--auth", "none", "--workers", "2"):
         waiting = await asyncio.create_subprocess_exec(
             *(sys.executable, *command(tmp_path, bank, "--auth", "none", "--workers", "3")),

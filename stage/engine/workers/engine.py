@@ -317,7 +317,7 @@ class WorkersEngine:
 
     async def groups(self) -> list[Group]:
         """See `ports.engine.Queries`."""
-        await self.look()
+        await self.ask_others()
         return merged.groups(await self._all(Engine.groups))
 
     async def acts(self, limit: int, *, before: int | None = None, target: str = "") -> list[Act]:
@@ -343,7 +343,7 @@ class WorkersEngine:
 
     async def backlog(self) -> Backlog:
         """See `ports.engine.Queries`."""
-        await self.look()
+        await self.ask_others()
         return merged.backlog(await self._all(Engine.backlog))
 
     async def reconcile(
@@ -367,7 +367,7 @@ class WorkersEngine:
         A question from an instant on that changes nothing is for all. Raises WorkerLost where one
         is away: its file may be one that was restored.
         """
-        await self.look()
+        await self.ask_others()
         if since is not None and adopt is None:
             return list(self._members)
         if away := [member for member, state in self._states.items() if state is None]:
@@ -427,10 +427,10 @@ class WorkersEngine:
 
     async def _keep_looking(self) -> None:
         while True:
-            await self.look()
+            await self.ask_others()
             await asyncio.sleep(LOOK_SECONDS)
 
-    async def look(self) -> None:
+    async def ask_others(self) -> None:
         """Ask the others how they stand."""
 
         async def at(member: int) -> None:
