@@ -153,8 +153,8 @@ def offer_at_rate(
 ) -> list[Answered]:
     """Offer so many sagas a second, to the servers in turn; then wait for what is open.
 
-    One for which no connection is free waits, and its latency counts that as well. What is not
-    answered within `ANSWER_SECONDS_MAX` of the end counts as NO_ANSWER.
+    A saga for which no connection is free waits, and its latency counts that as well. A saga
+    without an answer `ANSWER_SECONDS_MAX` after the end counts as NO_ANSWER.
     """
     with select.epoll() as watched:
         servers = [_Server(url, watched) for url in urls]

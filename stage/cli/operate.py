@@ -170,7 +170,8 @@ def resolve(saga_id: str, step: str, url: str, reason: str, actor: str, dry_run:
 def abandon(saga_id: str, step: str, url: str, reason: str, actor: str, dry_run: bool) -> int:
     """End a saga that cannot be undone: its peer, or the version that knows how, is gone for good.
 
-    What stands is reported, here and upstream. With --step the other steps are still undone.
+    The effects that stand are reported, here and upstream. With --step the other steps are still
+    undone.
     """
     order = {"actor": actor, "reason": reason, "dry_run": dry_run, "step": step}
     return operate(url, saga_id, "abandon", order)

@@ -161,7 +161,7 @@ class TokenCallers:
 def _exposed(files: tuple[AcceptFile, ...]) -> list[str]:
     """A line for each file that others than its owner may write.
 
-    Whoever writes a hash there has a name here. To read it gives nothing away.
+    To write a hash there gives a caller a name here. To read it gives nothing away.
     """
     found = []
     for file in files:

@@ -16,7 +16,7 @@ Mark = tuple[str, str]
 
 
 class Suspicion(msgspec.Struct, frozen=True, kw_only=True):
-    """So many processes died while that function of the saga ran, and it has not ended since."""
+    """`deaths` processes died while the function of `step` ran for a saga, and it never ended."""
 
     step: str
     deaths: int
@@ -30,7 +30,7 @@ class Thread(StrEnum):
 
 
 class StuckCode(msgspec.Struct, frozen=True, kw_only=True):
-    """Code that does not come to an end. `saga_id` and `step` are empty where it is nobody's."""
+    """Code that does not come to an end. `saga_id` and `step` are empty for code of no saga."""
 
     thread: Thread
     saga_id: str

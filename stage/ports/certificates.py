@@ -44,7 +44,7 @@ class FileState(NamedTuple):
 
 
 def load_pair(context: ssl.SSLContext, cert: str, key: str) -> None:
-    """Let the context show that certificate; an empty `key` stands in the file of it.
+    """Let the context show the certificate; with an empty `key`, its own file holds the key too.
 
     Raises ValueError with the fix, without what a file holds.
     """
@@ -60,7 +60,7 @@ def load_pair(context: ssl.SSLContext, cert: str, key: str) -> None:
 def expiry_of(cert: str, key: str, side: Shows) -> float:
     """The time at which the certificate expires. Raises ValueError with the fix, as `load_pair`.
 
-    One that is not valid now, or not for that side, is refused.
+    A certificate that is not valid now, or not for that side, is refused.
     """
     shows = _context(ssl.PROTOCOL_TLS_SERVER if side is Shows.SERVER else ssl.PROTOCOL_TLS_CLIENT)
     load_pair(shows, cert, key)
@@ -124,7 +124,7 @@ def _context(protocol: int) -> ssl.SSLContext:
 
 
 def _shake_hands(shows: ssl.SSLContext, judges: ssl.SSLContext) -> float:
-    """The end of the certificate that the one shows to the other."""
+    """The time at which the certificate expires that `shows` shows to `judges`."""
     there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
     sides = [
         shows.wrap_bio(there, back, server_side=shows.protocol == ssl.PROTOCOL_TLS_SERVER),

@@ -20,7 +20,7 @@ class Connection:
     `accept_san` is the name in the certificate that it shows, where that is not its own. An
     upstream without a `url` starts sagas and is never notified: an orchestrator asks by itself.
 
-    `concurrency_max` and `rate_per_second` are its `ports.peers.PeerLimits`; None is the usual.
+    `concurrency_max` and `rate_per_second` are its `ports.peers.PeerLimits`; None: their default.
     The last five are the `policy` of an external API.
     """
 
@@ -45,7 +45,7 @@ class Connection:
 
     @property
     def policy(self) -> Policy:
-        """The policy of every call of it."""
+        """The policy of every call to this API."""
         return Policy(
             attempts_max=self.attempts_max,
             compensation_attempts_max=self.compensation_attempts_max,

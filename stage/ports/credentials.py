@@ -23,7 +23,7 @@ CREDENTIAL_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie"
 class OutgoingRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A request that is about to leave, as a credentials function sees it to sign it.
 
-    The headers for the trace and the budget are added behind it.
+    The headers for the trace and the budget are added afterwards.
     """
 
     method: str

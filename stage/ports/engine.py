@@ -57,7 +57,7 @@ class SharedSagas(msgspec.Struct, frozen=True, kw_only=True):
     sagas: list[SharedSaga]
     next: Changes | None = None
     places: list[tuple[float, str]] = []
-    """Of each saga its last change and its id, by which pages are in order."""
+    """The last change and the id of each saga, by which pages are in order."""
 
 
 class Commands(Protocol):
@@ -78,10 +78,10 @@ class Commands(Protocol):
         respond_async: bool,
         wait_seconds: float,
     ) -> Reply | None:
-        """Run the saga and return its answer, or None when it is still running by then.
+        """Run the saga and return its answer; None when it still runs after `wait_seconds`.
 
-        A duplicate joins or is replayed. None means that the caller may be answered 202: that it
-        was answered so is durable. Raises wire.WireError for a payload that is not accepted,
+        A duplicate joins or is replayed. None means that the caller may be answered 202: the
+        journal has that answer already. Raises wire.WireError for a payload that is not accepted,
         PayloadDiffers and DeadlineOver.
         """
         ...
@@ -166,7 +166,7 @@ class Queries(Protocol):
         ...
 
     async def seen(self, saga_ids: Sequence[str]) -> frozenset[str]:
-        """Those of the sagas that this stage has accepted or buried, or is about to."""
+        """The given sagas that this stage has accepted or buried, or is about to."""
         ...
 
     async def journal(self, saga_id: str, after: int = 0, wait_seconds: float = 0.0) -> list[Entry]:
@@ -181,7 +181,7 @@ class Queries(Protocol):
         ...
 
     async def shown(self, versions: Mapping[str, int]) -> dict[str, dict[str, Shown]]:
-        """By saga what the version that accepted it declares to show of it.
+        """The members to show of each saga, as the version that accepted it declares them, by id.
 
         Sagas without a payload that can be read are left out.
         """
@@ -209,7 +209,7 @@ class Queries(Protocol):
         ...
 
     def peers(self) -> list[PeerStanding]:
-        """How the way to each peer stands in this process."""
+        """The standing of each peer in this process."""
         ...
 
     @property
@@ -315,7 +315,7 @@ class Unsettled(Exception):
 
 
 class LeftToNewer(Unsettled):
-    """A newer release accepted the saga, and goes on with it: this one answers for it later."""
+    """A newer release accepted the saga, and goes on with it: ask for the answer later."""
 
 
 class Stopping(Unsettled):
@@ -326,7 +326,7 @@ class Stopping(Unsettled):
 
 
 class WorkerLost(Unsettled):
-    """The worker that has the saga is starting, or ended while it was asked: it answers later."""
+    """The worker that has the saga is starting, or ended while it was asked: ask again later."""
 
 
 class Busy(Exception):

@@ -140,7 +140,8 @@ class Observer(Protocol):
     def attempt(self, attempt: Attempt) -> Span:
         """A span for one attempt, linked to the attempts that it repeats, probes or undoes.
 
-        It is ended when its outcome is durable, and not before: so none is reported twice.
+        It is ended when the end of the attempt is durable, and not before, so that none is reported
+        twice.
         """
         ...
 

@@ -30,7 +30,7 @@ from stage.core.steps import VERSION_MAX
 
 
 class HeldElsewhere(StageError):
-    """A live other replica owns the saga: wait for it or write to it. An outcome, no defect."""
+    """A live other replica owns the saga: wait for it or write to it. This is no defect."""
 
 
 class Mail(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,10 +90,10 @@ class Ownership(Protocol):
     async def claim(self, now: float, limit: int, version: int = VERSION_MAX) -> list[str]:
         """Ids of sagas that need a run and have no live owner; from now on they are ours.
 
-        Those that are due by `now`, the longest due first, those due at an instant that only a
-        wrong clock can have written (`core.age.is_due`), and all whose owner is dead: a saga that
-        ran when its process ended is due at once. Those that a newer `version` of the stage
-        accepted are left to it (rule 32).
+        Claimed are the sagas that are due by `now`, the longest due first; those due at an instant
+        that only a wrong clock can have written (`core.age.is_due`); and all whose owner is dead: a
+        saga that ran when its process ended is due at once. A saga that a newer `version` of the
+        stage accepted is left to it (rule 32).
         """
         ...
 

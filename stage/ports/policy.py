@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """None, and no codes, leave what the author declared; codes are added to those of the author.
+    """A member that is None keeps the author's declaration; codes are added to the author's.
 
     `timeout_seconds` is that of one attempt. `key_lifetime_seconds` is how long the API keeps an
     idempotency key.

@@ -47,7 +47,7 @@ class Lost(msgspec.Struct, frozen=True, kw_only=True):
     denied: bool = False
     """The answer was 401 or 403: a wrong or rotated key. The operator is notified at once."""
     unserved: bool = False
-    """It was answered as one answers that does not serve what was asked."""
+    """The answer was that of a server which does not serve such a request."""
     not_now: bool = False
     """Certain, and for now: a copy of the request that is still on its way may be accepted."""
 
@@ -72,7 +72,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True):
     effect may stand although the last one did not happen. `changed` is True when the function
     wanted to repeat a request as another one, which was not sent. `said` is True when the reason
     is the author's own word, which neighbours may read. `error` is the exception of a function that
-    gave no outcome: for a report here, never for the journal or a neighbour. `final` is True when
+    failed unforeseen: for a report here, never for the journal or a neighbour. `final` is True when
     the author said that such an attempt is never repeated.
     """
 
@@ -180,8 +180,8 @@ class Participant(Protocol):
     ) -> msgspec.Raw:
         """Run a transaction or its compensation; its result as JSON.
 
-        Whatever the function raises is let through, so that `Unit.attempt` undoes its writes;
-        `explain` says what it means.
+        An exception of the function is let through, so that `Unit.attempt` undoes its writes;
+        `explain` gives its meaning.
         """
         ...
 
@@ -192,7 +192,7 @@ class Participant(Protocol):
     def converse(self, kind: AttemptKind, step: str, view: RunView) -> Conversation:
         """A conversation for a call or an effect, its probe or its compensation.
 
-        That of an effect does nothing before `proceed`.
+        The conversation of an effect does nothing before `proceed`.
         """
         ...
 

@@ -157,11 +157,11 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     parked: Mapping[ParkCause, int]
     """Parked sagas by cause; a cause without one is left out."""
     oldest_accepted_at: float | None
-    """That of the oldest saga that is under way, is not parked and waits for no approval."""
+    """When the oldest saga was accepted that is under way, not parked and waits for no approval."""
     longest_due_at: float | None
     """The longest due instant of the sagas that need a run by now."""
     oldest_compensation_at: float | None = None
-    """When the first of those sagas turned back that still undo something, or notify upstream."""
+    """When the first saga turned back that still undoes something, or notifies upstream."""
     newer: int = 0
     """Sagas that need a run by a newer version of the stage, and get none here (rule 32)."""
     lost: int = 0
@@ -169,7 +169,7 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     asked: tuple[Asked, ...] = ()
     """The sagas that wait for a person's approval, by version and step."""
     approvals: tuple[Approvals, ...] = ()
-    """The same by step, for every approval of the stage. The engine adds them: it has the plans."""
+    """The approvals by step, for each that the stage declares. The engine adds them."""
     sizes: Mapping[str, int] = msgspec.field(default_factory=dict)
     """Bytes of the database on its disk, by part; empty where it has no disk."""
 
@@ -188,8 +188,8 @@ class Term(msgspec.Struct, frozen=True):
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
     """Which sagas a list holds. `after` is the id of the last saga of the page before.
 
-    Every member narrows the list. `changed_from` and `changed_before` bound the last change. With
-    a `term` no other one but `after` and `limit` counts.
+    Every member narrows the list. `changed_from` and `changed_before` bound the last change. Beside
+    a `term`, only `after` and `limit` count.
     """
 
     states: tuple[SagaState, ...] = ()
@@ -210,7 +210,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):
-    """Sagas that wait at one place, or are parked there for one cause; none of a `cause` wait."""
+    """Sagas that wait at one place; with a `cause`, sagas that are parked there for it."""
 
     cause: ParkCause | None
     step: str
@@ -356,9 +356,9 @@ class Unit(Protocol):
     async def close_ended(self, before: float, at: float, limit: int) -> int:
         """Drop the envelopes, journals and terms of sagas that are over; how many were closed.
 
-        Those that completed or were compensated, were last changed before that instant, are not
-        parked and have nothing due. Their rows stay as tombstones, with their answers. Unfinished
-        ones that are neither parked nor due were given up, and are closed at any age.
+        A saga is closed that completed or was compensated, changed last before that instant, is not
+        parked and has nothing due. Its row stays as a tombstone, with its answer. An unfinished
+        saga that is neither parked nor due was given up, and is closed at any age.
         """
         ...
 
@@ -375,17 +375,18 @@ class Unit(Protocol):
     async def drop_answers(self, before: float, limit: int) -> int:
         """Empty the answers of sagas that were closed before that instant; how many it were.
 
-        Of those that completed or were compensated. The code of the answer stays, and the row.
+        Only sagas that completed or were compensated lose it. The code of the answer stays, and the
+        row.
         """
         ...
 
     async def drop_rows(self, before: float, limit: int) -> int:
         """Drop the rows of sagas that were closed before that instant; how many it were.
 
-        Of those that completed or were compensated, and whose ids are UUIDv7, in lower case, of an
-        instant before they were closed: these prove for ever that a repeat comes too late. The
-        first ones first. `dropped` says so from here on, in the same unit. Requests about them as
-        lost sagas are dropped too.
+        Dropped are the rows of sagas that completed or were compensated and whose ids are UUIDv7,
+        in lower case, of an instant before they were closed: such an id proves for ever that a
+        repeat comes too late. The row that was closed first goes first. `dropped` says so from here
+        on, in the same unit. Requests about them as lost sagas are dropped too.
         """
         ...
 
@@ -419,7 +420,7 @@ class Unit(Protocol):
     async def end_sweep_saga(
         self, number: int, saga_id: str, end: SweepEnd, detail: str = ""
     ) -> None:
-        """The sweep is through with that saga; `detail` says why the verb was refused."""
+        """End the part of a sweep for one saga; `detail` says why the verb was refused."""
         ...
 
     async def put_pause(self, pause: Pause) -> None:
@@ -431,22 +432,22 @@ class Unit(Protocol):
         ...
 
     async def take_task(self, saga_id: str, token: str, at: float) -> TaskBefore:
-        """A task of Step Functions, known by a hash, is the newest one of its saga from here on.
+        """Make a task of Step Functions, known by a hash, the newest one of its saga.
 
         Tasks that are older than TASK_SECONDS_MAX are dropped.
         """
         ...
 
     async def withdraw_task(self, saga_id: str, token: str) -> None:
-        """The task had timed out before it was taken: if it is the newest, the one before is."""
+        """Take a task back that had timed out before: if it is the newest, the one before is."""
         ...
 
     async def give_up_task(self, saga_id: str, token: str) -> bool:
-        """The task has timed out. True, and written down, when it is the newest of its saga."""
+        """Note that a task has timed out; True, and written down, when it is the newest."""
         ...
 
     async def end_task(self, saga_id: str, token: str) -> None:
-        """The task was answered: if it is the newest, none is held."""
+        """Note that a task was answered: if it is the newest, the saga has none any more."""
         ...
 
     async def drop_terms(self, saga_id: str) -> None:
@@ -468,14 +469,14 @@ class Unit(Protocol):
     async def lost_request(self, saga_id: str) -> LostSaga | None:
         """The first request about that lost saga that is kept, by whichever neighbour.
 
-        Until this unit is durable none is kept by another one.
+        Until this unit is durable no other unit keeps one.
         """
         ...
 
     async def keep_answer(self, generation: int, neighbour: str, answer: str, at: float) -> None:
         """Keep that a neighbour was asked in this generation of the database, and its answer.
 
-        An empty answer is of a neighbour that nobody could ask.
+        An empty answer means that nobody could ask the neighbour.
         """
         ...
 
@@ -521,7 +522,7 @@ class Store(Protocol):
         ...
 
     async def seen(self, saga_ids: Sequence[str]) -> frozenset[str]:
-        """Those of the ids that have a durable row. Cheap: no row is read."""
+        """The given ids that have a durable row. Cheap: no row is read."""
         ...
 
     async def envelopes(self, saga_ids: Sequence[str], bytes_max: int) -> dict[str, bytes]:
@@ -563,8 +564,8 @@ class Store(Protocol):
     async def due(self, before: float, limit: int, version: int = VERSION_MAX) -> list[str]:
         """Ids of sagas whose `due_at` is at or before that instant, the longest due first.
 
-        Or so far behind it that it came from a clock that was wrong (`core.age.is_due`). Those that
-        a newer `version` of the stage accepted are not among them.
+        A `due_at` so far ahead that a wrong clock must have written it counts too
+        (`core.age.is_due`). Sagas that a newer `version` of the stage accepted are left out.
         """
         ...
 
@@ -581,7 +582,7 @@ class Store(Protocol):
         ...
 
     async def dropped(self) -> Dropped:
-        """The rows that were dropped for their age; nothing of it is forgotten."""
+        """The rows that were ever dropped for their age."""
         ...
 
     async def answers(self, generation: int) -> dict[str, str]:

@@ -14,8 +14,8 @@ class WebhookRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A request of an external API to this stage, before anybody has verified it.
 
     Names of headers are in lower case. `secrets` are those that the operator has configured for
-    the API: several while they are rotated. `now` is the instant at which it came. Printed, it has
-    none of what it holds.
+    the API: several while they are rotated. `now` is the instant at which it came. Its `repr` shows
+    none of its contents.
     """
 
     external: str

@@ -351,8 +351,8 @@ class Books:
     def must_be_undone(self, step: Step) -> bool:
         """Whether nothing of the step may stand once its saga has turned back.
 
-        Of a call that says compensation=None too: that nothing is left is its author's word, and
-        the world has its own.
+        A call that says compensation=None counts too: its author's word is that nothing is left,
+        and the world has a word of its own.
         """
         makes = step.kind in EXTERNAL_KINDS and not step.pivot and step.peer not in self.keeping
         return step.compensatable or makes
@@ -665,7 +665,7 @@ class Books:
     def _giving_up(self, stage: str, known: Known, event: e.TurnedBack) -> None:
         """A step is given up when it was refused, its deadline is over or its attempts are used up.
 
-        What costs time alone uses no attempt up (rule 28).
+        A wait that costs time alone uses no attempt up (rule 28).
         """
         step = self._plan(stage, known).step(event.step) if event.step else None
         if step is None or step.kind is StepKind.TRANSACTION or step.name in known.refused:

@@ -341,7 +341,7 @@ class Node:
     async def reconcile(self, since: float) -> Reconciliation | None:
         """`stage reconcile`, in a process of its own while the stage is stopped; None if it dies.
 
-        What was found is adopted only where every neighbour has answered.
+        The lost sagas are adopted only where every neighbour has answered.
         """
         process = Process(self._loop, f"{self.name}#reconcile")
         self._books.tell("", process.name, f"asks for the sagas since {since - EPOCH:.0f} s")

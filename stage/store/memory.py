@@ -87,7 +87,7 @@ _OF_APPROVALS: Final = (ApprovalAsked, Approved, Rejected)
 class MemoryStore:
     """ports.store.Store without a file. Units run at once, inside the call of `transact`.
 
-    What was written outlives `close`: the same store can be opened again, as a file could. Several
+    Its contents outlive `close`: the same store can be opened again, as a file could. Several
     stores that are not `exclusive` may share a `database`, as replicas do; their leases run by
     `clock`.
     """

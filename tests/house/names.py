@@ -185,7 +185,10 @@ def typed(text: str) -> Iterator[tuple[int, str]]:
 
 @cache  # several checks read the same files
 def docstrings(source: str) -> tuple[tuple[int, str], ...]:
-    """Every docstring of a module, those below attributes too, with its first line."""
+    """Every docstring of a module, those below attributes too: its first line, its text unindented.
+
+    An indented line is no beginning of a sentence to the checks of the language.
+    """
     return tuple(_docstrings(source))
 
 
@@ -195,7 +198,7 @@ def _docstrings(source: str) -> Iterator[tuple[int, str]]:
             for inner in node.body:
                 value = inner.value if isinstance(inner, ast.Expr) else None
                 if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                    yield inner.lineno, value.value
+                    yield inner.lineno, re.sub(r"(?m)^ +", "", value.value)
 
 
 def unknown(text: str, names: Names, *, module: str = "") -> list[str]:

@@ -106,6 +106,9 @@ def test_a_name_that_has_gone_is_seen(name: str, text: str) -> None:
 def test_a_sentence_that_begins_with_a_clause_is_seen(sentence: str) -> None:
     """In a docstring, in a comment and on a page."""
     assert 1 == len(free_relatives("stage/x.py", f'"""{sentence}"""\n'))
+    assert 1 == len(
+        free_relatives("stage/x.py", f'def f():\n    """F.\n\n    {sentence}\n    """\n')
+    )
     assert 1 == len(free_relatives("stage/x.py", f"x = 1  # {sentence}\n"))
     assert 1 == len(free_relatives("docs/x.md", f"{sentence}\n"))
 

@@ -138,7 +138,7 @@ class EmbeddedEngine(EmbeddedCommands):
     async def drain(self, seconds: float) -> None:
         """Let what runs come to an end or to a rest, at most that long, then stop.
 
-        What is still in flight then is in doubt, and taken over by the next process.
+        An attempt that is still in flight then is in doubt, and the next process takes it over.
         """
         self._leaving = True
         self._pauses.stop()

@@ -37,7 +37,7 @@ def groups(lists: Iterable[Sequence[Group]]) -> list[Group]:
 def acts(lists: Iterable[Sequence[Act]], limit: int) -> list[Act]:
     """The newest acts. Their numbers are instants, and a page ends between two of them.
 
-    What was done to all files at once, such as a pause, is one act.
+    An order to all files at once, such as a pause, is one act.
     """
     everything = sorted((act for acts_ in lists for act in acts_), key=lambda act: -act.number)
     once = list({(a.number, a.act, a.target, a.actor): a for a in everything}.values())

@@ -61,7 +61,7 @@ class Chain:
     async def compensate(self, saga_id: str, ask: CompensateAsk) -> Handle:
         """Have a saga compensated: one that runs, one that is over, and one that is still to come.
 
-        Of a saga that is over all stages are asked, by a run of its own.
+        A run of its own asks all stages of a saga that is over.
         """
         only = ChainAsk(saga_id=check_saga_id(saga_id), stages=self._stages, data={}, forward=False)
         return await self.client.start_workflow(

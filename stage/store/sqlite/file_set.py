@@ -168,7 +168,7 @@ def check_listed(file: DatabaseFile, sizes: tuple[int, ...], member: int) -> Non
 def prepare_files(file: DatabaseFile, folders: Sequence[Traversable], workers: int) -> FileSet:
     """The list for so many workers, with every file that it names. Raises ConfigurationError.
 
-    What is missing of it is made. A single file becomes that of worker 0. With another number of
+    A missing file is made. A single file becomes that of worker 0. With another number of
     workers than before, each saga stays where it is, and new ones go by the new number; nobody may
     serve any of the files then.
     """
