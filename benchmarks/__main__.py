@@ -45,7 +45,7 @@ EVIDENCE = ROOT / "docs" / "evidence"
 NO_WORKERS = "a stage of this checkout has one worker"
 SERVER_WIDTHS = (1, WIDE)
 TAILS = (STAGE, TRACED, REFUSED)
-"""Those whose p99 is held against the goal of P13."""
+"""The contestants whose p99 is held against the goal of P13."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -79,7 +79,7 @@ def replicas_running(contestant: Contestant, place: Place) -> Iterator[tuple[Run
 
 
 def _on_one_cpu(contestant: Contestant) -> Contestant:
-    """The same, kept on one processor: its threads share an interpreter, and then a cache too."""
+    """The contestant on one processor: its threads share an interpreter, and then a cache too."""
 
     def command(place: Place, port: int) -> list[str]:
         cpu = min(os.sched_getaffinity(0))

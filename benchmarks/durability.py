@@ -61,7 +61,7 @@ def check(neighbours: str, folder: Path) -> Durability:
 
 
 def _missing(file: Path, acknowledged: list[str], counted: str) -> set[str]:
-    """Those that the query does not find."""
+    """The acknowledged sagas that the query does not find."""
     with closing(sqlite3.connect(file)) as database:
         return {
             each for each in acknowledged if database.execute(counted, (each,)).fetchone() != (1,)

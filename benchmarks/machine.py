@@ -46,7 +46,7 @@ def facts(root: Path) -> dict[str, object]:
 def build(arguments: object) -> str:
     """How the interpreter was built, by the arguments of its `configure`; without its paths.
 
-    One that was built without these is slower by a tenth.
+    An interpreter that was built without these is slower by a tenth.
     """
     if not isinstance(arguments, str):
         return "not known"

@@ -19,7 +19,7 @@ DURABLE = ("fsync=on",)
 
 
 def _on(server: str, each: Contestant, name: str, title: str, replicas: int = 1) -> Contestant:
-    """The same with a database of that server, which has its name."""
+    """The contestant on a database of that server, which has its name."""
 
     def command(place: Place, port: int) -> list[str]:
         # The last word counts: the database of the server stands behind that of a file.

@@ -50,7 +50,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def tree_cpu_seconds(pid: int) -> float:
-    """The same of a process and all that descend from it, those that have ended included."""
+    """User and system time of a process and of all its descendants, ended ones included."""
     spent: dict[int, int] = {}
     children: dict[int, list[int]] = {}
     for folder in Path("/proc").iterdir():

@@ -87,7 +87,7 @@ class Steady:
     contestant: str
     round: int
     requests: int
-    """Those that were not shed."""
+    """The requests that were not shed."""
     offered: float
     """Sagas a second: half of its peak."""
     p50: float
@@ -211,7 +211,7 @@ def open_loop(
 def latencies_of(each: Contestant, answers: Sequence[Answered]) -> list[float]:
     """In seconds. Raises AnsweredWrongly.
 
-    One that was shed has waited as long as anybody does, so that the tail is no better for it. A
+    A request that was shed counts as long as the longest wait, so that shedding betters no tail. A
     machine that has other work may have become slower than half of what it was.
     """
     expected = REFUSAL if each.refuses else EXECUTED

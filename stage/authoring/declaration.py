@@ -61,7 +61,7 @@ MIGRATIONS = "migrations"
 
 
 class CallDecorator(Protocol[P]):
-    """Takes the function of a call. One that returns nothing has no probe to find it by."""
+    """Takes the function of a call. Without a result there is nothing for a probe to find."""
 
     @overload
     def __call__(  # type: ignore[overload-overlap]  # a step without a result lacks `probe`
@@ -72,7 +72,7 @@ class CallDecorator(Protocol[P]):
 
 
 class EffectDecorator(Protocol[P]):
-    """Takes the function of an effect. One that returns nothing has no probe to find it by."""
+    """Takes the function of an effect. Without a result there is nothing for a probe to find."""
 
     @overload
     def __call__(  # type: ignore[overload-overlap]  # a step without a result lacks `probe`
@@ -138,7 +138,7 @@ class StageDeclaration(Generic[P, A]):
         self.adds: Codec[A] | None = Codec(adds) if adds is not None else None
         self.migrations = _beside_caller(migrations)
         self.folder = _beside_caller(".")
-        """That of the module that declares the stage."""
+        """The folder of the module that declares the stage."""
         self.steps: list[DeclaredStep[Any, Any]] = []
         self.credentials_functions: dict[str, CredentialsFunction] = {}
         self._output: Callable[[Saga[P]], A] | None = None

@@ -18,8 +18,8 @@ CONNECTIONS_MIN = 8
 def connections_max(config: Config) -> int:
     """The connections that may come in: what is set, or less where descriptors are few.
 
-    Those that requests to peers need are kept back, so that no caller can take them. The soft
-    limit of the process is raised first, as far as the hard one allows.
+    The descriptors that requests to peers need are kept back, so that no caller can take them. The
+    soft limit of the process is raised first, as far as the hard one allows.
     """
     descriptors = _raise_limit()
     reserve = min(DESCRIPTORS_OF_OURS + _to_peers(config), int(descriptors * RESERVE_SHARE_MAX))

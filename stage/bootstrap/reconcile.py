@@ -106,7 +106,7 @@ async def _ask(
 def reconciling_of(
     config: Config, participant: Participant, store: Store, neighbours: Neighbours, clock: Clock
 ) -> Reconciling:
-    """The same while the stage is up, in its own store."""
+    """The reconciliation of a stage that is up, in its own store."""
     peers = tuple(dict.fromkeys((*config.upstreams, *config.downstreams)))
 
     def adoption() -> Adoption:

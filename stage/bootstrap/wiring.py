@@ -125,7 +125,7 @@ def build_asgi(
     tracer_provider: TracerProvider | None = None,
     meter_provider: MeterProvider | None = None,
 ) -> AsgiApplication:
-    """The same as an ASGI application; `config` is asked for at each start of its lifespan."""
+    """The stage as an ASGI application; `config` is asked for at each start of its lifespan."""
 
     @asynccontextmanager
     async def running() -> AsyncIterator[Service]:

@@ -28,7 +28,7 @@ def db() -> None:
 @click.argument("target", metavar="MODULE:ATTRIBUTE")
 @configured((*NEEDED, "workers"))
 def init(target: str, **given: Any) -> None:
-    """Make the database, with --workers a file for each. One that is there already is refused."""
+    """Make the database, with --workers a file for each. It must not be there already."""
     config = config_of(given)
     if config.workers > 1 and config.database.startswith("sqlite:"):
         from stage.bootstrap.workers import make_files
@@ -65,7 +65,7 @@ def upgrade(target: str, **given: Any) -> None:
 def status(target: str, **given: Any) -> int:
     """List the migrations. Exit status 1 when one is pending, changed or unknown.
 
-    One that is ahead is an expansion of a later version, on which this one runs.
+    A migration that is ahead is an expansion of a later version, on which this one runs.
     """
     from stage.cli.draw import table
     from stage.store.migrate import MigrationState

@@ -105,7 +105,7 @@ def _fakes_of(target: str, stage: StageDeclaration[Any, Any]) -> dict[str, FakeA
 
 
 def _free_port() -> int:
-    """One that stays free until the stage listens there, and while it is started anew."""
+    """A port that stays free until the stage listens there, and while it is started anew."""
     import random
     import socket
     from contextlib import suppress

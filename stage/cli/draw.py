@@ -302,7 +302,7 @@ def _parked(saga: SagaView) -> str:
 
 
 def _verbs(verbs: Sequence[VerbView]) -> list[str]:
-    """Those that are allowed, then the others with the reason."""
+    """The verbs that are allowed, then the others with the reason."""
     lines = []
     for each in sorted(verbs, key=lambda each: each.why_not is not None):
         if each.why_not is not None:

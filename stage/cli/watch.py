@@ -49,8 +49,8 @@ class Signals:
 async def run_anew(command: Sequence[str], signals: Signals, hint: str) -> int:
     """Run it until a signal, anew after each change below the working directory; the exit status.
 
-    A process that ends before the first change ends all of it with its own status. One that ends
-    later waits for the change that mends it, and `hint` is said. Raises Failure for one that was
+    A process that ends before the first change ends all of it with its own status. After a later
+    end the change that mends it is waited for, and `hint` is said. Raises Failure for one that was
     killed.
     """
     seen = await asyncio.to_thread(_stamps)

@@ -2,7 +2,7 @@
 
 CI servers set STAGE_NAME, deployments STAGE_ENV, and Kubernetes a dozen variables for a service
 that is named stage. So a variable that is in no setting stops nothing: it is listed as ignored.
-One that is nearly the name of a setting is a slip of the operator, and a problem.
+A variable that is nearly the name of a setting is a slip of the operator, and a problem.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SERVICE_LINK_URL = re.compile(r"(?:tcp|udp|sctp)://\S+")
 def from_environment(
     environ: Mapping[str, str], problems: list[str], ignored: list[str]
 ) -> Iterator[Given]:
-    """The settings among the variables. Those that are not ours are listed in `ignored`."""
+    """The settings among the variables. Foreign ones are listed in `ignored`."""
     known = {setting.variable: setting for setting in SETTINGS}
     for variable in sorted(name for name in environ if name.startswith(PREFIX)):
         origin, value = f"environment {variable}", environ[variable]

@@ -794,7 +794,7 @@ def _mendable(step: StepState) -> StepState:
 
 
 def _mendable_compensation(step: StepState, certain: bool) -> StepState:
-    """The same for the request of a compensation."""
+    """As `_mendable`, for the request of a compensation."""
     if step.compensation_doubted or not certain:
         return replace(step, compensation_doubted=True)
     return replace(step, compensation_requests=())

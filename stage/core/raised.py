@@ -1,7 +1,7 @@
 """An exception as it may be shown: its type and its place, never its text (rule 38).
 
-The text of foreign code may quote a payload, a credential or an address. That of our own errors is
-ours, and says the fix.
+The text of foreign code may quote a payload, a credential or an address. The
+text of our own errors is ours, and says the fix.
 """
 
 from __future__ import annotations

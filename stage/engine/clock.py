@@ -74,7 +74,7 @@ class SteadyClock(SystemClock):
         self._believed = self._seen = self._wall() - self._read_at
         """The distance to the monotonic clock: as it is believed, and as the wall clock has it."""
         self._agreed = self._seen
-        """The same while both agree, or no number while they do not."""
+        """The distance while both agree, or no number while they do not."""
         self._sure_until = self._read_at
         """Until then, by the monotonic clock, the wall clock is not looked at."""
 

@@ -141,7 +141,7 @@ class Reconciler:
     async def openers(self) -> dict[str, int]:
         """How many sagas of the database each neighbour opened, closed ones aside.
 
-        Those whose envelope cannot be read are counted as UNREADABLE.
+        Sagas whose envelope cannot be read are counted as UNREADABLE.
         """
         found: Counter[str] = Counter()
         size = 0

@@ -24,8 +24,8 @@ WILDCARDS = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - compared with, not 
 class Hosts:
     """The names under which this stage may be asked for.
 
-    Those of loopback, what is configured, and the address that a connection came in at: no page
-    can have an address for its name.
+    The names of loopback, the configured ones, and the address that a connection came in at: no
+    page can have an address for its name.
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:

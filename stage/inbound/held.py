@@ -46,7 +46,7 @@ class Turn(Enum):
     UNKNOWN = "unknown"
     """It has no place, and nobody knows whether its saga was seen."""
     GIVES_WAY = "gives way"
-    """The same, and its connection is closed for another one."""
+    """As UNKNOWN, and its connection is closed for another one."""
 
 
 Answered = Callable[[Turn], None]

@@ -40,7 +40,7 @@ class Lookups:
         return await asyncio.shield(found)
 
     async def which(self, saga_ids: Sequence[str]) -> frozenset[str] | None:
-        """Those of the ids that were accepted or buried here; None when that is not known now."""
+        """The given ids that were accepted or buried here; None when that is not known now."""
         try:
             return await self._seen(saga_ids)
         except (StoreUnavailable, SagaLost, Unsettled):

@@ -105,7 +105,7 @@ NAMES = {
 """The structs that are sent and read, by their names in the document."""
 
 RECEIVED = ("Order", "PauseOrder", "ResumeOrder", "SweepOrder", "SweepChange", "ReconcileOrder")
-"""Those that are read, and never sent."""
+"""The bodies that are read, and never sent."""
 
 Schema = dict[str, Any]
 

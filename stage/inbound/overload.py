@@ -21,7 +21,7 @@ TICK_SECONDS = 0.1
 LATE_SECONDS = 0.1
 """A tick that comes so much too late is a sign of too much work."""
 LATE_TICKS = 3
-"""So many of them in a row: one alone is a pause of the machine. One that is five times as late
+"""So many of them in a row: one alone is a pause of the machine. A tick that is five times as late
 counts for all."""
 DECREASE = 0.9
 """The first limit, as a part of what was admitted lately."""

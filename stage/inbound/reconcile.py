@@ -73,7 +73,7 @@ async def reconcile(service: Service, request: Request) -> Answer:
 async def _compensated(service: Service, order: ReconcileOrder, found: Findings) -> int | None:
     """The number of the sweep that compensates what was taken over; None where nothing is left.
 
-    Those that somebody asked to compensate meanwhile are compensated without it.
+    Sagas that somebody asked to compensate meanwhile are compensated without it.
     """
     adopted = frozenset(found.adopted)
     ids = [

@@ -20,8 +20,8 @@ class ExternalRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     `budget` and `timeout` are in seconds: what is left of the saga, None without a deadline, and
     what this attempt may take. A request that is `breakable` may be held back while the API keeps
-    failing; it is then `Lost` for certain. One that is not `repeatable` is never sent again, so it
-    travels on a connection of its own, on which no other request can have made the API hang up.
+    failing; it is then `Lost` for certain. A request that is not `repeatable` is never sent again,
+    so it travels on a connection of its own, where no other request can have made the API hang up.
     """
 
     peer: str

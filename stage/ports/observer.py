@@ -118,8 +118,8 @@ class Observer(Protocol):
     ) -> Span:
         """A server span for a request that came in, within the trace its headers name.
 
-        One that is not `joined` begins a trace of its own and links to the one that was named:
-        an unknown caller must not write into the trace of somebody else.
+        A request that is not `joined` begins a trace of its own and links to the trace that was
+        named: an unknown caller must not write into the trace of somebody else.
         """
         ...
 

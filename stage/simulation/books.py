@@ -140,7 +140,7 @@ class Known(msgspec.Struct, kw_only=True):
     """Every answer that was durable at some time."""
     deadline: float | None = None
     generation: int = 1
-    """That of the database in which it was accepted, or last taken over."""
+    """The generation of the database in which it was accepted, or last taken over."""
     recovered: int = 0
     forgotten: bool = False
     mended: bool = False
@@ -741,8 +741,8 @@ class Books:
     def handing_on(self, stage: str, who: str, peer: str, saga: str, body: bytes) -> None:
         """A process of a stage hands on downstream: all its own work has to be durable by now.
 
-        One that was frozen may hand on what it had begun after another one has undone that work:
-        it has asked downstream to compensate, which runs it no more (I6).
+        A process that was frozen may hand on its work after another one has undone it: the other
+        one has asked downstream to compensate, which runs the saga no more (I6).
         """
         name = FORWARD_PREFIX + peer
         known = self.known.get((stage, saga))

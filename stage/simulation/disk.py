@@ -456,7 +456,7 @@ class SimulatedStore:
 
 
 class SimulatedOwnership(SoleOwner):
-    """That of a process which may be taken for dead, and come back: there are no leases here yet.
+    """The ownership of a process that may be taken for dead, and come back. It has no lease yet.
 
     A process then loses a saga by its epoch alone, and follows the one that took it over.
     """

@@ -97,7 +97,7 @@ UNDONE_ELSEWHERE = "saga_undone_elsewhere"
 LANDED = "doubt_landed"
 """A commit under way when the primary was lost, and the standby has it; counted as well."""
 NOT_LANDED = "doubt_not_landed"
-"""The same where it has not."""
+"""A commit under way when the primary was lost, and the standby has it not."""
 
 JOINED_ELSEWHERE = "joined_elsewhere"
 """A saga offered to one process while another had a message of it under way; counted as well."""

@@ -38,7 +38,7 @@ API_CODES = (200, 400, 403, 404, 409, 410, 422, 502, 503, 504)
 Not 402, which none gives.
 """
 API_CODES_BEFORE = (*API_CODES, 401, 429)
-"""The same where nothing was passed on: these two say so, to the engine too."""
+"""The answers where nothing was passed on: the last two say so, to the engine too."""
 REWRITTEN = (404, 500, 502, 503, 504)
 """Codes that a gateway puts over an answer whose body it lets through."""
 

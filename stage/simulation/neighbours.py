@@ -79,7 +79,7 @@ AGREED_UNDO: dict[int, tuple[Outcome, ...]] = {
     409: (Outcome.EXECUTED, Outcome.UNKNOWN),
     410: (Outcome.COMPENSATED, Outcome.NOT_EXECUTED, Outcome.UNKNOWN),
 }
-"""The same of an answer to a request to compensate (protocol 3.4)."""
+"""The outcomes that agree with the code of an answer to `compensate` (protocol 3.4)."""
 GONE = 410
 IN_DOUBT = frozenset({400, 409, 410, 413, 415, 422})
 """A no in doubt, where the body does not say so: it is compensated, not repeated."""

@@ -129,7 +129,7 @@ class _Script:
 
     @property
     def plan(self) -> Plan:
-        """That of the version that accepted the saga."""
+        """The plan of the version that accepted the saga."""
         return self._participant.plan
 
     # --- the clock ---
@@ -183,7 +183,7 @@ class _Script:
         return None
 
     def output(self, view: RunView) -> msgspec.Raw | None:
-        """That of the author's function, which the journal does not hold."""
+        """The output of the author's function, which the journal does not hold."""
         return self._participant.output(view)
 
     def _started(self, kind: AttemptKind, step: str) -> e.StepStarted | e.CompensationStarted:

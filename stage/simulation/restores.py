@@ -26,7 +26,7 @@ AGE_SECONDS = (0.2, 20.0)
 SERVED_SECONDS = (0.0, 10.0)
 """How long the stage serves before it is reconciled, and between two tries."""
 STILL_SERVED_SECONDS = 600.0
-"""The same while a neighbour is out for hours: nobody stops a stage every five seconds for that."""
+"""How long, while a neighbour is out for hours: nobody stops a stage every five seconds for it."""
 SINCE_SECONDS = 7_200.0
 """Neighbours are asked from so long before the copy: their clocks may be wrong by an hour."""
 ASKS_MAX = 200

@@ -54,7 +54,7 @@ def values(identity: Identity) -> list[object]:
 
 
 def new_identity(wanted: Wanted, now: float, born_at: float | None) -> Identity:
-    """That of a database whose first migration was applied at `born_at`, as far as is known."""
+    """The identity of a database whose first migration was applied at `born_at`, where known."""
     return Identity(
         id=uuid.uuid4().hex,
         stage=wanted.stage,

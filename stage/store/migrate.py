@@ -47,7 +47,7 @@ class MigrationState(StrEnum):
     UNKNOWN = "unknown"
     """Applied, and there is no such file: the database is newer than the code."""
     AHEAD = "ahead"
-    """The same of an expansion: this version runs on it."""
+    """Applied, and unknown here: an expansion, on which this version runs."""
 
 
 class Migration(msgspec.Struct, frozen=True, kw_only=True):

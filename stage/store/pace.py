@@ -31,6 +31,6 @@ class Pace:
         self._units = max(1.0, self._units / 2)
 
     def committed(self, units: int) -> None:
-        """A batch of so many units met none. One that was not full shows nothing."""
+        """A batch of so many units met no lock. A batch that was not full shows nothing."""
         if units >= self.units:
             self._units = min(float(self._most), self._units + GAIN)

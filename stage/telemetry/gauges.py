@@ -65,7 +65,7 @@ class Running(Protocol):
 
 
 class Gauges:
-    """The gauges of `names.METRICS`. Those from the database are as of the last `refresh`."""
+    """The gauges of `names.METRICS`. Gauges read from the database are as of the last `refresh`."""
 
     def __init__(
         self,

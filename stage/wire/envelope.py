@@ -91,7 +91,7 @@ class _Sent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 _usual = msgspec.json.Decoder(_Usual)
 _CONTROL_VALUES_MAX = 3 * DEFAULT_LIMITS.trail_entries_max + 8
-"""Those of the envelope that are not data: three a stage in the trail."""
+"""The values of the envelope that are not data: three a stage in the trail."""
 _USUAL_LEVELS = 3
 """The envelope, its trail, and an entry of it."""
 

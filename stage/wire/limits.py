@@ -16,7 +16,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     values_max: int = 20_000
     """Members and items in one body: each costs time in the event loop, however small it is."""
     adds_values_max: int = 2_000
-    """Those of the output of one stage."""
+    """Members and items in the output of one stage."""
     exponents_max: int = 1_000
     """Numbers in one body with an exponent of two digits or more."""
     depth_max: int = 32

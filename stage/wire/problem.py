@@ -35,7 +35,7 @@ class ProblemType(StrEnum):
     PAST_RETENTION = "urn:saga-stage:problem:past-retention"
     SAGA_LOST = "urn:saga-stage:problem:saga-lost"
     DEFECT = "urn:saga-stage:problem:defect"
-    # Those below are the cases of their code alone.
+    # Each type below is the only case of its code.
     NOT_READABLE = "urn:saga-stage:problem:not-readable"
     NOT_KNOWN_WHO = "urn:saga-stage:problem:unauthenticated"
     FORBIDDEN = "urn:saga-stage:problem:forbidden"
@@ -141,7 +141,7 @@ class WireError(Exception):
         self.type = type
 
     def problem(self, saga_id: str | None = None, trace_id: str | None = None) -> Problem:
-        """The same as a document, with the ids under which it can be looked up."""
+        """The error as a document, with the ids under which it can be looked up."""
         return Problem(
             type=self.type,
             title=self.title,

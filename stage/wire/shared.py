@@ -34,7 +34,7 @@ SHARED_LIMITS: Final = msgspec.structs.replace(
     depth_max=DEFAULT_LIMITS.depth_max + 3,
     values_max=DEFAULT_LIMITS.body_bytes_max // VALUE_BYTES_MIN,
 )
-"""Those of a page, which holds many envelopes; each of these is checked by the usual limits."""
+"""The limits of a page, which holds many envelopes; each envelope is held to the usual limits."""
 CURSOR_CHARS_MAX = 200
 _SECONDS: Final = re.compile(r"[0-9]{1,11}(\.[0-9]{1,9})?")
 

@@ -40,7 +40,7 @@ _LONE_SURROGATE = re.compile(
 # A number with more than 15 significant digits, or with an exponent: it may be rounded. Strings
 # that look like one are found as well, which only costs the second reading.
 _MAY_BE_ROUNDED = re.compile(rb"[:,\[ \t\r\n]-?(?:[0-9.]{17}|[0-9.]+[eE])")
-# The same for what our own encoder wrote: a float that is a whole number, such as 1.0 or 1e22.
+# The pattern for what our own encoder wrote: a float that is a whole number, such as 1.0 or 1e22.
 _WHOLE_FLOAT = re.compile(rb"[:,\[]-?[0-9]+(?:\.0[,\]}]|(?:\.[0-9]+)?e)")
 # Both of them need one of these. To look for them in a body with a 0 for each digit and each point
 # takes a tenth of their time, and most bodies have none.

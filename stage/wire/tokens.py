@@ -75,12 +75,12 @@ def parse_accept_lines(text: str) -> tuple[bytes, ...]:
 
 
 def is_accepted(token: str, digests: Iterable[bytes]) -> bool:
-    """Whether one of the digests is that of the token. Looks at all, in constant time each."""
+    """Whether one of the digests is the token's. Looks at all, in constant time each."""
     return is_among(digest_of(token), digests)
 
 
 def is_among(shown: bytes, digests: Iterable[bytes]) -> bool:
-    """The same of the digest of a token, which is made once where several have to be asked."""
+    """As `is_accepted`, for a digest that was made once for several questions."""
     found = False
     for digest in digests:
         found |= hmac.compare_digest(shown, digest)

@@ -146,6 +146,7 @@ WORDS = {
 # Pages that speak about the words themselves.
 ABOUT_WORDS = ("docs/glossary.md", "AGENTS.md", "CONTRIBUTING.md", "tests/house/*")
 
+
 RENAMED = {
     "module": {"rounds", "runs", "look", "patient", "chosen", "endings", "lean", "silent", "bound"}
     | {"keys", "edge"},
@@ -162,6 +163,13 @@ FREE_RELATIVE = re.compile(
     + r"(?:(?:Who|Whoever|Whatever|What|Of the|Of these|Of a|Of what|Else)\b[^.?!|]*)(?=[.!:]|\Z)",
     re.MULTILINE,
 )
+NO_NOUN = re.compile(
+    _START
+    + r"(?:Those(?! are)|That of|One that|One of (?:which|whom)"
+    + r"|The same(?=[.:;,]| (?:of|as|with|while|where|by|for|in|to|at|again|is|it)\b))\b[^.?!|]*",
+    re.MULTILINE,
+)
+"""Sentences whose subject is a pronoun: the reader has to find its noun somewhere else."""
 CLAUSE_FIRST = re.compile(r"test_(?:who|whoever|what|whatever)_")
 OUTCOME_OF_AN_ATTEMPT = re.compile(
     r"\boutcomes? of (?:an|the|each|every|its|one|that) attempts?\b|\battempt's outcome\b"
@@ -287,6 +295,17 @@ def free_relatives(name: str, text: str) -> list[str]:
     ]
 
 
+def subjects_without_a_noun(name: str, text: str) -> list[str]:
+    """Sentences that begin with *those*, *that of*, *one that* or *the same* without a noun."""
+    if name.startswith("tests/"):
+        return []  # a docstring there goes on from the name of its test
+    return [
+        f"{first + passage.count(chr(10), 0, match.start())}: {match[0][:50]!r}"
+        for first, passage in prose(name, text)
+        for match in NO_NOUN.finditer(passage)
+    ]
+
+
 def outcomes_of_attempts(name: str, text: str) -> list[str]:
     """Places that give an attempt an outcome: a saga has one, an attempt has an end."""
     if fnmatch(name, "tests/house/*"):
@@ -303,4 +322,5 @@ CHECKS = {
     "names that have gone": names_renamed,
     "free relatives": free_relatives,
     "outcomes of attempts": outcomes_of_attempts,
+    "subjects without a noun": subjects_without_a_noun,
 }

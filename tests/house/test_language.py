@@ -13,6 +13,7 @@ from tests.house.language import (
     free_relatives,
     names_renamed,
     outcomes_of_attempts,
+    subjects_without_a_noun,
     words_listed,
     words_not_used,
 )
@@ -126,6 +127,30 @@ def test_the_name_of_a_test_that_begins_with_a_clause_is_seen() -> None:
 def test_headings_and_questions_are_let_through(page: str) -> None:
     """A heading names its section, and a question may ask."""
     assert [] == free_relatives("docs/x.md", page)
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "Those that wait are asked.",
+        "That of the saga is kept.",
+        "One that is late is refused.",
+        "The same for the undo.",
+        "It waits. The same as above.",
+    ],
+)
+def test_a_subject_without_a_noun_is_seen(sentence: str) -> None:
+    """The reader would have to find the noun in another place."""
+    assert 1 == len(subjects_without_a_noun("stage/x.py", f'"""{sentence}"""\n'))
+    assert 1 == len(subjects_without_a_noun("docs/x.md", f"{sentence}\n"))
+
+
+@pytest.mark.parametrize(
+    "sentence", ["Those are four.", "The same bytes are sent.", "One of them waits."]
+)
+def test_a_subject_that_can_be_seen_from_here_is_let_through(sentence: str) -> None:
+    """*Those are* points at the sentence before."""
+    assert [] == subjects_without_a_noun("stage/x.py", f'"""{sentence}"""\n')
 
 
 def test_an_outcome_of_an_attempt_is_seen() -> None:

@@ -51,8 +51,7 @@ class LiveUnits:
         self._store = store
         self._clock = clock
         self._concluding: dict[LiveSaga, asyncio.Future[None] | None] = {}
-        """Those whose end was answered for and is not written down; a future where that is awaited.
-        """
+        """The sagas whose end was answered and is not written yet; a future where it is awaited."""
         self.stopping = False
         """True once no unit may wait for a database that is away."""
 

@@ -72,7 +72,7 @@ class EmbeddedQueries:
         if self._store.identity.awaits_release:
             raise SagaLost("the database was restored: which sagas were seen is not known here")
         found = live | await self._store.seen(saga_ids)
-        # One that may have been dropped was maybe executed: nothing may say that it was not.
+        # A saga that may have been dropped was maybe executed: nothing may say that it was not.
         return found | await self._dropped.among([each for each in saga_ids if each not in found])
 
     async def journal(self, saga_id: str, after: int = 0, wait_seconds: float = 0.0) -> list[Entry]:

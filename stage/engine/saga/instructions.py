@@ -34,12 +34,12 @@ class Instruction(msgspec.Struct, frozen=True, kw_only=True):
     is_external: bool
 
     def numbered(self, do: Do) -> Instruction:
-        """The same with the number of that attempt."""
+        """The instruction with the number of that attempt."""
         return self if do.attempt == 1 else replace(self, do=do)
 
 
 Instructions = Mapping[AttemptKind, Mapping[str, Instruction]]
-"""Those of one version, by the kind of attempt and the name of the step."""
+"""The instructions of one version, by the kind of attempt and the name of the step."""
 
 
 def instructions_of(participant: Participant) -> Instructions:

@@ -168,7 +168,7 @@ class Interpreter:
         self.versions = versions
         self.redact = redact
         self.plan = versions.newest.plan
-        """That of the newest version; a saga may run under another one (`Saga.under`)."""
+        """The plan of the newest version; a saga may run under another one (`Saga.under`)."""
         self._instructions = {
             each.plan.version: instructions_of(each) for each in family_of(versions.newest)
         }

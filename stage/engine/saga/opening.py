@@ -148,7 +148,7 @@ class Opening:
         self._code = code
         self._dropped = dropped
         self.folds = Folds()
-        """Those that left memory to wait."""
+        """The states of sagas that left memory to wait."""
 
     async def first(self, unit: Unit, request: OpenRequest) -> Stored | None:
         """The first unit: accept, bury, or take over. None when there is nothing to open.

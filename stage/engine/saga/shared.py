@@ -60,8 +60,8 @@ def _without_contents(
 ) -> SharedSaga | None:
     """A saga that was closed or forgotten; None for a tombstone: nothing was ever done for it.
 
-    Its opener is known by the hash of its name. One that was completed or compensated is so at
-    every downstream. One that was given up may have been handed to each of them.
+    Its opener is known by the hash of its name. A saga that was completed or compensated
+    is so at every downstream. A saga that was given up may have been handed to each of them.
     """
     saga = snapshot.saga
     if not recognised:

@@ -20,7 +20,7 @@ class Versions:
         self._by_version = {each.plan.version: each for each in family_of(newest)}
         self._hashes = {number: hash_of(each.plan) for number, each in self._by_version.items()}
         self.plan_hash = self._hashes[newest.plan.version]
-        """That of the newest plan."""
+        """The hash of the newest plan."""
 
     def of(self, saga: Saga) -> Participant:
         """The participant whose functions belong to the saga.

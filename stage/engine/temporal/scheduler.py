@@ -109,7 +109,7 @@ class TemporalScheduler:
         """When a saga was poked last, by the event loop's clock; until it is run here, or for some
         time."""
         self._gone: dict[LiveSaga, list[asyncio.Future[None]]] = {}
-        """Those that wait until a saga has left memory."""
+        """The waits until a saga has left memory."""
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._stopping = asyncio.Event()
         self.recovered = False
@@ -144,8 +144,8 @@ class TemporalScheduler:
     async def _claim(self, limit: int) -> list[str]:
         """Ids of sagas that need a run and are in nobody's hands; they stay so.
 
-        Those that were poked lately may stay due for long, as one does that only a newer release
-        can read. They are no part of the limit, so that those behind them are found.
+        Sagas that were poked lately may stay due for long, as does a saga that only a newer release
+        can read. They are no part of the limit, so that the sagas behind them are found.
         """
         most = limit + min(len(self._poked), NEWER_IDS_MAX)
         found = await self._ownership.claim(self._clock.now(), most, self._settings.version)

@@ -37,7 +37,7 @@ class WorkerState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Duties:
-    """Those of one worker, as the others may call them."""
+    """The duties of one worker, as the others may call them."""
 
     def __init__(
         self,

@@ -476,7 +476,7 @@ class WorkersEngine:
 
     @property
     def identity(self) -> Identity:
-        """See `ports.engine.Queries`. That of a file that awaits its release, where one does."""
+        """See `ports.engine.Queries`. The file that awaits its release, where one does."""
         own = self._engine.identity
         return (
             next((each.identity for each in self._there() if each.identity.awaits_release), own)

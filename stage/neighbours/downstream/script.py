@@ -11,7 +11,7 @@ from stage.neighbours.shared.scripts import Scripts
 
 
 class ScriptName(StrEnum):
-    """How a saga is handled. Those called `compensate-` affect its compensation alone."""
+    """How a saga is handled. The scripts named `compensate-` affect its compensation alone."""
 
     ACCEPT = "accept"
     """Do the work, answer 200."""

@@ -1,7 +1,7 @@
 """A bounded number of connections for everything that is one statement: reads, claims, mail.
 
 They are opened when they are needed and have no state, so that nothing is reset between two uses.
-One that broke is closed; the next use opens another.
+A connection that broke is closed; the next use opens another.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from stage.ports.store import Row
 from stage.store.postgres.link import Link
 
 TABLES: Final = ("journal", "saga", "saga_term", "signal", "lost_saga")
-"""Those that hold contents of sagas."""
+"""The tables that hold contents of sagas."""
 SNAPSHOTS_SECONDS_MAX: Final = 5.0
 """How long it waits for older snapshots to end. Units go on meanwhile."""
 LOOK_SECONDS: Final = 0.1

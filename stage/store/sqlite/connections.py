@@ -95,8 +95,8 @@ class SqliteConnections:
     async def close(self) -> None:
         """Close the readers, then the writer: the last one to close empties the log.
 
-        Those of a close that was cancelled are waited for first: their threads need the event loop,
-        and one that only reads cannot empty the log when it is the last.
+        The connections of a close that was cancelled are waited for first: their threads need the
+        event loop, and a reader cannot empty the log when it is the last one.
         """
         leaving, self._readers = self._readers, []
         if self._inspector is not None:

@@ -27,7 +27,7 @@ AWAY: Final = {
 """Primary result codes that mean "away", each with its fix (sqlite.org/rescode.html)."""
 
 DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
-"""Those of them that no waiting mends."""
+"""The codes of AWAY that no waiting mends."""
 
 
 class DatabaseDamaged(StoreUnavailable):

@@ -33,7 +33,7 @@ class _Statement(NamedTuple):
     numbered: bool
     """Its parameters are numbered, as `$1`: to sqlite3 these are names."""
     by_place: str
-    """The same with places, which are bound in half the time; empty where that is not certain."""
+    """The SQL with places, which are bound in half the time; empty where that is not certain."""
     places: int
 
 

@@ -98,7 +98,7 @@ class SqliteUnit(msgspec.Struct, eq=False):
     _part: Part
     _codec: Codec
     _entries: BatchEntries
-    """Those of the units before it in the batch."""
+    """The entries of the units before it in the batch."""
     added: list[object] = []
     """The columns of the journal entries that it adds."""
     _flushed: bool = False

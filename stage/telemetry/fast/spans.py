@@ -226,7 +226,7 @@ class FastSpan:
 
     @property
     def tracestate(self) -> str:
-        """That of its trace, as the SDK passes it on."""
+        """The tracestate of its trace, as the SDK passes it on."""
         if not (self.above and self.parent.tracestate):
             return ""
         below = parse_context(self.above, self.parent.tracestate)
@@ -260,12 +260,12 @@ class FastSpan:
 
     @property
     def resource(self) -> Resource:
-        """That of its provider."""
+        """The resource of its provider."""
         return self.provider.resource
 
     @property
     def instrumentation_scope(self) -> InstrumentationScope | None:
-        """That of all spans of ours."""
+        """The scope of all spans of ours."""
         return self.provider.scope
 
     def readable(self) -> EndedSpan:
