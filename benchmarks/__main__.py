@@ -115,8 +115,8 @@ def _on_a_file(run: Run, widths: Sequence[int]) -> int:
         *figures(found.samples, found.steady, ON_A_FILE, TAILS),
         exported(served, _sagas_of(run, TRACED)),
     ]
-    told = {"machine": machine, "not_measured": skipped, "durability": asdict(kept)}
-    _write(run, "throughput", found, shown, told)
+    members = {"machine": machine, "not_measured": skipped, "durability": asdict(kept)}
+    _write(run, "throughput", found, shown, members)
     if WIDE in widths:
         titles = {each.name: each.title for each in contestants}
         chart = report.chart(medians(found.samples), WIDE, titles)
@@ -178,10 +178,10 @@ def _measured(
 
 
 def _write(
-    run: Run, name: str, found: Measured, shown: Sequence[Figure], told: Mapping[str, Any]
+    run: Run, name: str, found: Measured, shown: Sequence[Figure], members: Mapping[str, Any]
 ) -> None:
     evidence = {
-        **told,
+        **members,
         "rounds": run.rounds,
         "seconds": run.seconds,
         "titles": {each.name: each.title for each in found.contestants},

@@ -83,7 +83,7 @@ def main() -> int:
     bloat = _bloat(sizes, written_anew)
     for table, (heap, indexes) in bloat.items():
         print(f"{table:13} {heap:5.2f} of its size written anew, its indexes {indexes:5.2f}")
-    told = {
+    evidence = {
         "machine": facts(ROOT),
         "minutes": given.minutes,
         "rate": given.rate,
@@ -94,7 +94,7 @@ def main() -> int:
         "written_anew": [asdict(size) for size in written_anew],
         "bloat": bloat,
     }
-    print(f"written: {report.write(given.out, 'bloat', told)}")
+    print(f"written: {report.write(given.out, 'bloat', evidence)}")
     return 0
 
 

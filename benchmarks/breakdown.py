@@ -4,8 +4,8 @@ python -m benchmarks.breakdown [--seconds S]
 
 One thread has the interpreter at a time, so these bound the throughput of a process. py-spy looks
 at the running process from outside, without stopping it; a sample counts for the innermost frame
-that belongs to a part. What is left of the processor time is spent without the interpreter: in
-SQLite and in the kernel.
+that belongs to a part. The rest of the processor time is spent without the interpreter: in SQLite
+and in the kernel.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Missing as missing:
         print(f"bench: {missing}", file=sys.stderr)
         return 2
-    told: dict[str, object] = {"machine": facts(ROOT)}
+    evidence: dict[str, object] = {"machine": facts(ROOT)}
     with tempfile.TemporaryDirectory(dir=given.folder) as made:
         folder = Path(made)
         with neighbours(nginx, folder / "nginx", free_port()) as url:
@@ -123,8 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 micros["without the interpreter"] = max(0.0, cpu * 1e6 - sum(micros.values()))
                 for part, spent in micros.items():
                     print(f"  {spent:5.0f} us  {part}")
-                told[each.name] = {"cpu_us": cpu * 1e6, "parts_us": micros}
-    print(f"written: {report.write(given.out, 'breakdown', told)}")
+                evidence[each.name] = {"cpu_us": cpu * 1e6, "parts_us": micros}
+    print(f"written: {report.write(given.out, 'breakdown', evidence)}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What a collector costs: one that answers, one that hangs, none that listens; and no tracing.
+"""The cost of a collector that answers, of one that hangs, of none that listens; and no tracing.
 
 python -m benchmarks.collectors [--rounds N] [--seconds S]
 """
@@ -52,6 +52,7 @@ def ratios(found: Mapping[tuple[str, int], Mapping[str, float]]) -> dict[str, fl
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, write the evidence; 0 whatever the figures are."""
+    # Long because a measurement is its steps in their order: prepare, measure, write down.
     options = argparse.ArgumentParser(prog="python -m benchmarks.collectors", description=__doc__)
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--seconds", type=float, default=5.0)
@@ -85,14 +86,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{each.title:32} {found[each.name, WIDE]['rate']:6.0f}/s")
     reached = ratios(found)
     print(f"hanging against nobody: {reached[HANGS]:.2f}, goal >= {GOAL}")
-    told = {
+    evidence = {
         "machine": facts(ROOT),
         "rounds": given.rounds,
         "seconds": given.seconds,
         "against nobody": reached,
         "samples": raw(samples),
     }
-    print(f"written: {report.write(given.out, 'collectors', told)}")
+    print(f"written: {report.write(given.out, 'collectors', evidence)}")
     return 0
 
 

@@ -66,7 +66,7 @@ def main() -> int:
     for page in pages:
         print(f"{page.name:<34} {page.status} {page.p50 * 1e3:6.0f} {page.p95 * 1e3:6.0f} ms")
     slow = [page for page in pages if page.p95 > GOAL_SECONDS or page.status >= 400]
-    told = {
+    evidence = {
         "machine": machine,
         "finished": given.finished,
         "parked": given.parked,
@@ -75,7 +75,7 @@ def main() -> int:
         "slower": [page.name for page in slow],
         "pages": [asdict(page) for page in pages],
     }
-    print(f"written: {report.write(given.out, 'console', told)}")
+    print(f"written: {report.write(given.out, 'console', evidence)}")
     return 1 if slow else 0
 
 

@@ -1,4 +1,4 @@
-"""What is measured side by side, each as a command line."""
+"""The services that are measured side by side, each as a command line."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Running:
 
 @contextmanager
 def running(contestant: Contestant, place: Place) -> Iterator[Running]:
-    """Start it, and end it at the end. What it says goes into a file of its folder."""
+    """Start it, and end it at the end. Its output goes into a file of its folder."""
     place.folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     with (place.folder / "log").open("wb") as log:
@@ -91,18 +91,18 @@ def _on_one_cpu(contestant: Contestant) -> Contestant:
 
 def _ceiling(client: str) -> Callable[[Place, int], list[str]]:
     def command(place: Place, port: int) -> list[str]:
-        told = ("--port", str(port), "--neighbours", place.neighbours)
-        return _python("ceiling", *told, "--client", client)
+        options = ("--port", str(port), "--neighbours", place.neighbours)
+        return _python("ceiling", *options, "--client", client)
 
     return command
 
 
 def _handwritten(commits: str, client: str) -> Callable[[Place, int], list[str]]:
     def command(place: Place, port: int) -> list[str]:
-        told = ("--port", str(port), "--neighbours", place.neighbours)
+        options = ("--port", str(port), "--neighbours", place.neighbours)
         file = str(place.folder / "handwritten.db")
         how = ("--commits", commits, "--client", client)
-        return _python("handwritten", *told, "--database", file, *how)
+        return _python("handwritten", *options, "--database", file, *how)
 
     return command
 

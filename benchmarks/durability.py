@@ -1,4 +1,4 @@
-"""What was answered 200 stands after SIGKILL, in the configuration that is measured.
+"""Sagas that were answered 200 stand after SIGKILL, in the configuration that is measured.
 
 Clients write down what they are answered; the process is killed under their load; the file is then
 read by somebody else. A saga that is not in it is lost. One whose end was not written down yet has

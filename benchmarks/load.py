@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).with_name("saga.lua")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What wrk saw. Times are in seconds."""
+    """The load as wrk saw it. Times are in seconds."""
 
     requests: int
     seconds: float
@@ -38,7 +38,7 @@ def offer(
 
     With a `path` they go there, to the ingress of another system, with their id as the key.
     """
-    told = subprocess.run(
+    printed = subprocess.run(
         [
             wrk, "--threads", "1", "--connections", str(connections),
             "--duration", f"{seconds:.0f}s", "--timeout", "30s",
@@ -46,7 +46,7 @@ def offer(
         ],
         check=True, capture_output=True, text=True, timeout=seconds + 60,
     ).stdout  # fmt: skip
-    line = next(line for line in told.splitlines() if line.startswith("RESULT "))
+    line = next(line for line in printed.splitlines() if line.startswith("RESULT "))
     found = json.loads(line.removeprefix("RESULT "))
     return Load(
         requests=found["requests"],

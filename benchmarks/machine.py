@@ -77,5 +77,5 @@ def _processor() -> str:
 
 
 def _said(*command: str) -> str:
-    told = subprocess.run(command, capture_output=True, text=True, check=False)
-    return told.stdout.strip()
+    printed = subprocess.run(command, capture_output=True, text=True, check=False)
+    return printed.stdout.strip()

@@ -214,8 +214,8 @@ def main() -> int:
     machine = facts(ROOT)
     samples = asyncio.run(rounds(given))
     print(f"\n{table(samples)}\n")
-    told = {"machine": machine, "samples": [asdict(each) for each in samples]}
-    print(f"written: {report.write(given.out, 'callers', told)}")
+    evidence = {"machine": machine, "samples": [asdict(each) for each in samples]}
+    print(f"written: {report.write(given.out, 'callers', evidence)}")
     return 0
 
 

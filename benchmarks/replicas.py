@@ -65,7 +65,8 @@ def main() -> int:
 
 
 def _measured(given: argparse.Namespace, wrk: str, nginx: str) -> int:
-    """Raises Missing."""
+    """Measure, print and write the evidence; 1 for a plan that scans. Raises Missing."""
+    # Long because a measurement is its steps in their order: prepare, measure, write down.
     machine = facts(ROOT)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -92,7 +93,7 @@ def _measured(given: argparse.Namespace, wrk: str, nginx: str) -> int:
         ]
     figure = _p9(rounds, given.core_share)
     print(report.ratios([figure]))
-    told = {
+    evidence = {
         "machine": machine,
         "sagas": given.sagas,
         "fill_seconds": took,
@@ -103,7 +104,7 @@ def _measured(given: argparse.Namespace, wrk: str, nginx: str) -> int:
         "measurable": given.core_share is not None or (os.cpu_count() or 1) >= CORES_MIN,
     }
     name = "replicas" if given.core_share is None else "replicas-core-share"
-    print(f"written: {report.write(given.out, name, told)}")
+    print(f"written: {report.write(given.out, name, evidence)}")
     return 1 if any(plan.scanned for plan in found) else 0
 
 

@@ -119,9 +119,9 @@ def chart(found: Medians, width: int, titles: Titles) -> str:
     return "\n".join([*parts, "</svg>", ""])
 
 
-def write(folder: Path, name: str, told: Mapping[str, Any]) -> Path:
+def write(folder: Path, name: str, evidence: Mapping[str, Any]) -> Path:
     """Write the result as JSON, for the evidence."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
-    path.write_text(json.dumps(told, indent=1) + "\n")
+    path.write_text(json.dumps(evidence, indent=1) + "\n")
     return path

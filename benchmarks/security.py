@@ -1,4 +1,4 @@
-"""What names and TLS cost: the same stage open, with tokens, and with tokens and TLS everywhere.
+"""The cost of names and TLS: a stage that is open, with tokens, and with tokens and TLS everywhere.
 
 python -m benchmarks.security [--rounds N] [--seconds S] [--connections 1,32]
 
@@ -38,6 +38,7 @@ SHOWN = "SAGA_AUTHORIZATION"
 
 def main() -> int:
     """Measure, print the ratios and write the evidence; 2 when a tool is missing."""
+    # Long because a measurement is its steps in their order: prepare, measure, write down.
     given = _options().parse_args()
     widths = [int(each) for each in given.connections.split(",")]
     try:
@@ -47,7 +48,7 @@ def main() -> int:
     except Missing as missing:
         print(f"bench: {missing}", file=sys.stderr)
         return 2
-    told = facts(ROOT)
+    machine = facts(ROOT)
     with tempfile.TemporaryDirectory(dir=given.folder) as made:
         folder = Path(made)
         keys = Keys(folder)
@@ -78,7 +79,7 @@ def main() -> int:
     path = report.write(
         given.out,
         "security",
-        {"machine": told, "seconds": given.seconds, "ratios": found, "samples": raw(samples)},
+        {"machine": machine, "seconds": given.seconds, "ratios": found, "samples": raw(samples)},
     )
     print(f"written: {path}")
     return 0

@@ -1,7 +1,7 @@
 """Throughput, latency and processor time, side by side: every contestant, round after round.
 
 All contestants run at the same time, and only one is under load: what else the machine does falls
-on all of them alike. What is compared are medians over the rounds.
+on all of them alike. Medians over the rounds are compared.
 """
 
 from __future__ import annotations
@@ -155,6 +155,7 @@ def closed_loop(
     A load that was answered wrongly is made again, twice at most: a machine that has other work
     makes a stage late, which then sheds sagas, and a run of an hour is not to end with that.
     """
+    # Long because a sample has members of each of the loops around it.
     for number in range(rounds):
         for width in widths:
             for each, services in listening.items():

@@ -39,7 +39,7 @@ def on_postgres() -> dict[str, Any]:
 
 
 def manifests(values: dict[str, Any]) -> dict[str, str]:
-    """What Helm makes of the chart at an installation, by the name of the file."""
+    """The manifests that Helm makes of the chart at an installation, by the name of the file."""
     with helm_python.Chart.load(str(CHART)) as chart:
         chart.validate_schema(values)
         rendered = chart.render(values, name=RELEASE, namespace="default", is_install=True)

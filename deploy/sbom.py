@@ -54,7 +54,7 @@ def licences(installed: list[Distribution]) -> str:
 
 
 def _named(package: Distribution) -> list[str]:
-    """What an older package says: its classifiers, or a licence field of one line."""
+    """The licences that an older package names: its classifiers, or a licence field of one line."""
     found = package.metadata.json.get("classifier", [])
     named = [each.rpartition(" :: ")[2] for each in found if each.startswith("License ::")]
     said = str(package.metadata.json.get("license") or "").strip()

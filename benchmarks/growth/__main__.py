@@ -71,13 +71,13 @@ def _tell(out: Path, name: str, machine: Mapping[str, object], found: Found) -> 
     print(f"\n{report.ratios(found.figures)}")
     for note in found.notes:
         print(note)
-    told = {
+    evidence = {
         "machine": machine,
         "figures": [{**asdict(each), "reached": each.reached} for each in found.figures],
         "notes": list(found.notes),
         **found.raw,
     }
-    print(f"written: {report.write(out, f'growth-{name}', told)}\n", flush=True)
+    print(f"written: {report.write(out, f'growth-{name}', evidence)}\n", flush=True)
 
 
 def _options() -> argparse.ArgumentParser:

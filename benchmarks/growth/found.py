@@ -1,4 +1,4 @@
-"""What a measurement of growth hands back."""
+"""The result of one measurement of growth."""
 
 from __future__ import annotations
 

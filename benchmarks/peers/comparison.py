@@ -162,7 +162,7 @@ def table(samples: Sequence[Sample], systems: Sequence[System], widths: Sequence
 
 
 def words(systems: Sequence[System]) -> str:
-    """What each promises and does not."""
+    """The promises of each system, and those that it does not make."""
     return "\n".join(
         f"{each.title}\n  promises: {each.promises}\n  does not: {each.lacks}" for each in systems
     )

@@ -81,14 +81,14 @@ def _temporal_with(activities: str) -> Callable[[Path, Place], AbstractContextMa
             "--ip", LOOPBACK, "--port", str(port), "--log-level", "error",
             "--db-filename", str(place.folder / "temporal.db"),
         ]  # fmt: skip
-        told = {
+        options = {
             "server": f"{LOOPBACK}:{port}",
             "database": str(place.folder / "payment.db"),
             "activities": activities,
         }
         with (
             _process(command, port, place.folder / "server.log") as server,
-            _service(python, "temporal_payment", place, **told) as door,
+            _service(python, "temporal_payment", place, **options) as door,
         ):
             yield replace(door, pids=(*door.pids, server))
 
@@ -112,8 +112,8 @@ def _restate(tools: Path, place: Place) -> Iterator[Door]:
     with ExitStack() as stack:
         log = place.folder / "server.log"
         server = stack.enter_context(_process(command, admin, log, environment))
-        told = {"database": str(place.folder / "payment.db")}
-        service = _service(_restate_sdk(tools), "restate_payment", place, **told)
+        options = {"database": str(place.folder / "payment.db")}
+        service = _service(_restate_sdk(tools), "restate_payment", place, **options)
         deployment = stack.enter_context(service)
         _register(f"http://{LOOPBACK}:{admin}/deployments", deployment.url)
         pids = (*deployment.pids, server)
@@ -133,9 +133,9 @@ def _register(admin: str, deployment: str) -> None:
 
 
 @contextmanager
-def _service(python: Path, name: str, place: Place, **told: str) -> Iterator[Door]:
+def _service(python: Path, name: str, place: Place, **options: str) -> Iterator[Door]:
     port = free_port()
-    words = [word for key, value in told.items() for word in (f"--{key}", value)]
+    words = [word for key, value in options.items() for word in (f"--{key}", value)]
     command = [
         str(python), "-m", f"benchmarks.peers.services.{name}",
         "--port", str(port), "--neighbours", place.neighbours, *words,

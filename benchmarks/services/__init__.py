@@ -1,1 +1,1 @@
-"""What is measured: each module serves `POST /sagas` on loopback and says when it listens."""
+"""The measured services: each module serves `POST /sagas` on loopback and says when it listens."""

@@ -22,8 +22,8 @@ async def handle(request: web.Request) -> web.Response:
     envelope["data"]["payment"] = {"charge_id": charge["id"]}
     answer = await outside.post(f"{url}/sagas", envelope)
     data = {"payment": {"charge_id": charge["id"]}, **answer["data"]}
-    told = {"saga_id": envelope["saga_id"], "outcome": "executed", "data": data}
-    return web.json_response(told)
+    answered = {"saga_id": envelope["saga_id"], "outcome": "executed", "data": data}
+    return web.json_response(answered)
 
 
 async def serve(port: int, neighbours: str, kind: str) -> None:

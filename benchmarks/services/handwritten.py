@@ -118,8 +118,8 @@ async def handle(request: web.Request) -> web.Response:
     data["payment"] = {"charge_id": charge["id"]}
     answer = await outside.post(f"{url}/sagas", envelope)
     added = {"payment": data["payment"], **answer["data"]}
-    told = {"saga_id": envelope["saga_id"], "outcome": "executed", "data": added}
-    return web.json_response(told)
+    answered = {"saga_id": envelope["saga_id"], "outcome": "executed", "data": added}
+    return web.json_response(answered)
 
 
 async def opened(path: str, commits: str) -> Database:

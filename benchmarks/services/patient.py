@@ -49,5 +49,5 @@ async def record(tx: Tx, saga: Saga[Order]) -> None:
 
 @deferrable.output
 def charged(saga: Saga[Order]) -> Charge:
-    """What the stages after us may want to know."""
+    """The charge, for the stages behind this one."""
     return saga.result(charge)

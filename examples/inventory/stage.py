@@ -13,14 +13,14 @@ from stage import Http, Refused, Saga, Stage, Transient, Tx
 
 
 class Order(msgspec.Struct):
-    """What the stage before us hands over."""
+    """The order, as the stage before us hands it over."""
 
     sku: str
     pieces: int
 
 
 class Quote(msgspec.Struct):
-    """What a carrier asks for, held for us until we release it."""
+    """The price of a carrier, held for us until we release it."""
 
     quote_id: str
     price: int
@@ -34,7 +34,7 @@ class Choice(msgspec.Struct):
 
 
 class Pickup(msgspec.Struct):
-    """What this stage adds to the context."""
+    """The pickup that was ordered: the addition of this stage to the context."""
 
     pickup_id: str
     carrier: str
@@ -139,7 +139,7 @@ async def close(tx: Tx, saga: Saga[Order]) -> None:
 
 @inventory.output
 def sent(saga: Saga[Order]) -> Pickup:
-    """What the stages after us may want to know."""
+    """The pickup, for the stages behind this one."""
     return saga.result(order_pickup)
 
 

@@ -7,7 +7,10 @@ from pathlib import Path
 
 # Decisions tell what was said at their time; evidence is raw.
 NOT_READ = ("docs/decisions/", "docs/evidence/")
-ROOMS = ("stage/", "tests/", "docs/", "upstream_stub/", "downstream_stub/")
+ROOMS = (
+    *("stage/", "tests/", "docs/", "upstream_stub/", "downstream_stub/"),
+    *("benchmarks/", "deploy/", "examples/"),
+)
 
 Check = Callable[[str, str], list[str]]
 """From the name and the text of a file to the places that break the check, each with its line."""

@@ -54,6 +54,7 @@ _ORCHESTRATORS = (
     "examples/step_functions/*",
     "tests/*/orchestrators/*",
     "docs/orchestrators.md",
+    *("benchmarks/orchestrators.py", "benchmarks/peers/*"),
 )
 WORDS = {
     "rollback": _word(

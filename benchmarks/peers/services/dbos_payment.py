@@ -30,6 +30,7 @@ RELEASED = text("UPDATE payment SET state = 'released' WHERE saga_id = :saga_id"
 
 async def main() -> None:
     """Serve until the process is ended."""
+    # Long because DBOS takes the functions of a service by decorators, which need its objects.
     given = options("system", "database")
     config: DBOSConfig = {
         "name": "payment",

@@ -1,4 +1,4 @@
-"""The payment service on Restate: a handler of durable `ctx.run` steps, behind its ingress."""
+"""The payment service on Restate: a service of durable `ctx.run` steps, behind its ingress."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ async def main() -> None:
     async def run(ctx: restate.Context, envelope: Envelope) -> dict[str, Any]:
         """Reserve, charge, record, hand on; compensated in reverse when a step is refused."""
         saga_id = envelope["saga_id"]
-        undo: list[tuple[str, Callable[..., Awaitable[None]], object]] = []
+        compensations: list[tuple[str, Callable[..., Awaitable[None]], object]] = []
         once = restate.RunOptions[Any]()
         try:
-            undo.append(("release", payments.release, saga_id))
+            compensations.append(("release", payments.release, saga_id))
             await ctx.run_typed("reserve", payments.reserve, once, envelope)
-            undo.append(("refund", neighbours.refund, envelope))
+            compensations.append(("refund", neighbours.refund, envelope))
             charge_id = await ctx.run_typed("charge", charge, once, envelope)
             await ctx.run_typed("record", payments.record, once, saga_id, charge_id)
             added = await ctx.run_typed("hand on", hand_on, once, envelope, charge_id)
         except TerminalError:
-            for name, step, argument in reversed(undo):
+            for name, step, argument in reversed(compensations):
                 await ctx.run_typed(name, step, once, argument)
             raise
         return answer_of(envelope, charge_id, added)

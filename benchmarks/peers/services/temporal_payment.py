@@ -30,7 +30,7 @@ RETRY = RetryPolicy(non_retryable_error_types=[Refused.__name__])
 
 
 class Activities:
-    """What has effects."""
+    """The steps that have effects."""
 
     def __init__(self, payments: Payments, neighbours: Neighbours) -> None:
         self._payments = payments
@@ -75,15 +75,15 @@ class Payment:
     async def run(self, envelope: dict[str, Any], local: bool) -> dict[str, Any]:
         """The answer for upstream."""
         self._local = local
-        undo: list[Callable[..., Any]] = [Activities.release]
+        compensations: list[Callable[..., Any]] = [Activities.release]
         try:
             await self._do(Activities.reserve, envelope)
-            undo.append(Activities.refund)
+            compensations.append(Activities.refund)
             charge_id = await self._do(Activities.charge, envelope)
             await self._do(Activities.record, envelope, charge_id)
             added = await self._do(Activities.hand_on, envelope, charge_id)
         except ActivityError:
-            for step in reversed(undo):
+            for step in reversed(compensations):
                 await self._do(step, envelope)
             raise
         return answer_of(envelope, charge_id, added)

@@ -51,7 +51,7 @@ class Neighbours:
         await self._post(f"{self._url}/refunds", {"key": envelope["saga_id"]}, envelope["saga_id"])
 
     async def hand_on(self, envelope: Envelope, charge_id: str) -> dict[str, Any]:
-        """What the stages behind added."""
+        """Hand the context on; returns the additions of the stages behind this one."""
         data = {**envelope["data"], "payment": {"charge_id": charge_id}}
         where = f"{self._downstream}/sagas"
         answer = await self._post(where, {**envelope, "data": data}, envelope["saga_id"])
@@ -105,7 +105,7 @@ class Payments:
 
 
 def answer_of(envelope: Envelope, charge_id: str, added: dict[str, Any]) -> dict[str, Any]:
-    """What upstream is told."""
+    """The answer for upstream."""
     data = {"payment": {"charge_id": charge_id}, **added}
     return {"saga_id": envelope["saga_id"], "outcome": "executed", "data": data}
 
