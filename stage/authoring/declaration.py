@@ -549,6 +549,11 @@ class StageDeclaration(Generic[P, A]):
                     f" compensation=None, reason='...'"
                 )
 
+    @property
+    def output_function(self) -> Callable[[Saga[P]], A] | None:
+        """The function that was declared under `output`; None without one."""
+        return self._output
+
     def family(self) -> Iterator[StageDeclaration[Any, Any]]:
         """This stage, and those that it supersedes, the newest first."""
         each: StageDeclaration[Any, Any] | None = self

@@ -11,13 +11,13 @@ import inspect
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
-_RUNS_SQL: Final = frozenset({"execute", "executemany", "fetchall", "fetchone", "fetchval"})
-_REQUESTS: Final = frozenset({"delete", "get", "head", "patch", "post", "put", "request"})
+RUNS_SQL: Final = frozenset({"execute", "executemany", "fetchall", "fetchone", "fetchval"})
+REQUESTS: Final = frozenset({"delete", "get", "patch", "post", "put", "request"})
 
 
-_BLOCKING: Final = frozenset(
+BLOCKING: Final = frozenset(
     {
         "os.system",
         "posix.system",
@@ -30,7 +30,7 @@ _BLOCKING: Final = frozenset(
         "urllib.request.urlopen",
     }
 )
-_BLOCKING_MODULES: Final = frozenset({"requests"})
+BLOCKING_MODULES: Final = frozenset({"requests"})
 """Modules whose plain functions all send and wait."""
 
 
@@ -45,24 +45,25 @@ class Statement(NamedTuple):
 
 def statements_in(function: Callable[..., Any]) -> Iterator[Statement]:
     """The statements that a transaction function gives its `tx` as plain texts."""
-    source = _Source(function)
-    for call, _ in source.calls(_RUNS_SQL):
+    source = Source(function)
+    for call in source.calls(RUNS_SQL):
         match call.args:
             case [ast.Constant(value=str(sql)), *rest]:
                 yield Statement(source.place(call), sql, _count(call, rest))
 
 
 def unawaited_in(function: Callable[..., Any]) -> Iterator[str]:
-    """Calls of `tx` or `http` whose awaitable is dropped on its line: nothing would be sent."""
-    source = _Source(function)
-    for call, dropped in source.calls(_RUNS_SQL | _REQUESTS):
-        if dropped:
-            yield f"{source.place(call)}: {ast.unparse(call.func)}(...) is not awaited"
+    """Calls of `tx` or `http` whose value is used unawaited: nothing is sent, and nothing runs."""
+    source = Source(function)
+    for call in source.calls(RUNS_SQL | REQUESTS):
+        if source.is_waited_for(call):
+            continue
+        yield f"{source.place(call)}: {ast.unparse(call.func)}(...) is not awaited"
 
 
 def dropped_in(function: Callable[..., Any]) -> Iterator[str]:
     """Calls of async functions whose coroutine is dropped on its line: nothing of them runs."""
-    source = _Source(function)
+    source = Source(function)
     for call in source.dropped():
         if inspect.iscoroutinefunction(source.called(call)):
             yield f"{source.place(call)}: {ast.unparse(call.func)}(...) is not awaited"
@@ -70,18 +71,19 @@ def dropped_in(function: Callable[..., Any]) -> Iterator[str]:
 
 def blocking_in(function: Callable[..., Any]) -> Iterator[str]:
     """Calls of functions of which it is known that they wait for more than the disk."""
-    source = _Source(function)
-    for call in source.all_calls():
-        name = source.full_name(call)
-        if name in _BLOCKING or (
-            name.partition(".")[0] in _BLOCKING_MODULES and inspect.isroutine(source.called(call))
-        ):
-            yield f"{source.place(call)}: {ast.unparse(call.func)}(...) blocks"
+    for source in Source(function).with_called():
+        for call in source.all_calls():
+            name = source.full_name(call)
+            if name in BLOCKING or (
+                name.partition(".")[0] in BLOCKING_MODULES
+                and inspect.isroutine(source.called(call))
+            ):
+                yield f"{source.place(call)}: {ast.unparse(call.func)}(...) blocks"
 
 
 def waits_in(function: Callable[..., Any]) -> Iterator[str]:
     """Awaits of asyncio's own functions, which wait for something else than the database."""
-    source = _Source(function)
+    source = Source(function)
     for call in source.awaited():
         if source.full_name(call).partition(".")[0] == "asyncio":
             yield f"{source.place(call)}: await {ast.unparse(call.func)}(...) waits for no database"
@@ -89,7 +91,7 @@ def waits_in(function: Callable[..., Any]) -> Iterator[str]:
 
 def request_beyond(function: Callable[..., Any], most: int) -> str:
     """The place of a request beyond so many that the function makes in any case, or nothing."""
-    source = _Source(function)
+    source = Source(function)
     made = [call for call in source.always() if source.is_request(call)]
     if len(made) <= most:
         return ""
@@ -97,52 +99,74 @@ def request_beyond(function: Callable[..., Any], most: int) -> str:
     return f"{source.place(beyond)}: {ast.unparse(beyond.func)}(...) is request {most + 1}"
 
 
-class _Source:
-    """The syntax tree of a function, and its first parameter: `tx` or `http`."""
+class Source:
+    """The syntax tree of a function, the names that it knows, and its parameters."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         plain = inspect.unwrap(function)
         self._code = plain.__code__
         try:
             text = textwrap.dedent(inspect.getsource(plain))
-            self._tree: ast.AST = ast.parse(text)
+            self.tree: ast.AST = ast.parse(text)
         except (OSError, SyntaxError, TypeError):
-            self._tree = ast.Module(body=[], type_ignores=[])
-        closed = inspect.getclosurevars(plain) if inspect.isfunction(plain) else None
-        self._known: dict[str, Any] = (
-            {} if closed is None else {**closed.globals, **closed.nonlocals}
-        )
-        self._first = self._code.co_varnames[0] if self._code.co_argcount else ""
+            self.tree = ast.Module(body=[], type_ignores=[])
+        known: dict[str, Any] = {}
+        if inspect.isfunction(plain):
+            closed = inspect.getclosurevars(plain)
+            known = {**closed.builtins, **closed.globals, **closed.nonlocals}
+        self._known = known
+        self._imported = dict(_imports_in(self.tree))
+        self.parameters = self._code.co_varnames[: self._code.co_argcount]
+        self._first = self.parameters[0] if self.parameters else ""
+        self._parents = {
+            id(child): node for node in ast.walk(self.tree) for child in ast.iter_child_nodes(node)
+        }
 
-    def calls(self, methods: frozenset[str]) -> Iterator[tuple[ast.Call, bool]]:
-        """Each call of a method of the first parameter, and whether its value is dropped."""
-        dropped = {id(each.value) for each in ast.walk(self._tree) if isinstance(each, ast.Expr)}
-        for node in ast.walk(self._tree):
-            match node:
-                case ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr=method)):
+    @property
+    def body(self) -> list[ast.stmt]:
+        """The statements of the function, without its docstring."""
+        body: list[ast.stmt] = getattr(next(iter(getattr(self.tree, "body", ())), None), "body", [])
+        return [each for each in body if not _is_text(each)]
+
+    def of(self, kind: type[N]) -> Iterator[N]:
+        """Every node of that type."""
+        return (node for node in ast.walk(self.tree) if isinstance(node, kind))
+
+    def parent(self, node: ast.AST) -> ast.AST | None:
+        """The node around that one."""
+        return self._parents.get(id(node))
+
+    def calls(self, methods: frozenset[str]) -> Iterator[ast.Call]:
+        """Each call of a method of the first parameter."""
+        for node in self.of(ast.Call):
+            match node.func:
+                case ast.Attribute(value=ast.Name(id=name), attr=method):
                     if name == self._first and method in methods:
-                        yield node, id(node) in dropped
+                        yield node
+
+    def requests(self) -> Iterator[ast.Call]:
+        """Each request of `http`."""
+        return self.calls(REQUESTS)
 
     def all_calls(self) -> Iterator[ast.Call]:
         """Every call of it."""
-        return (node for node in ast.walk(self._tree) if isinstance(node, ast.Call))
+        return self.of(ast.Call)
 
     def dropped(self) -> Iterator[ast.Call]:
         """The calls whose value is dropped on their line."""
-        for node in ast.walk(self._tree):
-            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        for node in self.of(ast.Expr):
+            if isinstance(node.value, ast.Call):
                 yield node.value
 
     def awaited(self) -> Iterator[ast.Call]:
         """The calls whose value is awaited at once."""
-        for node in ast.walk(self._tree):
-            if isinstance(node, ast.Await) and isinstance(node.value, ast.Call):
+        for node in self.of(ast.Await):
+            if isinstance(node.value, ast.Call):
                 yield node.value
 
     def always(self) -> Iterator[ast.Call]:
         """The calls that are awaited whenever the function ends: those in no branch."""
-        body = getattr(next(iter(getattr(self._tree, "body", ())), None), "body", [])
-        for statement in body:
+        for statement in self.body:
             if isinstance(statement, ast.Expr | ast.Assign | ast.AnnAssign | ast.Return):
                 waits = (each for each in ast.walk(statement) if isinstance(each, ast.Await))
                 yield from (each.value for each in waits if isinstance(each.value, ast.Call))
@@ -151,41 +175,116 @@ class _Source:
 
     def is_request(self, call: ast.Call) -> bool:
         """Whether it is a request of `http`."""
-        match call.func:
-            case ast.Attribute(value=ast.Name(id=name), attr=method):
-                return name == self._first and method in _REQUESTS
-        return False
+        return any(call is each for each in self.requests())
+
+    def is_waited_for(self, call: ast.Call) -> bool:
+        """Whether something may await the value of a call: itself, a name of it, or a callee."""
+        around = self.parent(call)
+        if isinstance(around, ast.Assign) and isinstance(around.targets[0], ast.Name):
+            uses = list(self.loads(around.targets[0].id))
+            return any(isinstance(self.parent(use), _PASSES_ON) for use in uses)
+        return isinstance(around, (*_PASSES_ON, ast.Assign, ast.AnnAssign, ast.NamedExpr))
+
+    def loads(self, name: str) -> Iterator[ast.Name]:
+        """Where the value of a name is used."""
+        for node in self.of(ast.Name):
+            if node.id == name and isinstance(node.ctx, ast.Load):
+                yield node
+
+    def named(self, call: ast.Call) -> str:
+        """The name that is given the value of a call, awaited or not; empty without one."""
+        around = self.parent(call)
+        if isinstance(around, ast.Await):
+            around = self.parent(around)
+        match around:
+            case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+                return name
+            case ast.NamedExpr(target=ast.Name(id=name)):
+                return name
+        return ""
+
+    def value_of(self, node: ast.AST) -> Any:
+        """The value of an expression, where it is known without a run; None otherwise."""
+        match node:
+            case ast.Name(id=name) if name not in self._code.co_varnames:
+                return self._known.get(name)
+            case ast.Attribute(value=within, attr=name):
+                found = self.value_of(within)
+                return getattr(found, name, None) if inspect.ismodule(found) else None
+        return None
 
     def called(self, call: ast.Call) -> Any:
         """The function that is called, where its name is known without a run; None otherwise."""
-        names: list[str] = []
-        node: ast.expr = call.func
-        while isinstance(node, ast.Attribute):
-            names.append(node.attr)
-            node = node.value
-        if not isinstance(node, ast.Name) or node.id in self._code.co_varnames:
-            return None
-        found = self._known.get(node.id)
-        for name in reversed(names):
-            if not inspect.ismodule(found):
-                return None
-            found = getattr(found, name, None)
-        return found
+        return self.value_of(call.func)
 
-    def full_name(self, call: ast.Call) -> str:
-        """`time.sleep`: the name of the function that is called; empty where nobody knows it."""
-        called = self.called(call)
-        if called is None:
-            return ""
-        if isinstance(call.func, ast.Attribute):
-            module = self.called(ast.Call(func=call.func.value, args=[], keywords=[]))
-            return f"{getattr(module, '__name__', '')}.{call.func.attr}"
-        return f"{getattr(called, '__module__', '')}.{getattr(called, '__name__', '')}"
+    def full_name(self, node: ast.AST) -> str:
+        """`time.sleep`: the name of what stands there; empty where nobody knows it."""
+        match node:
+            case ast.Call(func=function):
+                return self.full_name(function)
+            case ast.Name(id=name) if name in self._imported:
+                return self._imported[name]
+            case ast.Attribute(value=within, attr=name):
+                found = self.value_of(within)
+                around = self.full_name(within) if found is None else _full_name(found)
+                return f"{around}.{name}" if around else ""
+        found = self.value_of(node)
+        return "" if found is None else _full_name(found)
 
-    def place(self, node: ast.expr) -> str:
+    def with_called(self) -> Iterator[Source]:
+        """This source, and those of the author's functions that it calls, also by one another."""
+        seen, waiting = {self._code}, [self]
+        while waiting:
+            source = waiting.pop(0)
+            yield source
+            for call in source.all_calls():
+                found = source.called(call)
+                code = getattr(found, "__code__", None)
+                if code is not None and code not in seen and self._is_beside(code.co_filename):
+                    seen.add(code)
+                    waiting.append(Source(found))
+
+    def _is_beside(self, file: str) -> bool:
+        return Path(file).parent == Path(self._code.co_filename).parent
+
+    def place(self, node: ast.expr | ast.stmt | ast.excepthandler) -> str:
         """`payment.py:42`: the line of a node in its file."""
         line = self._code.co_firstlineno + node.lineno - 1
         return f"{Path(self._code.co_filename).name}:{line}"
+
+
+N = TypeVar("N", bound=ast.AST)
+_PASSES_ON: Final = (
+    *(ast.Await, ast.Call, ast.Starred, ast.List, ast.Tuple, ast.Set, ast.Dict, ast.keyword),
+    *(ast.ListComp, ast.GeneratorExp, ast.SetComp, ast.DictComp, ast.Return, ast.Lambda),
+    *(ast.Yield, ast.YieldFrom, ast.IfExp, ast.withitem),
+)
+"""Code that may await a value later, or give it to such code: left to the run."""
+
+
+def _imports_in(tree: ast.AST) -> Iterator[tuple[str, str]]:
+    """The names that a function imports itself, with what they mean."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for each in node.names:
+                whole = each.name if each.asname else each.name.partition(".")[0]
+                yield each.asname or whole, whole
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            for each in node.names:
+                yield each.asname or each.name, f"{node.module}.{each.name}"
+
+
+def _full_name(found: Any) -> str:
+    """`datetime.datetime`: the module and the name of a thing, or of its type."""
+    if inspect.ismodule(found):
+        return found.__name__
+    named = found if inspect.isclass(found) or inspect.isroutine(found) else type(found)
+    module = getattr(named, "__module__", None) or type(getattr(named, "__self__", None)).__module__
+    return f"{module}.{named.__qualname__}"
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
 
 def _count(call: ast.Call, rest: list[ast.expr]) -> int | None:

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from stage.authoring.declaration import StageDeclaration
+from stage.authoring.slips import slips_in
 from stage.authoring.source import (
     blocking_in,
     dropped_in,
@@ -99,7 +100,7 @@ def check_stage(stage: StageDeclaration[Any, Any], config: Config) -> Checked:
     plan = _plan(stage, config, findings)
     if plan is not None:
         _check_settings(stage, config, findings)
-        _check_plan(plan, findings)
+        _check_plan(plan, config, findings)
     prepared = _check_source(stage, config, findings)
     if "database" in config.origins:
         with findings.of(About.DATABASE):
@@ -175,8 +176,17 @@ def _check_settings(stage: StageDeclaration[Any, Any], config: Config, findings:
         bind_configured(stage, config, credentials)
 
 
-def _check_plan(plan: Plan, findings: _Findings) -> None:
+def _check_plan(plan: Plan, config: Config, findings: _Findings) -> None:
+    deadline, most = config.deadline_seconds_default, config.external_timeout_seconds_max
     for step in plan.steps:
+        timeout = min(step.timeout_seconds, most or step.timeout_seconds)
+        if step.kind in EXTERNAL_KINDS and timeout >= deadline:
+            text = (
+                f"{step.name} has a timeout of {timeout:g} s, and a saga without a deadline of its"
+                f" own has {deadline:g} s (deadline_seconds_default): one attempt that hangs takes"
+                " all of it. Give the time of one attempt, in seconds"
+            )
+            findings.add(Level.WARNING, About.PLAN, text)
         if step.kind in EXTERNAL_KINDS and not step.idempotent and not step.probed:
             text = (
                 f"{step.name} says idempotent=False and has no probe: once its answer is lost, it"
@@ -189,6 +199,9 @@ def _check_source(stage: StageDeclaration[Any, Any], config: Config, findings: _
     """Look for forgotten awaits, and prepare each statement on the tables of the migrations."""
     for step in stage.steps:
         _check_functions(step, findings)
+    for slip in slips_in(stage):
+        level = Level.ERROR if slip.certain else Level.WARNING
+        findings.add(level, About.SOURCE, slip.text)
     if config.database.startswith(POSTGRESQL):
         return 0  # its words are not those of SQLite, and nothing is prepared on a server
     count = 0

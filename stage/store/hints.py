@@ -17,6 +17,7 @@ _LITERAL: Final = re.compile(r"'(?:[^']|'')*'|(?<![\w$?])\d+(?:\.\d+)?\b")
 _SPACE: Final = re.compile(r"\s+")
 _NO_TABLE: Final = re.compile(r'no such table: (\S+)|relation "([^"]+)" does not exist')
 _NO_COLUMN: Final = re.compile(r"no such column|has no column|column .* does not exist")
+_OTHER_PLACE: Final = re.compile(r'near "%"')
 _GROUPS: Final = (tuple, list, set, dict)
 
 
@@ -40,6 +41,8 @@ def _fix(text: str, parameters: Sequence[object]) -> str:
         )
     if _NO_COLUMN.search(text):
         return "there is no such column: is a migration missing? `stage db status` lists them"
+    if _OTHER_PLACE.search(text):
+        return "write $1, $2 where the values go: %s and %(name)s are those of other drivers"
     if any(isinstance(value, _GROUPS) for value in parameters):
         return "a parameter is a tuple, list, set or dict: give each value by itself, (sql, a, b)"
     return ""

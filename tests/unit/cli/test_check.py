@@ -277,7 +277,7 @@ def test_a_call_that_only_a_person_can_settle_is_a_warning() -> None:
 
     @odd.call(to="psp", idempotent=False, compensation=None, reason="of a test")
     async def charge(http: Http, saga: Saga[Order]) -> None:
-        await http.post("/charges")
+        (await http.post("/charges")).json()
 
     checked = check_stage(odd, Config())
     (warning,) = (each for each in checked.findings if each.level is Level.WARNING)

@@ -1,0 +1,91 @@
+"""One function of a step as a rule sees it, and the slip that a rule finds."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from stage.authoring.declaration import StageDeclaration
+from stage.authoring.source import Source
+from stage.authoring.steps import CallStep, DeclaredStep, EffectStep, TransactionStep
+from stage.core.commands import AttemptKind
+
+
+class Slip(NamedTuple):
+    """One slip: whether it is certain, and its place, what it costs and the fix in words."""
+
+    certain: bool
+    text: str
+
+
+class StepFunction(NamedTuple):
+    """One function of a step, with its source."""
+
+    stage: StageDeclaration[Any, Any]
+    step: DeclaredStep[Any, Any]
+    kind: AttemptKind
+    """EXECUTE, PROBE or COMPENSATE: which of its functions."""
+    source: Source
+
+    @property
+    def is_transaction(self) -> bool:
+        """Whether it is given a `tx`."""
+        return isinstance(self.step, TransactionStep)
+
+    @property
+    def is_call(self) -> bool:
+        """Whether it is given an `http`."""
+        return isinstance(self.step, CallStep)
+
+    @property
+    def is_effect(self) -> bool:
+        """Whether it is any code of the author's."""
+        return isinstance(self.step, EffectStep)
+
+    @property
+    def compensates(self) -> bool:
+        """Whether it is the compensation."""
+        return self.kind is AttemptKind.COMPENSATE
+
+    @property
+    def saga(self) -> str:
+        """The name of the parameter that holds the saga; empty where it has none."""
+        at = 0 if self.is_effect else 1
+        return self.source.parameters[at] if len(self.source.parameters) > at else ""
+
+    def certain(self, node: ast.expr | ast.stmt | ast.excepthandler, text: str) -> Slip:
+        """A slip that costs something at every run."""
+        return Slip(True, f"{self.source.place(node)}: {text}")
+
+    def warning(self, node: ast.expr | ast.stmt | ast.excepthandler, text: str) -> Slip:
+        """A slip that an author may have meant."""
+        return Slip(False, f"{self.source.place(node)}: {text}")
+
+    def answers(self) -> dict[str, ast.Call]:
+        """The names that hold the answer of a request, with the request."""
+        named = ((self.source.named(call), call) for call in self.source.requests())
+        return {name: call for name, call in named if name}
+
+    def of_saga(self, node: ast.AST, *members: str) -> bool:
+        """Whether `saga.input`, or another of these members, stands within that node."""
+        return any(
+            isinstance(each, ast.Attribute)
+            and isinstance(each.value, ast.Name)
+            and each.value.id == self.saga
+            and each.attr in members
+            for each in ast.walk(node)
+        )
+
+
+Rule = Callable[[StepFunction], Iterator[Slip]]
+
+
+def arguments(call: ast.Call) -> tuple[ast.expr, ...]:
+    """All that a call is given."""
+    return (*call.args, *(each.value for each in call.keywords))
+
+
+def shown(node: ast.AST) -> str:
+    """An expression as it is written, on one line."""
+    return " ".join(ast.unparse(node).split())[:80]

@@ -1,0 +1,546 @@
+"""The slips that the source of a stage shows: each is found with its line and its fix.
+
+Beside each slip stands the same function as it should be, of which nothing is said.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from examples.inventory.stage import inventory
+from stage import Stage
+from stage.authoring.slips import slips_in
+from stage.bootstrap.check import Level, check_stage
+from stage.cli.project import write_project
+from stage.config import Config
+from stage.demo.payment import payment
+
+HEAD = """
+import asyncio, contextlib, random, sqlite3, threading, time, uuid, os
+from datetime import datetime, UTC
+from pathlib import Path
+import aiohttp, msgspec
+from stage import Http, Pending, Refused, Saga, Stage, Transient, Tx
+
+class Order(msgspec.Struct):
+    order_id: str
+    amount: int
+    card: str = ""
+
+class Charge(msgspec.Struct):
+    charge_id: str
+
+SEEN: dict[str, int] = {}
+COUNT = 0
+SESSION = None
+
+def fetch_rate():
+    time.sleep(1)
+
+async def push(what): ...
+
+async def post_elsewhere():
+    async with aiohttp.ClientSession() as session:
+        await session.post("http://psp/charges")
+
+pay = Stage("pay", accepts=Order, migrations="sql")
+"""
+MIGRATION = "CREATE TABLE payment (id TEXT);\nCREATE TABLE stock (id INTEGER, free INTEGER);\n"
+
+TRANSACTION = """
+@pay.transaction(compensation=None, reason="of a test")
+async def reserve(tx: Tx, saga: Saga[Order]) -> None:
+    HERE
+"""
+CALL = """
+@pay.call(to="psp", compensation=None, reason="of a test")
+async def charge(http: Http, saga: Saga[Order]) -> Charge:
+    HERE
+    return Charge(answer.json()["id"])
+"""
+CHARGE = """
+@pay.call(to="psp")
+async def charge(http: Http, saga: Saga[Order]) -> Charge:
+    answer = await http.post("/charges", json={})
+    return Charge(answer.json()["id"])
+"""
+UNDO = """
+@charge.compensation
+async def refund(http: Http, saga: Saga[Order], made: Charge | None) -> None:
+    HERE
+    if "refunded" not in answer.json():
+        raise Transient("not refunded")
+"""
+PROBE = """
+@charge.probe
+async def find(http: Http, saga: Saga[Order]) -> Charge | None:
+    HERE
+    return Charge(answer.json()["id"])
+"""
+RIGHT_UNDO = UNDO.replace(
+    "HERE", 'answer = await http.post("/refunds", json={"key": saga.key_of(charge)})'
+)
+EFFECT = """
+@pay.effect(to="s3", compensation=None, reason="of a test")
+async def upload(saga: Saga[Order]) -> str:
+    HERE
+    return "x"
+"""
+OUTPUT = """
+@pay.output
+def out(saga: Saga[Order]) -> Charge:
+    return Charge(HERE)
+"""
+APPROVAL = """
+@pay.approval("risk")
+def risk(saga: Saga[Order]):
+    return HERE
+"""
+POST = 'answer = await http.post("/charges", json={})'
+ASKED = 'answer = await http.post("/charges", json={})\n    '
+
+# A slip: the frame of its function, what stands in it, what is said, and what should stand there.
+SLIPS: dict[str, tuple[str, str, str, str]] = {
+    "a client in a transaction": (
+        TRANSACTION,
+        "await post_elsewhere()",
+        r"error: pay\.py:\d+: aiohttp\.ClientSession\(\.\.\.\) talks to .*move it to a call",
+        'await tx.execute("INSERT INTO payment VALUES ($1)", saga.id)',
+    ),
+    "a client in a call": (
+        CALL,
+        f"await post_elsewhere()\n    {POST}",
+        "warning: .* no intent in the journal and no idempotency key. Use http, or make an effect",
+        POST,
+    ),
+    "a connection of its own": (
+        TRANSACTION,
+        'sqlite3.connect("pay.db")',
+        "error: .*another connection to a database.*use tx",
+        'await tx.fetchval("SELECT 1")',
+    ),
+    "a function that blocks": (
+        TRANSACTION,
+        "fetch_rate()",
+        r"error: pay\.py:2\d: time\.sleep\(\.\.\.\) blocks.*move it to a call",
+        'await tx.fetchval("SELECT 1")',
+    ),
+    "a task that is left": (
+        EFFECT,
+        "asyncio.create_task(push(saga.id))",
+        "warning: .*create_task.* is not over when the step ends.*await it, or make a step",
+        "await asyncio.create_task(push(saga.id))",
+    ),
+    "a task that is kept and left": (
+        EFFECT,
+        "task = asyncio.create_task(push(saga.id))",
+        "warning: .*create_task.* is not over when the step ends",
+        "task = asyncio.create_task(push(saga.id))\n    await task",
+    ),
+    "a thread that is left": (
+        EFFECT,
+        "threading.Thread(target=fetch_rate).start()",
+        "warning: .*Thread.*start.* is not over when the step ends",
+        "await asyncio.to_thread(fetch_rate)",
+    ),
+    "a file in a transaction": (
+        TRANSACTION,
+        'open("x", "w").write(saga.id)',
+        r"warning: .*open\(\.\.\.\) writes a file.*write it in an effect",
+        'open("x").read()',
+    ),
+    "a text file in a transaction": (
+        TRANSACTION,
+        'Path("x").write_text(saga.id)',
+        "warning: .*writes a file",
+        'Path("x").read_text()',
+    ),
+    "a value that is not awaited": (
+        TRANSACTION,
+        'free = tx.fetchval("SELECT 1")\n    if not free:\n        return',
+        r"error: .*tx\.fetchval\(\.\.\.\) is not awaited: write await",
+        'free = await tx.fetchval("SELECT 1")\n    if not free:\n        return',
+    ),
+    "a condition that is not awaited": (
+        TRANSACTION,
+        'if tx.fetchval("SELECT 1"):\n        return',
+        r"error: .*tx\.fetchval\(\.\.\.\) is not awaited",
+        'if await tx.fetchval("SELECT 1"):\n        return',
+    ),
+    "an answer that is not awaited": (
+        CALL,
+        'answer = http.post("/charges", json={})',
+        r"error: .*http\.post\(\.\.\.\) is not awaited",
+        'asked = http.post("/charges", json={})\n    answer = await asked',
+    ),
+    "a path of dice": (
+        CALL,
+        'answer = await http.put(f"/charges/{uuid.uuid4()}")',
+        r"warning: .*uuid\.uuid4\(\) makes another request at .*name a thing by saga\.key",
+        'answer = await http.put(f"/charges/{saga.key}")',
+    ),
+    "a body by the clock": (
+        CALL,
+        'body = {"at": str(datetime.now(UTC))}\n    answer = await http.post("/c", json=body)',
+        r"warning: .*datetime\.now\(UTC\) makes another request",
+        'body = {"n": saga.input.amount}\n    answer = await http.post("/c", json=body)',
+    ),
+    "an effect of dice": (
+        EFFECT,
+        "await push(uuid.uuid4())",
+        r"warning: .*uuid4\(\) is another value.*a second effect: take saga\.key",
+        "await push(saga.key)",
+    ),
+    "an output by the clock": (
+        OUTPUT,
+        "str(time.time())",
+        r"warning: .*time\.time\(\) gives another value.* the output",
+        "saga.input.order_id",
+    ),
+    "an approval by dice": (
+        APPROVAL,
+        '{"n": random.random()}',
+        r"warning: .*random\.random\(\) gives another.* risk",
+        '{"n": saga.input.amount}',
+    ),
+    "a global": (
+        TRANSACTION,
+        "global COUNT\n    COUNT += 1",
+        "warning: .*global COUNT changes what belongs to the process.*Write it by tx",
+        'await tx.execute("INSERT INTO payment VALUES ($1)", saga.id)',
+    ),
+    "a dictionary of the process": (
+        TRANSACTION,
+        "SEEN[saga.id] = 1",
+        r"warning: .*SEEN\[saga\.id\] changes what belongs",
+        "seen = {}\n    seen[saga.id] = SEEN.get(saga.id)",
+    ),
+    "a method of the dictionary": (
+        TRANSACTION,
+        "SEEN.update({saga.id: 1})",
+        r"warning: .*SEEN\.update.* changes what belongs",
+        "seen = {}\n    seen.update(SEEN)",
+    ),
+    "a changed input": (
+        CALL,
+        f"saga.input.amount = 5\n    {POST}",
+        r"warning: .*saga\.input\.amount changes a copy",
+        f"amount = saga.input.amount\n    {POST}",
+    ),
+    "an error of the database that is swallowed": (
+        TRANSACTION,
+        (
+            'try:\n        await tx.execute("INSERT INTO payment VALUES (1)")\n'
+            "    except Exception:\n        pass"
+        ),
+        "warning: .*takes every error of the database for a success: name the one",
+        (
+            'try:\n        await tx.execute("INSERT INTO payment VALUES (1)")\n'
+            "    except sqlite3.IntegrityError:\n        pass"
+        ),
+    ),
+    "an error of a call that is swallowed": (
+        CALL,
+        f"try:\n        {POST}\n    except Exception:\n        answer = None",
+        "warning: .*takes every error for a success, a page of a gateway too",
+        f'try:\n        {POST}\n    except Exception:\n        raise Transient("no")',
+    ),
+    "a time-out that is swallowed": (
+        EFFECT,
+        "try:\n        await push(1)\n    except asyncio.CancelledError:\n        pass",
+        "warning: .*catches CancelledError.*clean up in finally",
+        "try:\n        await push(1)\n    finally:\n        SEEN.get(1)",
+    ),
+    "a bare except": (
+        EFFECT,
+        "try:\n        await push(1)\n    except:\n        pass",
+        "warning: .*catches CancelledError",
+        "try:\n        await push(1)\n    except:\n        raise",
+    ),
+    "a path without a slash": (
+        CALL,
+        'answer = await http.post("charges")',
+        "error: .*the path 'charges' does not begin with one slash.*--external psp=URL",
+        'answer = await http.post("/charges")',
+    ),
+    "a path that is a URL": (
+        CALL,
+        'answer = await http.request("POST", f"https://psp/{saga.id}")',
+        "error: .*the path 'https://psp/' does not begin with one slash",
+        'answer = await http.request("POST", f"/{saga.id}")',
+    ),
+    "a key of its own": (
+        CALL,
+        'answer = await http.post("/c", headers={"Idempotency-Key": saga.id})',
+        "error: .*header 'Idempotency-Key' is refused.*the engine sets it: leave it out",
+        'answer = await http.post("/c", headers={"Api-Version": "2"})',
+    ),
+    "credentials of its own": (
+        CALL,
+        'answer = await http.post("/c", headers={"Authorization": "Bearer x"})',
+        r"error: .*credentials are the operator's.*bearer_file.*\[externals\.psp\]",
+        'answer = await http.post("/c", headers={"Accept": "x"})',
+    ),
+    "a no by a range of codes": (
+        CALL,
+        f'{ASKED}if answer.status >= 400:\n        raise Refused("no")',
+        r"warning: .*answer\.status >= 400 believes a code alone.*would not be compensated",
+        (
+            f'{ASKED}if answer.status == 409 and answer.json()["code"] == "declined":\n'
+            '        raise Refused("no")'
+        ),
+    ),
+    "a no by a case": (
+        CALL,
+        f'{ASKED}match answer.status:\n        case 404 | 409:\n            raise Refused("no")',
+        r"warning: .*case \[404, 409\] believes a code alone",
+        f'{ASKED}match answer.status:\n        case 402:\n            raise Refused("no")',
+    ),
+    "a request in a loop": (
+        CALL,
+        'for _ in range(3):\n        answer = await http.post("/charges")',
+        "warning: .*a request in a loop.*Make it once",
+        POST,
+    ),
+    "an answer that nobody reads": (
+        CALL,
+        'await http.post("/charges")\n    answer = SESSION',
+        "warning: .*its answer is not looked at",
+        POST,
+    ),
+    "a probe that believes a 404": (
+        CHARGE + PROBE + RIGHT_UNDO,
+        'answer = await http.get("/c")\n    if answer.status == 404:\n        return None',
+        "warning: .*answer.status == 404 believes a code alone.*would be made again",
+        (
+            'answer = await http.get("/c")\n'
+            '    if answer.status == 404 and answer.json()["code"] == "none":\n        return None'
+        ),
+    ),
+    "a probe with an effect": (
+        CHARGE + PROBE + RIGHT_UNDO,
+        'answer = await http.post("/c")',
+        r"warning: .*http\.post\(\.\.\.\) may leave another effect. Ask by http\.get",
+        'answer = await http.get("/c")',
+    ),
+    "an undo that does nothing without a result": (
+        CHARGE + UNDO,
+        (
+            "if made is None:\n        return\n"
+            '    answer = await http.post("/refunds", json={"id": made.charge_id})'
+        ),
+        r"warning: .*made is None when the answer was lost.*undo it by saga\.key_of\(charge\)",
+        'answer = await http.post("/refunds", json={"key": saga.key_of(charge)})',
+    ),
+    "an undo that takes the result for granted": (
+        CHARGE + UNDO,
+        'answer = await http.post("/refunds", json={"id": made.charge_id})',
+        "warning: .*made is None when the answer was lost: the compensation would raise for days",
+        (
+            "known = made.charge_id if made is not None else saga.key_of(charge)\n"
+            '    answer = await http.post("/refunds", json={"id": known})'
+        ),
+    ),
+    "an undo by its own key": (
+        CHARGE + UNDO,
+        'answer = await http.post("/refunds", json={"key": saga.key})',
+        r"warning: .*saga\.key is the key of the undo.*write saga\.key_of\(charge\)",
+        'answer = await http.post("/refunds", json={"key": saga.key_of(charge)})',
+    ),
+    "an undo that asks for its result": (
+        CHARGE + UNDO,
+        'answer = await http.post("/refunds", json={"id": saga.result(charge).charge_id})',
+        "warning: .*charge has no result when its answer was lost",
+        'answer = await http.post("/refunds", json={"key": saga.key_of(charge)})',
+    ),
+    "an undo that finds nothing by a code": (
+        CHARGE + UNDO,
+        (
+            'answer = await http.post("/refunds", json={"key": saga.key_of(charge)})\n'
+            "    if answer.status == 404:\n        return"
+        ),
+        "warning: .*believes a code alone.*in a saga that is called compensated",
+        (
+            'answer = await http.post("/refunds", json={"key": saga.key_of(charge)})\n'
+            '    if answer.status == 402:\n        raise Refused("declined")'
+        ),
+    ),
+    "a statement with a value in it": (
+        TRANSACTION,
+        """await tx.execute(f"DELETE FROM payment WHERE id = '{saga.input.order_id}'")""",
+        "error: .*holds a value of the saga in its text.*give it as a parameter",
+        'await tx.execute("DELETE FROM payment WHERE id = $1", saga.input.order_id)',
+    ),
+    "a tuple of parameters": (
+        TRANSACTION,
+        'await tx.execute("DELETE FROM payment WHERE id = ?", (saga.id,))',
+        "error: .*stand in a tuple: give each by itself",
+        'await tx.execute("DELETE FROM payment WHERE id = ?", saga.id)',
+    ),
+    "places of another driver": (
+        TRANSACTION,
+        'await tx.execute("DELETE FROM payment WHERE id = %s", saga.id)',
+        r"error: .*write \$1, \$2 where the values go",
+        'await tx.execute("DELETE FROM payment WHERE id = $1", saga.id)',
+    ),
+    "a statement without a where": (
+        TRANSACTION,
+        "await tx.execute(\"UPDATE payment SET id = 'x'\")",
+        r"warning: .*UPDATE changes every row of payment.*add WHERE saga_id = \$1",
+        "await tx.execute(\"UPDATE payment SET id = 'x' WHERE id = $1\", saga.id)",
+    ),
+    "a value that is read and written back": (
+        TRANSACTION,
+        (
+            'free = await tx.fetchval("SELECT free FROM stock WHERE id = 1")\n'
+            '    await tx.execute("UPDATE stock SET free = $1 WHERE id = 1", free - 1)'
+        ),
+        "warning: .*read and then written back, and on PostgreSQL.*FOR UPDATE",
+        'await tx.execute("UPDATE stock SET free = free - 1 WHERE id = 1 AND free > 0")',
+    ),
+    "a card in the words of a no": (
+        CALL,
+        f'{ASKED}if answer.status == 402:\n        raise Refused(f"no: {{saga.input.card}}")',
+        r"warning: .*saga\.input\.card stands in the words of Refused.*redact=",
+        f'{ASKED}if answer.status == 402:\n        raise Refused("declined")',
+    ),
+    "an answer in the words of a no": (
+        CALL,
+        f"{ASKED}if answer.status == 402:\n        raise Refused(answer.text())",
+        r"warning: .*answer\.text stands in the words of Refused",
+        f'{ASKED}if answer.status == 402:\n        raise Refused(answer.json()["code"])',
+    ),
+    "a payload on the terminal": (
+        TRANSACTION,
+        "print(saga.input)",
+        r"warning: .*saga\.input stands in a log line",
+        "print(saga.id)",
+    ),
+    "a secret of the environment": (
+        CALL,
+        'answer = await http.post("/c", json={"key": os.environ["PSP_KEY"]})',
+        r"warning: .*os\.environ stands in a request.*bearer_file in \[externals\.psp\]",
+        'answer = await http.post("/c", json={"key": saga.key})',
+    ),
+}
+
+# Slips of a whole stage: what stands there, and what is said.
+OF_A_STAGE: dict[str, tuple[str, str]] = {
+    "money as a float": (
+        'class Money(msgspec.Struct):\n    price: float | None\npay = Stage("pay", accepts=Money)',
+        "accepts= .* has a float 'price'.*a whole number of its smallest unit",
+    ),
+    "a card that everybody sees": (
+        'pay = Stage("pay", accepts=Order, shows={"c": "card"})',
+        "shows= .* names 'card' as 'c', which every operator may then search or see",
+    ),
+    "a secret in a result": (
+        (
+            "class Token(msgspec.Struct):\n    access_token: str\n"
+            '@pay.transaction(compensation=None, reason="r")\n'
+            "async def take(tx, saga) -> Token: ..."
+        ),
+        "the result of take .* holds 'access_token', which then lies in the journal",
+    ),
+    "an undo without a line": (
+        (
+            "@pay.transaction\nasync def take(tx, saga): ...\n"
+            '@take.compensation\nasync def give(tx, saga):\n    """Nothing."""'
+        ),
+        "the compensation of take takes nothing back",
+    ),
+    "an undo that believes a 200": (
+        CHARGE + "@charge.compensation\nasync def refund(http, saga, made):\n"
+        '    answer = await http.post("/refunds", json={"key": saga.key_of(charge)})\n'
+        '    if answer.status != 200:\n        raise Transient("no")',
+        "the undo is believed by its code alone",
+    ),
+    "a result that is not there yet": (
+        TRANSACTION.replace("HERE", "saga.result(charge)") + CHARGE + RIGHT_UNDO,
+        "charge has not run when reserve runs, .*declare charge before it",
+    ),
+    "codes that a gateway gives": (
+        (
+            '@pay.call(to="psp", refused_on={404}, transient_on={500},\n'
+            '          compensation=None, reason="r")\n'
+            "async def charge(http, saga): ..."
+        ),
+        r"transient_on=\[500\] says that nothing happened",
+    ),
+    "an attempt that is longer than a saga": (
+        (
+            '@pay.call(to="psp", timeout=2000, compensation=None, reason="r")\n'
+            "async def charge(http, saga): ..."
+        ),
+        r"charge has a timeout of 2000 s, .* 60 s \(deadline_seconds_default\)",
+    ),
+}
+
+
+@pytest.fixture
+def said(tmp_path: Path) -> Iterator[Callable[[str], list[str]]]:
+    """The findings of a stage with that text in its module."""
+    (tmp_path / "sql").mkdir()
+    (tmp_path / "sql" / "0001_pay.sql").write_text(MIGRATION)
+
+    def judge(text: str) -> list[str]:
+        checked = check_stage(module_of(tmp_path / "pay.py", HEAD + text).pay, Config())
+        return [
+            f"{each.level}: {each.text}" for each in checked.findings if each.level != Level.NOTE
+        ]
+
+    yield judge
+    sys.modules.pop("pay", None)
+
+
+def module_of(file: Path, text: str) -> ModuleType:
+    file.write_text(text)
+    found = importlib.util.spec_from_file_location(file.stem, file)
+    assert found is not None and found.loader is not None
+    module = sys.modules[file.stem] = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("slip", SLIPS)
+def test_a_slip_is_found_and_its_mend_is_not(slip: str, said: Callable[[str], list[str]]) -> None:
+    """The line, what it costs and the fix; the level says whether it stops a release."""
+    frame, wrong, words, _ = SLIPS[slip]
+    (found,) = said(frame.replace("HERE", wrong, 1))
+    assert re.search(words, found), found
+    assert re.search(r": (\w+\.py:\d+: )", found), "it names no line"
+
+
+@pytest.mark.parametrize("slip", SLIPS)
+def test_nothing_is_said_of_a_function_as_it_should_be(
+    slip: str, said: Callable[[str], list[str]]
+) -> None:
+    """A warning that is wrong teaches its reader to read none."""
+    frame, _, _, right = SLIPS[slip]
+    assert [] == said(frame.replace("HERE", right, 1))
+
+
+@pytest.mark.parametrize("slip", OF_A_STAGE)
+def test_a_slip_of_a_stage_is_found(slip: str, said: Callable[[str], list[str]]) -> None:
+    """Its types, what operators see of it, and what only the order of the steps shows."""
+    text, words = OF_A_STAGE[slip]
+    assert any(re.search(words, found) for found in said(text)), said(text)
+
+
+def test_nothing_is_said_of_our_own_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo, the example and a new project are as we say that a stage should be."""
+    write_project(tmp_path / "new", "hotel")
+    monkeypatch.syspath_prepend(str(tmp_path / "new"))
+    hotel = importlib.import_module("hotel.stage").hotel
+    ours: list[Stage[Any, Any]] = [payment, inventory, hotel]
+    for each in ours:
+        assert [] == list(slips_in(each)), each.name
