@@ -35,6 +35,11 @@ class TemporalFiles(msgspec.Struct, frozen=True, kw_only=True):
 
     def check(self) -> None:
         """Raises ConfigurationError with the fix, for what would never be let in."""
+        self.check_tls()
+        _check("temporal_api_key_file", self.api_key_file, self.api_key)
+
+    def check_tls(self) -> None:
+        """As `check`, for the certificates alone."""
         if self.client_key and not self.client_cert:
             raise ConfigurationError(
                 "temporal_client_key is set, and temporal_client_cert is not: add the certificate"
@@ -52,7 +57,6 @@ class TemporalFiles(msgspec.Struct, frozen=True, kw_only=True):
                 cert,
                 lambda: context.load_cert_chain(cert, self.client_key, _no_password),
             )
-        _check("temporal_api_key_file", self.api_key_file, self.api_key)
 
     def tls(self) -> TLSConfig | None:
         """None without TLS. The authorities of the system are believed without a file of others.
@@ -117,19 +121,22 @@ class FreshClient:
     async def refresh(self) -> bool:
         """Look at the files; True when there is another `client`.
 
-        Files that are being written, or do not fit each other, change nothing.
+        Files that are being written, or do not fit each other, change nothing. A new key is shown
+        whatever becomes of new certificates.
         """
-        with suppress(OSError, ValueError, ConfigurationError):
-            tls, key = await asyncio.to_thread(self._read)
-            if tls != self._tls:
-                return await self._renew(tls, key)
+        with suppress(OSError, ValueError):
+            key = await asyncio.to_thread(self._files.api_key)
             if key != self.client.api_key:
                 self.client.api_key = key
+        with suppress(OSError, ConfigurationError):
+            tls = await asyncio.to_thread(self._read_tls)
+            if tls != self._tls:
+                return await self._renew(tls, self.client.api_key)
         return False
 
-    def _read(self) -> tuple[TLSConfig | None, str | None]:
-        self._files.check()
-        return self._files.tls(), self._files.api_key()
+    def _read_tls(self) -> TLSConfig | None:
+        self._files.check_tls()
+        return self._files.tls()
 
     async def _renew(self, tls: TLSConfig | None, key: str | None) -> bool:
         """Connect with new certificates; the former client stays where that fails."""

@@ -102,3 +102,28 @@ async def test_the_former_client_stays_while_the_new_certificate_is_refused(
     assert 1 == len(temporal.warned)
     temporal.away = False
     assert await fresh.refresh()
+
+
+async def test_a_new_api_key_is_shown_beside_certificates_that_cannot_be_used(
+    temporal: Temporal, renew: Callable[..., tuple[Path, Path]], tmp_path: Path
+) -> None:
+    """Refused by Temporal, or half of them written: the former key may be revoked meanwhile."""
+    cert, key = renew()
+    api_key = tmp_path / "key"
+    api_key.write_text("first\n")
+    fresh = temporal.fresh(client_cert=cert, client_key=key, api_key_file=api_key)
+    client = await fresh.open()
+    renew()
+    temporal.away = True
+    api_key.write_text("second\n")
+    assert not await fresh.refresh()
+    assert (client, "second") == (fresh.client, client.api_key)
+    cert.write_text("half")
+    api_key.write_text("third\n")
+    assert not await fresh.refresh()
+    assert (client, "third") == (fresh.client, client.api_key)
+    api_key.write_text("")
+    temporal.away = False
+    renew()
+    assert await fresh.refresh()
+    assert "third" == fresh.client.api_key
