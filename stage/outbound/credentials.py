@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator, Mapping
 
 from stage.core.errors import ConfigurationError
 from stage.outbound.secret_files import (
+    PARTS,
     Mark,
     Shown,
     check_header,
     exposed,
     marks_of,
-    read_files,
 )
 from stage.ports.certificates import FileState
 from stage.ports.connection import Connection
@@ -38,7 +38,8 @@ class PeerCredentials:
     """The credentials of one peer. `open` reads them first; `place` names it in messages.
 
     While a file cannot be read or understood, what it held before goes on being shown: a file is
-    often replaced in two steps. Only the first read is refused.
+    often replaced in two steps. Headers, certificates and secrets of webhooks are each renewed by
+    themselves. Only the first read is refused.
     """
 
     def __init__(
@@ -55,11 +56,13 @@ class PeerCredentials:
         self._function = function
         self._warn = warn
         self._monotonic = monotonic
-        self._marks: dict[str, Mark] = {}
+        self._marks: dict[tuple[str, ...], dict[str, Mark]] = {}
+        """By part: the marks of its files when they were read."""
         self._shown = Shown()
         self._look_at = 0.0
         self._looking = asyncio.Lock()
-        self._warned = ""
+        self._problems: list[str] = []
+        """The problems of the last look."""
 
     @property
     def names(self) -> frozenset[str]:
@@ -69,16 +72,14 @@ class PeerCredentials:
     @property
     def state(self) -> FileState | None:
         """The state of its files; None without any."""
-        if not self._marks:
+        if not any(self._marks.values()):
             return None
-        return FileState(self._place, bool(self._warned), self._shown.expires_at)
+        return FileState(self._place, bool(self._problems), self._shown.expires_at)
 
     async def open(self) -> None:
         """Read the files. Raises ConfigurationError with the fix; warns of one that others see."""
-        try:
-            await self._renew()
-        except ValueError as error:
-            raise ConfigurationError(f"{self._place}.{error}") from None
+        if problems := await self._renew():
+            raise ConfigurationError("\n".join(f"{self._place}.{each}" for each in problems))
         self._look_at = self._monotonic() + LOOK_SECONDS
 
     async def show(self, request: OutgoingRequest) -> Shown:
@@ -100,27 +101,35 @@ class PeerCredentials:
         async with self._looking:
             if self._monotonic() < self._look_at:
                 return  # another request has just looked
-            try:
-                await self._renew()
-                self._warned = ""
-            except ValueError as error:
-                if self._warned != str(error):
-                    self._warned = str(error)
-                    self._warn(f"{self._place}.{error}; what it held before is still used")
+            before, self._problems = self._problems, await self._renew()
+            for problem in self._problems:
+                if problem not in before:
+                    self._warn(f"{self._place}.{problem}; what it held before is still used")
             self._look_at = self._monotonic() + LOOK_SECONDS
 
-    async def _renew(self) -> None:
-        for line in await asyncio.to_thread(self._read):
+    async def _renew(self) -> list[str]:
+        """Take up what has changed; what is wrong, each with its fix."""
+        lines, problems = await asyncio.to_thread(self._read)
+        for line in lines:
             self._warn(f"{self._place}: {line}")
+        return problems
 
-    def _read(self) -> list[str]:
-        """Read what has changed; the lines of what is too open. Raises ValueError."""
-        marks = marks_of(self._connection)
-        if marks == self._marks:
-            return []
-        self._shown = read_files(self._connection)
-        self._marks = marks  # taken before reading: a change since then is seen at the next look
-        return exposed(self._connection, marks)
+    def _read(self) -> tuple[list[str], list[str]]:
+        """Read each part that has changed; the lines of what is too open, and what is wrong."""
+        lines: list[str] = []
+        problems: list[str] = []
+        for keys, read in PARTS:
+            try:
+                marks = marks_of(self._connection, keys)
+                if marks == self._marks.get(keys):
+                    continue
+                self._shown = read(self._shown, self._connection)
+            except ValueError as error:
+                problems.append(str(error))
+            else:
+                self._marks[keys] = marks  # of before: a change since then is seen at the next look
+                lines += exposed(self._connection, marks)
+        return lines, problems
 
 
 class Credentials:

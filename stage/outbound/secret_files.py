@@ -16,10 +16,12 @@ from stage.ports.credentials import ENGINE_HEADERS
 
 FILE_BYTES_MAX = 65_536
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
-SECRETS = (
-    "token_file", "bearer_file", "basic_file", "headers_file", "webhook_secret_file", "client_key",
-)  # fmt: skip
-PUBLIC = ("ca_file", "client_cert")
+SECRETS = frozenset(
+    {"token_file", "bearer_file", "basic_file", "headers_file", "webhook_secret_file", "client_key"}
+)
+HEADERS = ("token_file", "bearer_file", "basic_file", "headers_file")
+TLS = ("ca_file", "client_cert", "client_key")
+WEBHOOKS = ("webhook_secret_file",)
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 _VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
@@ -50,10 +52,10 @@ class Shown(NamedTuple):
         return f"Shown({names}{', TLS' if self.tls else ''})"
 
 
-def marks_of(connection: Connection) -> dict[str, Mark]:
-    """The mark of each file, by key. Raises ValueError with the fix for one that is not there."""
+def marks_of(connection: Connection, keys: tuple[str, ...]) -> dict[str, Mark]:
+    """The marks of those files, by key. Raises ValueError with the fix for a missing one."""
     marks: dict[str, Mark] = {}
-    for key in (*SECRETS, *PUBLIC):
+    for key in keys:
         if path := getattr(connection, key):
             try:
                 found = os.stat(path)
@@ -73,8 +75,11 @@ def exposed(connection: Connection, marks: dict[str, Mark]) -> list[str]:
     ]
 
 
-def read_files(connection: Connection) -> Shown:
-    """The contents of all files. Raises ValueError with the fix, without what a file holds."""
+def with_headers(shown: Shown, connection: Connection) -> Shown:
+    """With the headers that the files give now.
+
+    Raises ValueError with the fix, without what a file holds; so do the next two.
+    """
     headers: list[tuple[str, str]] = []
     for key, understand in _UNDERSTAND.items():
         if path := getattr(connection, key):
@@ -86,7 +91,30 @@ def read_files(connection: Connection) -> Shown:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"headers_file sets {twice!r}, which is set already: remove it there")
-    return Shown(tuple(headers), *_tls(connection), _webhook_secrets(connection))
+    return shown._replace(headers=tuple(headers))
+
+
+def with_tls(shown: Shown, connection: Connection) -> Shown:
+    """With the certificates of now."""
+    tls, expires_at = _tls(connection)
+    return shown._replace(tls=tls, expires_at=expires_at)
+
+
+def with_webhook_secrets(shown: Shown, connection: Connection) -> Shown:
+    """With the secrets of now."""
+    return shown._replace(webhook_secrets=_webhook_secrets(connection))
+
+
+PARTS: tuple[tuple[tuple[str, ...], Callable[[Shown, Connection], Shown]], ...] = (
+    (HEADERS, with_headers),
+    (TLS, with_tls),
+    (WEBHOOKS, with_webhook_secrets),
+)
+"""The keys of files that are taken up together or not at all, and how they are read.
+
+Whoever issues a token knows nothing of the certificate beside it: a wrong file of one part must not
+keep the others from being renewed.
+"""
 
 
 def _webhook_secrets(connection: Connection) -> tuple[bytes, ...]:

@@ -376,3 +376,41 @@ async def test_client_certificates_are_shown_and_read_anew(tmp_path: Path) -> No
         assert [b'"server"', b'"client"', b'"server"'] == names
         lost = await external.exchange(msgspec.structs.replace(outgoing(), peer="bare"))
         assert isinstance(lost, Lost) and lost.certain
+
+
+async def test_a_new_token_is_shown_beside_a_certificate_that_cannot_be_used(
+    tmp_path: Path,
+) -> None:
+    """Nor keeps a token that cannot be read a new certificate or a new secret from being used."""
+    cert, key = Authority(tmp_path).sign("stage", "stage")
+    token, hook, seconds = tmp_path / "token", tmp_path / "hook", Seconds()
+    connection = Connection(
+        url="https://psp",
+        bearer_file=secret(token, "old"),
+        client_cert=str(cert),
+        client_key=str(key),
+        webhook_secret_file=secret(hook, "s1"),
+    )
+    warned: list[str] = []
+    credentials = credentials_of(connection, seconds=seconds, warned=warned)
+    await credentials.open()
+    first = await credentials.show(REQUEST)
+    whole = cert.read_bytes()
+    cert.write_bytes(whole[:100])
+    secret(token, "new")
+    secret(hook, "s2")
+    seconds.now += LOOK_SECONDS
+    shown = await credentials.show(REQUEST)
+    assert ("Authorization", "Bearer new") in shown.headers
+    assert first.tls is shown.tls
+    assert (b"s2",) == await credentials.webhook_secrets()
+    (line,) = warned
+    assert line.startswith("externals.psp.client_cert") and line.endswith("is still used")
+    assert credentials.state is not None and credentials.state.refused
+    secret(token, "")
+    cert.write_bytes(whole)
+    seconds.now += LOOK_SECONDS
+    shown = await credentials.show(REQUEST)
+    assert ("Authorization", "Bearer new") in shown.headers
+    assert first.tls is not shown.tls
+    assert 2 == len(warned)
