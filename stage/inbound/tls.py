@@ -40,6 +40,14 @@ class ListenerFiles(msgspec.Struct, frozen=True, kw_only=True):
     client_ca: str = ""
 
 
+class Trusted(NamedTuple):
+    """The authorities as they were read last, in a file that could be used."""
+
+    pem: str = ""
+    digest: bytes = b""
+    expires_at: float | None = None
+
+
 class InForce(NamedTuple):
     """The TLS of a connection. Each set of authorities has a `trust` of its own."""
 
@@ -55,7 +63,10 @@ class ListenerTls:
     def __init__(self, files: ListenerFiles, *, warn: Warn) -> None:
         self._files = files
         self._warn = warn
-        self._marks: dict[str, Mark] = {}
+        self._trusted: Trusted | None = None if files.client_ca else Trusted()
+        self._trusted_mark: Mark | None = None
+        self._made_of: tuple[tuple[Mark, ...], bytes] | None = None
+        """What is in force: the marks of certificate and key, and the digest of the authorities."""
         self._in_force: InForce | None = None
         self._warned: dict[str, str] = {}
 
@@ -74,10 +85,9 @@ class ListenerTls:
         """The states of the certificate and of the authorities."""
         if self._in_force is None:
             return
-        refused = bool(self._warned)  # they are taken up together, or not at all
-        yield FileState(CERT, refused, self._in_force.expires_at)
-        if self.names_callers:
-            yield FileState(CLIENT_CA, refused, self._in_force.trust_expires_at)
+        yield FileState(CERT, CERT in self._warned, self._in_force.expires_at)
+        if self.names_callers:  # new ones are taken up beside a certificate that can be used
+            yield FileState(CLIENT_CA, bool(self._warned), self._in_force.trust_expires_at)
 
     async def open(self) -> None:
         """Read the files. Raises ConfigurationError with the fix; warns of a key that others
@@ -106,38 +116,55 @@ class ListenerTls:
         return before is not None and before.trust != self.in_force.trust
 
     def _read(self) -> dict[str, str]:
-        """Read the files when one of them has changed; a line for each place that is wrong."""
-        files = self._files
-        try:
-            marks = {
-                path: mark_of(path) for path in (files.cert, files.key, files.client_ca) if path
-            }
-        except OSError as error:
-            place = CLIENT_CA if error.filename == files.client_ca else CERT
-            return {place: f"{place} {error.filename} cannot be read ({error.strerror}): write it"}
-        if marks == self._marks:
-            return {}
-        problems = {}
-        for place, judge in ((CERT, self._judge_cert), (CLIENT_CA, self._judge_client_ca)):
-            try:
-                judge()
-            except ValueError as error:
-                problems[place] = f"{place} {error}"
-        if problems:
+        """Take up what has changed and can be used; a line for each place that is wrong."""
+        problems: dict[str, str] = {}
+        pair = self._read_pair(problems)
+        trusted = self._read_trusted(problems)
+        if pair is None or trusted is None or (pair, trusted.digest) == self._made_of:
             return problems
         try:
-            self._in_force = _in_force(files)
+            self._in_force = _in_force(self._files, trusted)
         except (OSError, ValueError) as error:  # it was replaced just now
-            return {CERT: f"{CERT} {error}"}
-        self._marks = marks  # taken before: a change since then is seen at the next look
-        return {}
+            return {**problems, CERT: f"{CERT} {error}"}
+        self._made_of = (pair, trusted.digest)
+        return problems
 
-    def _judge_cert(self) -> None:
-        expiry_of(self._files.cert, self._files.key, Shows.SERVER)
+    def _read_pair(self, problems: dict[str, str]) -> tuple[Mark, ...] | None:
+        """The marks of certificate and key, of before they are read; None where they are wrong."""
+        files = self._files
+        try:
+            marks = tuple(mark_of(path) for path in (files.cert, files.key) if path)
+            if self._made_of is None or marks != self._made_of[0]:
+                expiry_of(files.cert, files.key, Shows.SERVER)
+        except OSError as error:
+            problems[CERT] = _unreadable(CERT, error)
+        except ValueError as error:
+            problems[CERT] = f"{CERT} {error}"
+        else:
+            return marks
+        return None
 
-    def _judge_client_ca(self) -> None:
-        if self._files.client_ca:
-            authorities(_context(), self._files.client_ca)
+    def _read_trusted(self, problems: dict[str, str]) -> Trusted | None:
+        """The authorities, those of before where the file is wrong now; None without any."""
+        if not (path := self._files.client_ca):
+            return self._trusted
+        try:
+            mark = mark_of(path)
+            if mark != self._trusted_mark:
+                read = Path(path).read_bytes()
+                pem = read.decode("ascii", "ignore")  # comments may be anything
+                expires_at = authorities(_context(), path, pem)
+                self._trusted = Trusted(pem, hashlib.sha256(read).digest(), expires_at)
+                self._trusted_mark = mark
+        except OSError as error:
+            problems[CLIENT_CA] = _unreadable(CLIENT_CA, error)
+        except ValueError as error:
+            problems[CLIENT_CA] = f"{CLIENT_CA} {error}"
+        return self._trusted
+
+
+def _unreadable(place: str, error: OSError) -> str:
+    return f"{place} {error.filename} cannot be read ({error.strerror}): write it"
 
 
 def _exposed(key: str) -> list[str]:
@@ -148,16 +175,15 @@ def _exposed(key: str) -> list[str]:
     return [f"{KEY} {key} may be read by others (mode {mode:04o}): chmod 600 it"]
 
 
-def _in_force(files: ListenerFiles) -> InForce:
-    """The files in a new context, so that no TLS session of the former context is resumed."""
+def _in_force(files: ListenerFiles, trusted: Trusted) -> InForce:
+    """All of it in a new context: a session of the one of before is not taken up again."""
     context = _context()
     load_pair(context, files.cert, files.key)
-    trust, trust_expires_at = b"", None
-    if files.client_ca:
-        trust_expires_at = authorities(context, files.client_ca)
+    if trusted.pem:
+        context.load_verify_locations(cadata=trusted.pem)
         context.verify_mode = ssl.CERT_OPTIONAL  # a token is a name as well
-        trust = hashlib.sha256(Path(files.client_ca).read_bytes()).digest()
-    return InForce(context, trust, expiry_of(files.cert, files.key, Shows.SERVER), trust_expires_at)
+    expires_at = expiry_of(files.cert, files.key, Shows.SERVER)
+    return InForce(context, trusted.digest, expires_at, trusted.expires_at)
 
 
 def _context() -> ssl.SSLContext:

@@ -87,13 +87,13 @@ def expiry_of(cert: str, key: str, side: Shows) -> float:
         raise ValueError(f"{cert} cannot be used ({words_of(error)}): renew it") from None
 
 
-def authorities(context: ssl.SSLContext, path: str) -> float:
+def authorities(context: ssl.SSLContext, path: str, pem: str) -> float:
     """Let the context trust those authorities alone; the time at which the last of them expires.
 
-    Raises ValueError with the fix.
+    `pem` is what was read from `path`. Raises ValueError with the fix.
     """
     try:
-        context.load_verify_locations(path)
+        context.load_verify_locations(cadata=pem)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{path} cannot be used ({words_of(error)}): give PEM with certificates of authorities"

@@ -242,6 +242,65 @@ async def test_a_renewed_certificate_is_taken_up_and_no_connection_is_lost(
         assert 200 == await renewed.send("GET", "/sagas/s-1")
 
 
+@pytest.mark.parametrize("wrong", ["half", "empty", "gone"])
+async def test_a_certificate_is_renewed_beside_authorities_that_cannot_be_used(
+    served: Served, wrong: str
+) -> None:
+    """Its callers stay; otherwise it would expire because nobody looked at the other file."""
+    order = served.ca.sign("a", "order")
+    whole = served.ca.file.read_bytes()
+    async with served.caller(order) as kept:
+        assert 202 == await kept.start("order", "s-1")
+        before = served.tls.in_force
+        if wrong == "gone":
+            served.ca.file.unlink()
+        else:
+            served.ca.file.write_bytes(whole[:200] if wrong == "half" else b"")
+        assert not await served.tls.renew()
+        assert served.tls.in_force is before
+        served.ca.sign("payment", "localhost", HOST, end=60 * DAY)
+        assert not await served.tls.renew()
+        renewed = served.tls.in_force
+        assert before.expires_at < renewed.expires_at and before.trust == renewed.trust
+        assert [False, True] == [state.refused for state in served.tls.states()]
+        assert not await served.tls.renew()
+        assert served.tls.in_force is renewed
+        (line,) = served.warned
+        assert line.startswith("tls_client_ca ") and line.endswith("is still used")
+        assert 200 == await kept.send("GET", "/sagas/s-1")
+    served.ca.file.write_bytes(whole)
+    async with served.caller(order) as again:
+        assert 200 == await again.send("GET", "/sagas/s-1")
+    assert not await served.tls.renew()
+    assert [False, False] == [state.refused for state in served.tls.states()]
+
+
+async def test_the_authorities_in_force_are_those_that_were_read(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the file is replaced while it is read: no caller of the former ones stays."""
+    (tmp_path / "next").mkdir()
+    following = Authority(tmp_path / "next", "next")
+    both = served.ca.file.read_bytes() + following.file.read_bytes()
+    read = Path.read_bytes
+
+    def replaced(path: Path) -> bytes:
+        found = read(path)
+        if path == served.ca.file:
+            path.write_bytes(following.file.read_bytes())
+        return found
+
+    served.ca.file.write_bytes(both)
+    monkeypatch.setattr(Path, "read_bytes", replaced)
+    assert await served.tls.renew()
+    first = served.tls.in_force
+    monkeypatch.undo()
+    assert await served.tls.renew()
+    assert first.trust != served.tls.in_force.trust
+    names = [len(each.context.get_ca_certs()) for each in (first, served.tls.in_force)]
+    assert [2, 1] == names
+
+
 async def test_an_authority_that_was_taken_out_lets_nobody_in(
     served: Served, tmp_path: Path
 ) -> None:
