@@ -45,7 +45,8 @@ class TokenCallers:
     """`Callers` by their tokens. `open` reads the files first.
 
     While a file cannot be read or understood, what it held before counts on: a file is often
-    replaced in two steps. An empty file revokes all of its tokens. Only the first read is refused.
+    replaced in two steps. An empty file revokes all of its tokens, at a start too, and a warning
+    says so. Of others only the first read is refused.
     """
 
     def __init__(
@@ -68,15 +69,11 @@ class TokenCallers:
     async def open(self) -> None:
         """Read the files. Raises ConfigurationError, a line for each that is wrong."""
         problems = await asyncio.to_thread(self._read)
-        problems += [
-            f"{file.place}.accept_file {file.path} holds no hash: `stage keys new` writes one"
-            for file in self._files
-            if not self._accepted.get(file.place, (b"",))
-        ]
         problems += self._twice()
         if problems:
             raise ConfigurationError("\n".join(problems))
-        for line in await asyncio.to_thread(_exposed, self._files):
+        self._said = self._emptied()
+        for line in (*self._said, *await asyncio.to_thread(_exposed, self._files)):
             self._warn(line)
         self._looked_at = self._monotonic()
 
@@ -116,11 +113,11 @@ class TokenCallers:
             self._looked_at = self._monotonic()
             for problem in await asyncio.to_thread(self._read):
                 self._warn(f"{problem}; what it held before still counts")
-            twice = self._twice()
-            for problem in twice:
+            wrong = [*self._twice(), *self._emptied()]
+            for problem in wrong:
                 if problem not in self._said:
                     self._warn(problem)
-            self._said = twice
+            self._said = wrong
 
     def _read(self) -> list[str]:
         """Read each file that has changed; a line for each that is wrong, said once."""
@@ -143,6 +140,15 @@ class TokenCallers:
         if self._warned.get(file.place) != problem:
             self._warned[file.place] = problem
             problems.append(problem)
+
+    def _emptied(self) -> list[str]:
+        """A line for each file without a hash: its tokens were revoked, or a disk was full."""
+        return [
+            f"{file.place}.accept_file {file.path} holds no hash, so that no token of it counts:"
+            " `stage keys new` writes one"
+            for file in self._files
+            if not self._accepted.get(file.place, (b"",))
+        ]
 
     def _twice(self) -> list[str]:
         """A line for each hash that stands for two principals: a token has one name."""

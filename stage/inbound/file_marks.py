@@ -13,10 +13,13 @@ LOOK_SECONDS = 1.0
 
 Warn = Callable[[str], None]
 """Is called with a line for the operator about a file that cannot be used."""
-Mark = tuple[int, int, int]
+Mark = tuple[int, int, int, int]
 
 
 def mark_of(path: str) -> Mark:
-    """The inode, the size in bytes and the instant of the last change in ns. Raises OSError."""
+    """The inode, the size, and the instants of the last write and change in ns. Raises OSError.
+
+    A tool may set the time of a write, and tokens are all as long; the other one nobody sets.
+    """
     found = os.stat(path)
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

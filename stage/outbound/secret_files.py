@@ -33,7 +33,9 @@ class Mark(NamedTuple):
 
     inode: int
     size: int
+    written_ns: int
     changed_ns: int
+    """A tool may set the time of a write, and tokens are all as long; this one nobody sets."""
     mode: int
 
 
@@ -61,7 +63,13 @@ def marks_of(connection: Connection, keys: tuple[str, ...]) -> dict[str, Mark]:
                 found = os.stat(path)
             except OSError as error:
                 raise ValueError(_unreadable(key, path, error)) from None
-            marks[key] = Mark(found.st_ino, found.st_size, found.st_mtime_ns, found.st_mode)
+            marks[key] = Mark(
+                inode=found.st_ino,
+                size=found.st_size,
+                written_ns=found.st_mtime_ns,
+                changed_ns=found.st_ctime_ns,
+                mode=found.st_mode,
+            )
     return marks
 
 

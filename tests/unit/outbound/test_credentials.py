@@ -97,17 +97,19 @@ async def test_each_file_becomes_its_header(tmp_path: Path) -> None:
     assert frozenset({"authorization", "x-api-key", "x-tenant"}) == credentials.names
 
 
-async def test_a_rotated_file_is_shown_within_a_second(tmp_path: Path) -> None:
-    """Also when it is another file of the same size and time: the inode differs."""
+@pytest.mark.parametrize("how", ["renamed", "in place"])
+async def test_a_rotated_file_is_shown_within_a_second(tmp_path: Path, how: str) -> None:
+    """Also when it has the same size and time: the inode differs, or the time of its change."""
     path, seconds = tmp_path / "psp", Seconds()
     credentials = credentials_of(
         Connection(url=URL, bearer_file=secret(path, "old")), seconds=seconds
     )
     await credentials.open()
     before = path.stat()
-    secret(tmp_path / "next", "new")
-    os.utime(tmp_path / "next", ns=(before.st_atime_ns, before.st_mtime_ns))
-    (tmp_path / "next").rename(path)
+    written = tmp_path / "next" if how == "renamed" else path
+    secret(written, "new")
+    os.utime(written, ns=(before.st_atime_ns, before.st_mtime_ns))
+    written.rename(path)
     assert {"Authorization": "Bearer old"} == await shown(credentials)
     seconds.now += LOOK_SECONDS
     assert {"Authorization": "Bearer new"} == await shown(credentials)
