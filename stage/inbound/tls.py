@@ -66,7 +66,7 @@ class ListenerTls:
         self._trusted: Trusted | None = None if files.client_ca else Trusted()
         self._trusted_mark: Mark | None = None
         self._made_of: tuple[tuple[Mark, ...], bytes] | None = None
-        """What is in force: the marks of certificate and key, and the digest of the authorities."""
+        """In force: the marks of certificate and key, and the digest of the authorities."""
         self._in_force: InForce | None = None
         self._warned: dict[str, str] = {}
 

@@ -120,7 +120,7 @@ PARTS: tuple[tuple[tuple[str, ...], Callable[[Shown, Connection], Shown]], ...] 
 )
 """The keys of files that are taken up together or not at all, and how they are read.
 
-Whoever issues a token knows nothing of the certificate beside it: a wrong file of one part must not
+The issuer of a token knows nothing of the certificate beside it: a wrong file of one part must not
 keep the others from being renewed.
 """
 
