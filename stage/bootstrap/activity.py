@@ -29,7 +29,7 @@ def tasks_of(config: Config, stage: str) -> Tasks | None:
 
 @asynccontextmanager
 async def working(service: Service, tasks: Tasks | None, places: int) -> AsyncIterator[None]:
-    """Take tasks within."""
+    """Take tasks while the context lasts."""
     if tasks is None:
         yield
         return

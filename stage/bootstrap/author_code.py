@@ -23,7 +23,7 @@ class AuthorCodeWatch:
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
-        """Watch within."""
+        """Watch while the context lasts."""
         try:
             await asyncio.to_thread(self._page.open)
         except OSError as error:  # to serve without it is better than not to serve

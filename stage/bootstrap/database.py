@@ -64,7 +64,7 @@ def make_store(
     metrics: Metrics | None = None,
     seat: Seat | None = None,
 ) -> Store:
-    """The store that the database URL names; with a `seat` that of one of several workers.
+    """The store that the database URL names; with a `seat`, the store of one of several workers.
 
     Raises ConfigurationError.
     """
@@ -234,7 +234,7 @@ class Database:
 
     @property
     def identity(self) -> Identity | None:
-        """Whose it is; None before its first upgrade."""
+        """The identity of the database; None before its first upgrade."""
         return read_identity(self._connection)
 
     def status(self) -> list[MigrationStatus]:
@@ -242,11 +242,11 @@ class Database:
         return dialect.status(self._connection, self._folders)
 
     def sql(self) -> str:
-        """The text of all that are pending."""
+        """The SQL of all pending migrations."""
         return dialect.pending_sql(self._connection, self._folders)
 
     def upgrade(self) -> list[Migration]:
-        """Apply what is pending; what was applied. Raises ConfigurationError."""
+        """Apply the pending migrations, and return them. Raises ConfigurationError."""
         pending = dialect.pending(self._connection, self._folders)
         alone = True
         try:

@@ -98,7 +98,7 @@ async def _serve(
             if seat is None or seat.takes_sagas:
                 config = replace(config, port=ports[0], admin_port=ports[1])
                 await _listen(runner, config, app[DOORS], among=True)
-            parent.is_ready()
+            parent.report_ready()
         await stopping.wait()
         tell_drain(app[SERVICE].engine.live, config)
         # Not ready at once, serving on until the load balancer has seen it.
@@ -165,7 +165,7 @@ class Parent:
         port, admin_port = json.loads(self._heard.splitlines()[0])
         return port, admin_port
 
-    def is_ready(self) -> None:
+    def report_ready(self) -> None:
         """It listens."""
         self._orders.tell(READY)
 

@@ -92,7 +92,7 @@ class ServerDatabase:
 
     @property
     def identity(self) -> Identity | None:
-        """Whose it is."""
+        """The identity of the database; None before its first upgrade."""
         return self._run(read_identity(self._link))
 
     def status(self) -> list[MigrationStatus]:
@@ -100,11 +100,11 @@ class ServerDatabase:
         return self._run(migrate.status(self._dialect, self._folders))
 
     def sql(self) -> str:
-        """The text of all that are pending."""
+        """The SQL of all pending migrations."""
         return self._run(migrate.pending_sql(self._dialect, self._folders))
 
     def upgrade(self) -> list[Migration]:
-        """Apply what is pending; what was applied. Raises ConfigurationError."""
+        """Apply the pending migrations, and return them. Raises ConfigurationError."""
         applied = self._run(migrate.upgrade(self._dialect, self._folders, now=self._server.now()))
         self._run(take(self._link, self._server))
         return applied

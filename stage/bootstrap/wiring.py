@@ -89,8 +89,8 @@ def build_app(
     """The application of one stage, for `web.run_app`, a server of your own, or `add_subapp`.
 
     Spans are made by the `tracer_provider` and metrics by the `meter_provider`, otherwise by those
-    of the process. An `observer` takes the place of all telemetry but the metrics. `tls` is that of
-    the listener, where it is ours. `seat` is that of one of several workers.
+    of the process. An `observer` takes the place of all telemetry but the metrics. `tls` is the TLS
+    of the listener, where it is ours. `seat` is the place of one worker among several.
 
     Raises DeclarationError and ConfigurationError with the fix in the message.
     """

@@ -1,4 +1,4 @@
-"""The parent of the workers of one stage: starts them, starts one that has ended anew, ends all.
+"""The parent of the workers of one stage: it starts them, restarts one that ended, and ends all.
 
 It serves nothing and holds no database, so that nothing of a saga is lost with it, and a worker
 that misses it comes to its end in order. Each side says a line in a pipe to the other: the

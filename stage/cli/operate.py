@@ -248,9 +248,9 @@ def _next(saga: SagaView) -> str:
 
 
 def _awaiting_approval(url: str) -> Iterator[tuple[SagaView, str, VerbView]]:
-    """The sagas that await approval, with the step, and the verb with what it shows.
+    """The sagas that await approval, each with its step and the verb that decides it.
 
-    Or with why this caller may not decide it.
+    The verb has what is shown for the step, or why this caller may not decide it.
     """
     from stage.cli.remote import fetch
     from stage.cli.sagas import quoted_id

@@ -10,7 +10,6 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 import jinja2
-import msgspec
 
 from stage.console.asks import saga_path
 from stage.inbound.console_paths import CONSOLE
@@ -109,8 +108,3 @@ def to(request: Request, path: str) -> Answer:
     return Answer(
         status=303, headers=(("Location", f"{request.prefix}{CONSOLE}{path}"), *SAFETY), body=b""
     )
-
-
-def jsonable(value: object) -> str:
-    """A value for a person who reads JSON."""
-    return msgspec.json.encode(value).decode()

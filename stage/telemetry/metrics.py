@@ -75,7 +75,7 @@ class Metrics:
         self.histograms: dict[str, dict[Labels, Histogram]] = {}
         for name, metric in names.METRICS.items():
             if metric.kind == "counter":
-                # From 0 on: of a series that begins with 1 Prometheus sees no increase.
+                # A series begins at 0: Prometheus sees no increase in one that begins at 1.
                 known = ((value,) for value in metric.values) if metric.labels else ((),)
                 self.counters[name] = dict.fromkeys(known, 0)
             elif metric.kind == "histogram":

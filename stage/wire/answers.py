@@ -80,7 +80,7 @@ def render_past_retention(
 
 
 def without_contents(saga_id: str, status: int, body: bytes) -> bytes:
-    """The same answer without data and without the words of authors and neighbours.
+    """The answer without its data and without the words of authors and neighbours.
 
     Code, type and outcome stay, and so do the names of the steps that stand.
     """

@@ -26,7 +26,7 @@ class Descriptor(msgspec.Struct, frozen=True, kw_only=True):
     answers_retention_seconds: float | None = None
     """How long the answer of a saga is kept once its window is over; None: for ever."""
     rows_retention_seconds: float | None = None
-    """How long anything is, of a saga whose id is a UUIDv7."""
+    """How long anything is kept of a saga whose id is a UUIDv7; None: for ever."""
     pivot: str | None = None
 
     def encode(self) -> bytes:

@@ -43,9 +43,9 @@ class Side(StrEnum):
     """Where the stage that answers stands, as seen by the one that asks."""
 
     UPSTREAM = "upstream"
-    """It handed the saga to the one that asks."""
+    """It handed the saga to the asker."""
     DOWNSTREAM = "downstream"
-    """It has the saga from the one that asks."""
+    """It has the saga from the asker."""
 
 
 class SharedSaga(msgspec.Struct, frozen=True, kw_only=True):

@@ -91,7 +91,7 @@ class FastProvider(TracerProvider):
         self.draw_span_id: Callable[[], int] = self.id_generator.generate_span_id
         """Draws the id of a span."""
         if type(self.id_generator) in (RandomIdGenerator, StageIdGenerator):
-            # The same dice. An id that is overridden is asked for by spans of the SDK alone.
+            # The generator of the SDK draws so too. Only spans of the SDK ask for overridden ids.
             self.draw_span_id = partial(random.getrandbits, 64)
         self.begin_fast: BeginFast | None = None
         """Begins a fast span; None while the SDK is to make all spans."""
