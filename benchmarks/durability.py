@@ -1,8 +1,8 @@
 """Sagas that were answered 200 stand after SIGKILL, in the configuration that is measured.
 
 Clients write down what they are answered; the process is killed under their load; the file is then
-read by somebody else. A saga that is not in it is lost. One whose end was not written down yet has
-to complete after a restart, as it was told (decision 0011); else it is lost as well.
+read by somebody else. A saga that is not in it is lost. A saga whose end was not written down yet
+has to complete after a restart, as it was answered (decision 0011); otherwise it is lost as well.
 """
 
 from __future__ import annotations

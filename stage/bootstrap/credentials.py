@@ -69,7 +69,7 @@ def _each(
     peers: Mapping[str, str | Connection],
     functions: Mapping[str, CredentialsFunction],
 ) -> dict[str, PeerCredentials]:
-    """One for each peer that is shown anything."""
+    """The credentials of each peer that is shown anything."""
     return {
         name: PeerCredentials(
             f"{setting}.{name}", connection_of(given), functions.get(name), warn=_warn

@@ -189,8 +189,8 @@ class PendingApi(ApiModel):
 class HookingApi(ApiModel):
     """An API that takes a request on with 202, and tells by webhooks how it ended.
 
-    By the key it tells before its answer, soon, late or never, and all of it twice. One in eight
-    answers at once besides. Its no comes as an answer or by a webhook.
+    By the key it tells before its answer, soon, late or never, and all of it twice. In one case of
+    eight it answers at once besides. Its no comes as an answer or by a webhook.
     """
 
     def __init__(self, name: str, books: Books, faults: Faults) -> None:

@@ -125,7 +125,7 @@ class MemoryDatabase:
         return self._registered
 
     def live_owner(self, saga_id: str, now: float) -> int | None:
-        """The live owner of the saga. One whose lease is over is declared dead, and is none."""
+        """The live owner of the saga. An owner whose lease is over is declared dead and is none."""
         owner = self.owners.get(saga_id)
         if owner is None or owner not in self.leases:
             return None

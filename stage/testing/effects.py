@@ -42,9 +42,9 @@ _YES: Final = msgspec.Raw(msgspec.json.encode(Approval(by="a person", reason="a 
 class FakeApi:
     """An external API that keeps its effects by idempotency key.
 
-    A request that is not GET makes an effect under its key, once. One whose key says `undo` takes
-    back what its step made, answered `{"undone": true}`. A GET answers 200 if there is an effect
-    under its key, otherwise 404 with `{"code": "unknown_key"}`.
+    A request that is not GET makes an effect under its key, once. A request whose key says `undo`
+    takes back what its step made, answered `{"undone": true}`. A GET answers 200 if there is an
+    effect under its key, otherwise 404 with `{"code": "unknown_key"}`.
     Derive from it where an API speaks otherwise: `is_undo` and `undo` are the words of most,
     `pends` and `webhook` those of an API that tells later how a call ended.
     """

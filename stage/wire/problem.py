@@ -78,10 +78,10 @@ TYPE_OF_STATUS: Final = {
 class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A problem document. `outcome` and `retryable` are always written, the rest when known.
 
-    One without a type of its own is written with that of its code (TYPE_OF_STATUS).
+    A problem without a type of its own is written with the type of its code (TYPE_OF_STATUS).
     `stands` lists what still stands after a compensation that failed, `may_stand` the effects of
-    which nobody knows. `status` is 0 in a problem
-    that was received without one: the code of the answer itself holds.
+    which nobody knows. `status` is 0 in a problem that was received without one: the code of the
+    answer itself holds.
     """
 
     type: str = ABOUT_BLANK

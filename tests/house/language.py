@@ -166,7 +166,7 @@ FREE_RELATIVE = re.compile(
 )
 NO_NOUN = re.compile(
     _START
-    + r"(?:Those(?! are)|That of|One that|One of (?:which|whom)"
+    + r"(?:Those(?! are)|That of|One (?:that|whose|which|without|with|for|in)|One of (?:which|whom)"
     + r"|The same(?=[.:;,]| (?:of|as|with|while|where|by|for|in|to|at|again|is|it)\b))\b[^.?!|]*",
     re.MULTILINE,
 )

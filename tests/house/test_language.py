@@ -135,6 +135,7 @@ def test_headings_and_questions_are_let_through(page: str) -> None:
         "Those that wait are asked.",
         "That of the saga is kept.",
         "One that is late is refused.",
+        "It waits. One whose lease is over goes on.",
         "The same for the undo.",
         "It waits. The same as above.",
     ],

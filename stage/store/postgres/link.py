@@ -107,7 +107,7 @@ class Link:
         """Run one statement of an author; its rows, and the word of the server about it."""
         prepared = self._prepared.get(sql)
         if prepared is None:
-            # One without a name is forgotten at once: it cannot meet that of another client.
+            # A statement without a name is forgotten at once: no other client can meet it.
             name = f"author_{next(self._names)}" if self._cached else ""
             prepared = await self.raw.prepare(sql, name=name, timeout=STATEMENT_SECONDS_MAX)
             if self._cached:

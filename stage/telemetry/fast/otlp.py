@@ -4,9 +4,9 @@ The SDK builds a protobuf message for each span, link and attribute, and hashes 
 for each span. Here the bytes of a span are written directly. A message of protobuf is its fields
 one after the other, so what many fast spans share is encoded once and put between the rest.
 
-A span of the SDK, as authors make them, is read and written too. One with other contents (events,
-attributes of links, values that are neither text nor a number) is left to the SDK, and so is a
-whole batch when its first span is not encoded to the SDK's bytes.
+A span of the SDK, as authors make them, is read and written too. A span with other contents
+(events, attributes of links, values that are neither text nor a number) is left to the SDK, and so
+is a whole batch when its first span is not encoded to the SDK's bytes.
 
 The numbers are those of the fields in opentelemetry/proto/trace/v1/trace.proto.
 """
