@@ -1,0 +1,111 @@
+"""Drops what is kept of one saga by order of a person: closed, erased or purged (decision 0072)."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from stage.core.errors import StoreUnavailable
+from stage.engine.embedded import limits as limited
+from stage.engine.embedded.queries import EmbeddedQueries
+from stage.engine.saga.closing import (
+    closed,
+    erased,
+    erasure_act,
+    is_given_up,
+    purge_act,
+    refuse_erasure,
+    refuse_purge,
+    row_may_go,
+)
+from stage.ports.engine import NotAllowed, Snapshot, Unsettled
+from stage.ports.store import Act, SagaRow, Unit
+
+ERASE_TRIES_MAX = 5
+"""How often a saga that was written to meanwhile is looked at again."""
+
+
+class EmbeddedErasing(EmbeddedQueries):
+    """The commands of ports.engine.Commands that drop contents and rows, beside the queries."""
+
+    async def erase(
+        self, saga_id: str, *, actor: str, reason: str, dry_run: bool
+    ) -> Snapshot | None:
+        """See `ports.engine.Commands`."""
+        found = await self._erase(saga_id, actor=actor, reason=reason, dry_run=dry_run)
+        if found is not None and not dry_run:
+            await self._scrub()
+        return found
+
+    async def _close(self, saga_id: str) -> None:
+        """Drop all that is kept of a saga that was given up, except its row and its answer."""
+        row = await self._store.get(saga_id)
+        if row is not None and is_given_up(row):
+            after = closed(row, self._clock.now())
+            await self._store.transact(lambda unit: unit.close(after, epoch=row.epoch))
+
+    async def _scrub(self) -> None:
+        try:
+            await self._store.scrub()
+        except StoreUnavailable as error:
+            raise Unsettled(
+                "the contents are erased, but bytes of them may be left in the files of the"
+                f" database: {error}. Then erase it again"
+            ) from error
+
+    async def _erase(
+        self, saga_id: str, *, actor: str, reason: str, dry_run: bool = False
+    ) -> Snapshot | None:
+        """Erase the contents; their bytes may be left in the file."""
+        await self._written()
+        for _ in range(ERASE_TRIES_MAX):
+            now = await self._now(saga_id)
+            if now is None:
+                return None
+            row = await self._store.get(saga_id)
+            if row is None:
+                return None
+            if why := refuse_erasure(row):
+                raise NotAllowed(why)
+            if dry_run:
+                return now
+            at = self._clock.now()
+            after = erased(row, at)
+            act = erasure_act(row, after, actor, reason, at)
+            if await self._store.transact(partial(_close_with, row=row, after=after, act=act)):
+                return await self._elsewhere.snapshot_of(after)
+            await self._clock.sleep(limited.LOOK_AGAIN_SECONDS)
+        raise Unsettled("the saga changes all the time: ask again")
+
+    async def _purge(self, saga_id: str, *, actor: str, reason: str) -> None:
+        """Drop the row of a saga that is closed, or only its answer where its id has no instant."""
+        if self._store.identity.awaits_release:
+            raise NotAllowed(
+                "the database was restored, and its neighbours are asked about its sagas: release"
+                " it, then purge"
+            )
+        row, now = await self._store.get(saga_id), self._clock.now()
+        if row is None:
+            return
+        if why := refuse_purge(row, now):
+            raise NotAllowed(why)
+        act = purge_act(row, actor, reason, now)
+        if not await self._store.transact(partial(_purge_with, row=row, act=act)):
+            raise Unsettled("the saga changes just now: ask again")
+        await self._dropped.refresh()
+
+
+async def _close_with(unit: Unit, *, row: SagaRow, after: SagaRow, act: Act) -> bool:
+    """Erase it and keep the act, or neither."""
+    erased_now = await unit.close(after, epoch=row.epoch)
+    if erased_now:
+        await unit.keep_act(act)
+    return erased_now
+
+
+async def _purge_with(unit: Unit, *, row: SagaRow, act: Act) -> bool:
+    """Purge it and keep the act, or neither."""
+    whole = row_may_go(row)
+    gone = await (unit.drop_row(row.id) if whole else unit.drop_answer(row.id))
+    if gone:
+        await unit.keep_act(act)
+    return gone
