@@ -31,13 +31,14 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """How the answers to a function are read, and how many requests it may make.
 
     `requests_max` is None for a probe and a compensation: of a look before an undo no second
-    effect follows.
+    effect follows. `keyed` is False of a call whose API ignores idempotency keys.
     """
 
     transient_on: frozenset[int] = frozenset()
     refused_on: frozenset[int] = frozenset()
     pending_on: frozenset[int] = frozenset()
     requests_max: int | None = None
+    keyed: bool = True
     never_retry: frozenset[int | type[Exception]] = frozenset()
 
 
@@ -73,6 +74,8 @@ class FunctionConversation:
         """Whether the code of an answer says that this attempt is the last."""
         self._answered = 0
         """Requests that can have an effect and were answered."""
+        self._unseen = False
+        """Whether it may have made requests that are none of ours."""
 
     def begin(self) -> Turn:
         """See `ports.stage.Conversation`."""
@@ -117,6 +120,7 @@ class FunctionConversation:
                 f"answered {answer.status}",
                 answer.retry_after,
                 may_stand=self._answered > 0,
+                may_come=self._unsafe and answer.status not in rules.transient_on,
                 said=kind_of_code is FailureKind.REFUSED,
             )
         self._answered += self._unsafe
@@ -207,7 +211,15 @@ class FunctionConversation:
         if isinstance(error, Refused):
             return self._failure(FailureKind.REFUSED, reason, may_stand=before, said=True)
         if isinstance(error, Transient):
-            return self._failure(FailureKind.TRANSIENT, reason, error.retry_after, may_stand=before)
+            # The API's own "not now", of which a copy may act where the key lets it be undone.
+            may_come = (self._answered > 0 or self._unseen) and self._rules.keyed
+            return self._failure(
+                FailureKind.TRANSIENT,
+                reason,
+                error.retry_after,
+                may_stand=before,
+                may_come=may_come,
+            )
         if isinstance(error, Pending) and self._prepared:
             return self._failure(FailureKind.PENDING, reason, error.retry_after)
         if isinstance(error, InDoubt):
@@ -237,6 +249,7 @@ class FunctionConversation:
         retry_after: float | None = None,
         *,
         may_stand: bool = False,
+        may_come: bool = False,
         said: bool = False,
     ) -> Failed:
         return Failed(
@@ -244,6 +257,7 @@ class FunctionConversation:
             reason=reason[:REASON_CHARS_MAX],
             retry_after=retry_after,
             may_stand=may_stand,
+            may_come=may_come and kind is FailureKind.TRANSIENT,
             said=said,
             final=self._final,
         )
@@ -263,7 +277,7 @@ class EffectConversation(FunctionConversation):
 
     async def proceed(self) -> Turn:
         """See `ports.stage.Conversation`."""
-        self._prepared = True
+        self._prepared = self._unseen = True
         return await super().proceed()
 
 

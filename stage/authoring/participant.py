@@ -168,13 +168,15 @@ class StageParticipant(Generic[P, A]):
 
     def _reading(self, declared: ExternalStep[Any, Any], *, executes: bool) -> Reading:
         never_retry = declared.never_retry | self.plan.step(declared.name).never_retry
+        keyed = declared.rules.idempotent or not executes
         if not isinstance(declared, CallStep):
-            return Reading(never_retry=never_retry)
+            return Reading(never_retry=never_retry, keyed=keyed)
         return Reading(
             transient_on=declared.transient_on,
             refused_on=declared.refused_on,
             pending_on=declared.pending_on,
             requests_max=declared.requests if executes else None,
+            keyed=keyed,
             never_retry=never_retry,
         )
 

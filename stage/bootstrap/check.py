@@ -189,8 +189,15 @@ def _check_plan(plan: Plan, config: Config, findings: _Findings) -> None:
             findings.add(Level.WARNING, About.PLAN, text)
         if step.kind in EXTERNAL_KINDS and not step.idempotent and not step.probed:
             text = (
-                f"{step.name} says idempotent=False and has no probe: once its answer is lost, it"
-                f" waits for a person. Write a probe under @{step.name}.probe"
+                f"{step.name} says idempotent=False and has no probe: once its answer is lost, or"
+                f" is 401 or 429, it waits for a person. Write a probe under @{step.name}.probe"
+            )
+            findings.add(Level.WARNING, About.PLAN, text)
+        elif step.pivot and not step.probed:
+            text = (
+                f"{step.name} is the pivot and has no probe: a saga whose deadline ends while"
+                " nobody knows whether it has happened waits for a person. Write a probe under"
+                f" @{step.name}.probe"
             )
             findings.add(Level.WARNING, About.PLAN, text)
 

@@ -176,7 +176,7 @@ EVENTS: Final[dict[type[e.Event], EventRow]] = {
     e.CompensationSucceeded: _end("undone", _COMPENSATE, "succeeded", "step"),
     e.CompensationDelayed: _end(
         "again later", _COMPENSATE, "delayed",
-        "step", "reason", "retry_after", "not_understood", "denied", "certain",
+        "step", "reason", "retry_after", "not_understood", "denied", "certain", "may_come",
         level=_WARNING, failed=True,
     ),
     e.CompensationRefused: _end(

@@ -152,7 +152,8 @@ class StepTransient(_Event, frozen=True, kw_only=True, tag="step_transient"):
     `denied`, here and in the events below: the answer was 401 or 403, whether from the peer or from
     a gateway. `defect`: the author's code failed before it prepared a request (rule 4). `final`,
     here and below: the author declared that such an attempt is never repeated. `may_come`:
-    downstream said no for now, and may accept a copy of the request that is still on its way.
+    downstream said no for now, and may accept a copy of the request that is still on its way; or
+    nobody vouches for the no of an API, which may have acted all the same (decision 0087).
     """
 
     step: str
@@ -300,7 +301,8 @@ class CompensationDelayed(_Event, frozen=True, kw_only=True, tag="compensation_d
     """The attempt to undo did not end well; it is repeated.
 
     `not_understood`: the answer was not in downstream's own word. `certain`: the attempt certainly
-    had no effect, so that it does not count (rule 28).
+    had no effect, so that it does not count (rule 28). `may_come`: nobody vouches for that, as in
+    StepTransient, so that the same bytes are sent again.
     """
 
     step: str
@@ -309,6 +311,7 @@ class CompensationDelayed(_Event, frozen=True, kw_only=True, tag="compensation_d
     not_understood: bool = False
     denied: bool = False
     certain: bool = False
+    may_come: bool = False
 
 
 class CompensationRefused(_Event, frozen=True, kw_only=True, tag="compensation_refused"):

@@ -49,6 +49,7 @@ from stage.core.questions import (
     must_be_settled,
     past_pivot,
     pends,
+    pivot_may_come,
     pivot_undecided,
     what_stands,
 )
@@ -167,7 +168,7 @@ def _evolve(plan: Plan, saga: Saga, event: e.Event) -> Saga:
         case e.ProbeNotThere() | e.ProbeFailed():
             return _probe_again(plan, saga, event)
         case e.TurnedBack():
-            return _turn_back(saga, event)
+            return _turn_back(plan, saga, event)
         case e.CompensationStarted():
             return _start_compensation(saga, event)
         case e.CompensationSucceeded():
@@ -318,7 +319,7 @@ def _only_waits(plan: Plan, saga: Saga, now: float) -> bool:
             return False
 
 
-def _turn_back(saga: Saga, event: e.TurnedBack) -> Saga:
+def _turn_back(plan: Plan, saga: Saga, event: e.TurnedBack) -> Saga:
     known = saga.steps.get(event.step)
     detail = f"step {event.step} did not succeed" if event.step else ""
     if known is not None and known.said:
@@ -326,7 +327,7 @@ def _turn_back(saga: Saga, event: e.TurnedBack) -> Saga:
     return replace(
         saga,
         state=SagaState.COMPENSATING,
-        steps=verbs.doubting_what_pends(saga.steps, event.at),
+        steps=verbs.doubting_on_the_way_back(plan, saga.steps, event.at),
         reason=event.reason,
         detail=detail,
     )
@@ -346,7 +347,7 @@ def _request_compensation(plan: Plan, saga: Saga, event: e.CompensationRequested
             detail=saga.detail or event.reason,
             requested_by=saga.requested_by or event.requested_by or "unknown",
         )
-    steps = verbs.doubting_what_pends(saga.steps, event.at)
+    steps = verbs.doubting_on_the_way_back(plan, saga.steps, event.at)
     forward = FORWARD_PREFIX + plan.peers_renamed.get(event.requested_by, event.requested_by)
     known = steps.get(forward) if forward in plan.by_name else None
     if known is not None and event.compensated and known.phase not in IN_FLIGHT:
@@ -445,13 +446,15 @@ def _fail_for_certain(plan: Plan, saga: Saga, event: e.StepTransient) -> Saga:
     # A defect without a deadline has them too: nothing else would end it.
     endless = event.defect and saga.deadline is None
     free = rules.kind not in LOCAL_KINDS and not event.may_stand and not endless
+    unkeyed = event.may_come and not rules.idempotent  # it must be settled before it is repeated
     waiting = replace(
         step,
-        phase=Phase.WAITING,
+        phase=Phase.IN_DOUBT if unkeyed else Phase.WAITING,
         attempts=attempts,
         forgiven=step.forgiven + free,
         final=event.final,
-        doubted=step.doubted or event.may_stand,
+        not_there=0 if event.may_come else step.not_there,
+        doubted=step.doubted or event.may_stand or unkeyed,
         may_come=step.may_come or event.may_come,
         since=age_at(saga, event.at) if step.since is None else step.since,
         error=event.reason,
@@ -499,11 +502,19 @@ def _refuse(plan: Plan, saga: Saga, event: e.StepRefused) -> Saga:
         step,
         phase=Phase.REFUSED,
         doubted=doubted,
-        may_come=step.may_come and not event.said,  # who says a no for good accepts no copy
+        may_come=step.may_come and not _bars_copies(plan.step(event.step), event),
         error=event.reason,
         said=said,
     )
     return _put(saga, event.step, _mendable(refused))
+
+
+def _bars_copies(rules: Step, event: e.StepRefused) -> bool:
+    """A neighbour that says a no for good accepts no copy; an API may, and need not know the key.
+
+    A pivot has no undo that would close its key, so that the no of its API has to be enough.
+    """
+    return event.said and (rules.kind is StepKind.FORWARD or rules.pivot)
 
 
 def _doubt(plan: Plan, saga: Saga, event: e.StepInDoubt) -> Saga:
@@ -639,6 +650,7 @@ def _refused_there(saga: Saga, event: e.ProbeRefused) -> Saga:
         step,
         phase=Phase.REFUSED,
         doubted=len(step.requests) > 1,
+        may_come=False,
         pending_since=None,
         error=event.reason,
         said=event.reason,
@@ -779,7 +791,8 @@ def _delay_compensation(plan: Plan, saga: Saga, event: e.CompensationDelayed) ->
         due=due,
         not_understood_since=_since(saga, step.not_understood_since, event),
     )
-    return _put(saga, event.step, _mendable_compensation(delayed, event.certain))
+    certain = event.certain and not event.may_come
+    return _put(saga, event.step, _mendable_compensation(delayed, certain))
 
 
 def _refuse_compensation(saga: Saga, event: e.CompensationRefused) -> Saga:
@@ -996,6 +1009,10 @@ def _execute(plan: Plan, saga: Saga, step: Step, known: StepState | None, now: f
     patient = lasted(saga, known.since, now) < plan.patience_seconds
     if (spent or too_late) and patient and must_be_looked_for(step, known):
         return _when_due(known, Do(kind=AttemptKind.PROBE, step=step.name), now)
+    leaves = spent or too_late or bool(saga.requested_by)
+    if leaves and pivot_may_come(step, known) and can_probe(step, known):
+        # There is no undo of it that would make its no one for good.
+        return _when_due(known, Do(kind=AttemptKind.PROBE, step=step.name), now)
     if spent:
         reason = f"{known.attempts} attempts: {known.error}"
         return _give_up(plan, saga, step, reason, now)
@@ -1013,7 +1030,8 @@ def _spent(plan: Plan, saga: Saga, step: Step, known: StepState, now: float) -> 
     """
     if lasted(saga, known.since, now) >= plan.patience_seconds or known.final:
         return True
-    if known.doubted and key_forgotten(step, known.started_at, lasted(saga, known.since, now), now):
+    may_stand = known.doubted or known.may_come
+    if may_stand and key_forgotten(step, known.started_at, lasted(saga, known.since, now), now):
         return True
     if past_pivot(plan, saga) and step.kind not in LOCAL_KINDS:
         return False
@@ -1032,7 +1050,9 @@ def _look_or_park(plan: Plan, saga: Saga, step: Step, known: StepState, now: flo
 def _give_up(plan: Plan, saga: Saga, step: Step, reason: str, now: float) -> Command:
     """Backward where that is still possible; behind the pivot a person has to look."""
     known = saga.steps.get(step.name)
-    unsettled_pivot = step.pivot and known is not None and known.doubted
+    unsettled_pivot = known is not None and (
+        (step.pivot and known.doubted) or pivot_may_come(step, known)
+    )
     # The pivot of a lost saga is in doubt although steps before it were never heard of (rule 33).
     if unsettled_pivot or pivot_undecided(plan, saga):
         text = f"the pivot is in doubt: {step.name}: {reason}"

@@ -132,6 +132,12 @@ def must_be_settled(step: Step, known: StepState) -> bool:
     return not step.idempotent and known.not_there < PROBES_NOT_THERE_MIN
 
 
+def pivot_may_come(step: Step, known: StepState) -> bool:
+    """True of a pivot whose API said no for now, and nobody knows for whom (decision 0087)."""
+    unsettled = known.may_come and known.not_there < PROBES_NOT_THERE_MIN
+    return step.pivot and unsettled and known.phase is not Phase.SUCCEEDED
+
+
 def pends(step: StepState) -> bool:
     """True while the step waits for the word of others: its API, probes included, or a person."""
     return step.phase in (Phase.PENDING, Phase.AWAITING_APPROVAL) or (
@@ -228,7 +234,10 @@ def _added_by(saga: Saga, step: Step) -> Mapping[str, Any]:
 def anything_stood(saga: Saga) -> bool:
     """True when some effect of the saga was ever made, or may have been."""
     return any(
-        step.doubted or (step.result is not None and not step.asked) for step in saga.steps.values()
+        step.doubted
+        or (step.result is not None and not step.asked)
+        or (step.may_come and not name.startswith(FORWARD_PREFIX))  # decision 0083
+        for name, step in saga.steps.items()
     )
 
 
@@ -244,9 +253,11 @@ def pivot_undecided(plan: Plan, saga: Saga) -> bool:
     """True while nobody knows whether the pivot has happened, so that neither way is open."""
     if plan.pivot is None:
         return False
-    known = saga.steps.get(plan.steps[plan.pivot].name)
+    pivot = plan.steps[plan.pivot]
+    known = saga.steps.get(pivot.name)
     if known is None:
         return False
+    doubtful = known.doubted or pivot_may_come(pivot, known)
     return known.phase in (Phase.STARTED, Phase.PROBING) or (
-        known.doubted and known.phase in (Phase.IN_DOUBT, Phase.WAITING, Phase.PENDING)
+        doubtful and known.phase in (Phase.IN_DOUBT, Phase.WAITING, Phase.PENDING)
     )

@@ -29,7 +29,8 @@ class StepState(Struct, frozen=True, kw_only=True, gc=False):
     doubted: bool = False
     may_come: bool = False
     """Downstream said no for now: it may accept a copy of the request that is still on its way. A
-    downstream that was asked to undo the saga accepts none (decision 0083)."""
+    downstream that was asked to undo the saga accepts none (decision 0083). Or an API said no for
+    now, and nobody vouches for it (decision 0087)."""
     cut_off: bool = False
     probes: int = 0
     not_there: int = 0

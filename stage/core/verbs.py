@@ -28,7 +28,7 @@ from stage.core.age import age_at
 from stage.core.questions import PROBES_NOT_THERE_MIN, is_in_flight, past_pivot, steps_in_flight
 from stage.core.saga import Saga, StepState
 from stage.core.states import EXTERNAL_KINDS, Phase, SagaState, Tell
-from stage.core.steps import Plan
+from stage.core.steps import Plan, Step
 
 WAITING = frozenset({Phase.WAITING, Phase.IN_DOUBT, Phase.PENDING, Phase.COMPENSATION_WAITING})
 
@@ -103,7 +103,7 @@ def _refuse_settle(plan: Plan, saga: Saga, verb: e.Settled) -> str | None:
 
 def _in_doubt(step: StepState) -> bool:
     phases = (Phase.IN_DOUBT, Phase.PENDING, Phase.WAITING, Phase.REFUSED)
-    return step.doubted and step.phase in phases
+    return (step.doubted or step.may_come) and step.phase in phases
 
 
 def _refuse_resolve(plan: Plan, saga: Saga, verb: e.Resolved) -> str | None:
@@ -131,7 +131,8 @@ def _left(plan: Plan, saga: Saga) -> list[str]:
     return [
         name
         for name, step in saga.steps.items()
-        if step.may_stand and (final or step.doubted or plan.step(name).compensatable)
+        if step.may_stand
+        and (final or step.doubted or step.may_come or plan.step(name).compensatable)
     ]
 
 
@@ -220,17 +221,23 @@ def refused_approval(step: StepState, said: str) -> StepState:
     return replace(step, phase=Phase.REFUSED, error=said, said=said, shown=None)
 
 
-def doubting_what_pends(steps: dict[str, StepState], at: float) -> dict[str, StepState]:
+def doubting_on_the_way_back(
+    plan: Plan, steps: dict[str, StepState], at: float
+) -> dict[str, StepState]:
     """On the way back a pending call is looked for as one in doubt is, and then undone.
 
-    Nobody is asked for an approval any more.
+    So is one whose no for now nobody vouches for, where it has a probe: its undo is to know the
+    result, if there is one. Nobody is asked for an approval any more.
     """
-    return {name: _not_waited_for(step, at) for name, step in steps.items()}
+    return {name: _not_waited_for(plan.by_name.get(name), step, at) for name, step in steps.items()}
 
 
-def _not_waited_for(step: StepState, at: float) -> StepState:
+def _not_waited_for(rules: Step | None, step: StepState, at: float) -> StepState:
     if step.phase is Phase.PENDING:
         return replace(step, phase=Phase.IN_DOUBT, due=at)
+    ended = step.phase in (Phase.WAITING, Phase.REFUSED)
+    if step.may_come and ended and rules is not None and rules.probed:
+        return replace(step, phase=Phase.IN_DOUBT, probes=0, not_there=0, due=at)
     return not_asked_for(step)
 
 
@@ -347,7 +354,7 @@ def _resolve(plan: Plan, saga: Saga, verb: e.Resolved) -> Saga:
     }
     return replace(
         saga,
-        steps={**doubting_what_pends(saga.steps, verb.at), **compensated},
+        steps={**doubting_on_the_way_back(plan, saga.steps, verb.at), **compensated},
         state=SagaState.COMPENSATING,
         stands=(),
         parked="",
@@ -364,7 +371,7 @@ def _abandon(plan: Plan, saga: Saga, verb: e.Abandoned) -> Saga:
     }
     return replace(
         saga,
-        steps={**doubting_what_pends(saga.steps, verb.at), **failed},
+        steps={**doubting_on_the_way_back(plan, saga.steps, verb.at), **failed},
         state=SagaState.COMPENSATING,
         reason=saga.reason or f"abandoned: {verb.why}",
         detail=saga.detail or "an operator has abandoned it",

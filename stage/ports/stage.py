@@ -69,7 +69,9 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True):
     """The function ended without a result.
 
     `may_stand` is True when an earlier request of the same attempt was answered, so that some
-    effect may stand although the last one did not happen. `changed` is True when the function
+    effect may stand although the last one did not happen. `may_come` is True when an answer says
+    that the last one did not happen, and nobody vouches for it (decision 0087). `changed` is True
+    when the function
     wanted to repeat a request as another one, which was not sent. `said` is True when the reason
     is the author's own word, which neighbours may read. `error` is the exception of a function that
     failed unforeseen: for a report here, never for the journal or a neighbour. `final` is True when
@@ -80,6 +82,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     retry_after: float | None = None
     may_stand: bool = False
+    may_come: bool = False
     changed: bool = False
     said: bool = False
     error: BaseException | None = None

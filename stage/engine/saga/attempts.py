@@ -118,6 +118,7 @@ def _failure_event(do: Do, failed: Failed, at: float) -> e.AttemptEnd:
                 reason=failed.reason,
                 retry_after=failed.retry_after,
                 may_stand=failed.may_stand,
+                may_come=failed.may_come,
                 final=failed.final,
             )
         case FailureKind.PENDING:
@@ -152,5 +153,6 @@ def _compensation_event(do: Do, failed: Failed, at: float) -> e.AttemptEnd:
         step=do.step,
         reason=failed.reason,
         retry_after=failed.retry_after,
+        may_come=failed.may_come,
         certain=certain,
     )
