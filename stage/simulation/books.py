@@ -539,6 +539,9 @@ class Books:
                 plan.step(event.step).kind is not StepKind.TRANSACTION
             ):
                 known.forgiven[event.step] = known.forgiven.get(event.step, 0) + 1  # rule 28
+                rules = plan.step(event.step)
+                if event.may_come and (rules.pivot or not rules.idempotent):
+                    known.doubted.add(event.step)
             case e.StepRefused():
                 known.refused.add(event.step)
             case e.StepPending() if plan.step(event.step).kind is StepKind.FORWARD:
@@ -712,10 +715,24 @@ class Books:
             step = plan.step(other)
             if order <= mine or other in together or other in known.given_up:
                 continue
+            if step.pivot and not self._was_looked_for(stage, known, step):
+                self.violate("I6", saga, f"{stage}/{name} is compensated, and {other} has happened")
             if step.compensatable and self.standing(stage, saga, step) > 0:
                 self.violate(
                     "I7", saga, f"{stage}/{name} is compensated while {other}, later, stands"
                 )
+
+    def _was_looked_for(self, stage: str, known: Known, pivot: Step) -> bool:
+        """Whether a pivot has not happened, as far as its API and people said when asked.
+
+        No undo bars a copy of its request that comes after that.
+        """
+        if stage in self.restored or not self.standing(stage, known.row.id, pivot):
+            return True
+        return any(
+            isinstance(event, e.ProbeNotThere | e.Settled) and event.step == pivot.name
+            for event in known.events
+        )
 
     # --- messages --------------------------------------------------------------------------------
 

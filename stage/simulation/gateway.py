@@ -32,13 +32,11 @@ OF_ANOTHER_SAGA = (
     (410, Outcome.COMPENSATED),
 )
 """True answers that a gateway gives to the wrong caller."""
-API_CODES = (200, 400, 403, 404, 409, 410, 422, 502, 503, 504)
+API_CODES = (200, 400, 401, 403, 404, 409, 410, 422, 429, 502, 503, 504)
 """The answers of gateways in front of an API, whether or not it was asked: it may have acted.
 
 Not 402, which none gives.
 """
-API_CODES_BEFORE = (*API_CODES, 401, 429)
-"""The answers where nothing was passed on: the last two say so, to the engine too."""
 REWRITTEN = (404, 500, 502, 503, 504)
 """Codes that a gateway puts over an answer whose body it lets through."""
 
@@ -66,13 +64,12 @@ def away(random: Random) -> Answer:
     return Answer(status=random.choice((502, 503, 504)), headers=HTML, body=PAGE)
 
 
-def page_of_api(random: Random, *, asked: bool) -> Answer:
-    """An answer for an external API; `asked` says whether the API had the request.
+def page_of_api(random: Random) -> Answer:
+    """An answer for an external API, which may have had the request or not.
 
     Some gateways speak JSON, with members that an API has as well.
     """
-    status = random.choice(API_CODES if asked else API_CODES_BEFORE)
-    return _page(random, status)
+    return _page(random, random.choice(API_CODES))
 
 
 def without_route(random: Random) -> Answer:

@@ -4,9 +4,6 @@ Stages speak through the real `outbound.client.PeerClient`; only its transport i
 has the faults of a network under HTTP: a request that never arrives, an answer that never does, a
 connection refused, a request that arrives long after its sender gave up, one that arrives twice,
 and gateways that answer for others.
-
-A request that was answered "not now" is not repeated by the network: whoever repeats requests on
-the way does so when it had no answer.
 """
 
 from __future__ import annotations
@@ -282,7 +279,7 @@ class _Message:
                 later(travel, self.settle, Lost(reason="connection broken"))
             return
         if faults.happens("gateway_answers"):
-            later(travel, self.settle, self._page(asked=False))
+            later(travel, self.settle, self._page())
             return
         given_up = faults.happens("gateway_gives_up")
         if given_up:
@@ -296,10 +293,10 @@ class _Message:
         network.off(self._saga)
         later(travel, self._arrive, True)
 
-    def _page(self, *, asked: bool) -> Answer:
+    def _page(self) -> Answer:
         """The answer of a gateway in place of the target."""
         if self._target in self._network._apis:
-            answer = gateway.page_of_api(self._network._random, asked=asked)
+            answer = gateway.page_of_api(self._network._random)
         else:
             answer = gateway.page(self._network._random, self._saga)
         self._tell(f"(a gateway says {answer.status})")
@@ -309,16 +306,10 @@ class _Message:
         """A "not now" under the code of a no is a lie that nobody could see."""
         return self._target not in self._network._apis and answer.status not in NOT_NOW
 
-    def _may_come_again(self, answer: Answer) -> bool:
-        """An API that says "not now" must not act on a copy: nobody would undo it there."""
-        if self._strict:
-            return False
-        return self._target not in self._network._apis or answer.status not in NOT_NOW
-
     def _give_up(self) -> None:
         """A gateway's time is over while the target works, or before it has begun."""
         if not self._answer.done():
-            self.settle(self._page(asked=True))
+            self.settle(self._page())
 
     def _arrive(self, first: bool) -> None:
         network = self._network
@@ -361,7 +352,7 @@ class _Message:
             return
         network = self._network
         faults, random, later = network._faults, network._random, network.later
-        if self._may_come_again(answer) and faults.happens("duplicate"):
+        if not self._strict and faults.happens("duplicate"):
             network.off(self._saga)
             later(random.uniform(0.0, DELAY_SECONDS[1]), self._arrive, False)
         if self._fault == "duplicate":
@@ -374,7 +365,7 @@ class _Message:
                 later(travel, self.settle, Lost(reason="connection broken"))
             return
         if faults.happens("gateway_replaces"):
-            answer = self._page(asked=True)
+            answer = self._page()
         elif self._rewritable(answer) and faults.happens("gateway_rewrites"):
             answer = gateway.rewritten(random, answer)
             self._tell(f"(a gateway puts {answer.status} over it)")

@@ -12,11 +12,13 @@ from typing import Any
 from msgspec.structs import replace
 
 from stage.authoring.conversation import FunctionConversation
-from stage.core import age, machine
+from stage.core import age, machine, questions
 from stage.core import events as e
 from stage.core.commands import AttemptKind, Do, Record
 from stage.core.errors import StoreUnavailable
 from stage.core.failure import FailureKind
+from stage.core.states import EXTERNAL_KINDS
+from stage.core.steps import Step, StepKind
 from stage.engine.embedded import commands
 from stage.engine.embedded.engine import EmbeddedEngine
 from stage.engine.reconcile import Reconciler
@@ -78,13 +80,39 @@ def a_gateways_504_is_too_late(patches: Patches) -> None:
 @further_under("duplicate", "store_away")
 def a_no_for_now_is_a_no_for_good(patches: Patches) -> None:
     """Decision 0083: downstream said 503, and a copy of the request comes when all is undone."""
-    patches.wrap(
-        machine,
-        "_fail_for_certain",
-        lambda original: (
-            lambda plan, saga, event: original(plan, saga, replace(event, may_come=False))
-        ),
-    )
+    _certain(patches, lambda step: step.kind is StepKind.FORWARD)
+
+
+@further_under("gateway_replaces", "gateway_gives_up", "duplicate", "api_busy")
+def a_429_of_an_api_is_certain(patches: Patches) -> None:
+    """Decision 0087: a gateway said it when the API had acted, and nothing is undone there."""
+    _certain(patches, lambda step: step.kind in EXTERNAL_KINDS and step.idempotent)
+
+
+@further_under("gateway_replaces", "gateway_gives_up", "api_busy")
+def an_api_without_keys_is_asked_again_after_a_429(patches: Patches) -> None:
+    """Decision 0087: the API had acted, and acts again."""
+    _certain(patches, lambda step: not step.idempotent)
+
+
+@further_under("gateway_replaces", "late_compensation", "api_away")
+def a_pivot_is_given_up_at_a_429(patches: Patches) -> None:
+    """Decision 0087: what was before the pivot is undone, and the pivot has happened."""
+    for room in (machine, questions):
+        patches.set(room, "pivot_may_come", lambda _step, _known: False)
+
+
+def _certain(patches: Patches, of: Callable[[Step], bool]) -> None:
+    """A no for now of such a step is believed for good."""
+
+    def change(original: Any) -> Any:
+        def fail(plan: Any, saga: Any, event: Any) -> Any:
+            may_come = event.may_come and not of(plan.step(event.step))
+            return original(plan, saga, replace(event, may_come=may_come))
+
+        return fail
+
+    patches.wrap(machine, "_fail_for_certain", change)
 
 
 @mutant_under(*GATEWAYS)
