@@ -5,7 +5,7 @@ StageError
 ├── StatementNotAwaited    the author's move: a statement that was described and did not run
 ├── TooManyRows            the author's move: a query without a limit
 └── StoreUnavailable       the database is away
-    └── Contended          it is there; others hold the rows. Run the unit again
+    └── Contended          it is there; others are in the way. Run the unit again
 """
 
 from __future__ import annotations
@@ -26,4 +26,7 @@ class TooManyRows(StageError):
 
 
 class Contended(StoreUnavailable):
-    """Other transactions hold the rows that a unit needs; nothing was written."""
+    """Other transactions hold the rows that a unit needs, or have just changed a table of it.
+
+    Nothing was written.
+    """

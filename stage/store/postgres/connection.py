@@ -10,8 +10,7 @@ from stage.core.errors import StaleEpoch, StoreUnavailable
 from stage.ports.codec import Codec
 from stage.store import rows
 from stage.store.connection import CommitRefused, Connection
-from stage.store.errors import Contended
-from stage.store.postgres.errors import away, collided, refused_at_commit, unavailable
+from stage.store.postgres.errors import away, contended, refused_at_commit, unavailable
 from stage.store.postgres.identity import Timeline
 from stage.store.postgres.link import Link
 from stage.store.postgres.replica import PostgresReplica
@@ -75,8 +74,7 @@ class PostgresConnection:
             raise
         except Exception as error:
             await self.drop()
-            if collided(error):
-                held = Contended(f"other transactions hold what this one needs: {error}")
+            if (held := contended(error)) is not None:
                 raise CommitRefused(again=True) from held
             if (gone := unavailable(error)) is not None:
                 raise gone from error

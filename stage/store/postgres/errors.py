@@ -11,6 +11,7 @@ from typing import Final
 import asyncpg
 
 from stage.core.errors import StoreUnavailable
+from stage.store.errors import Contended
 
 AWAY: Final = {
     "08": "the connection broke: check the server and the network",
@@ -63,6 +64,15 @@ def away(error: Exception) -> StoreUnavailable:
 def collided(error: BaseException) -> bool:
     """Whether another transaction was in the way."""
     return isinstance(error, asyncpg.PostgresError) and _state(error) in COLLISIONS
+
+
+def contended(error: BaseException) -> Contended | None:
+    """Contended for an error of a statement after which its unit is run again; None otherwise."""
+    if collided(error):
+        return Contended(f"other transactions hold what this one needs: {error}")
+    if isinstance(error, asyncpg.InvalidCachedStatementError):
+        return Contended(f"a table of this statement was changed beside the stage: {error}")
+    return None
 
 
 def refused_at_commit(error: BaseException) -> bool:

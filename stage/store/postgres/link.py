@@ -118,6 +118,9 @@ class Link:
             self._prepared.move_to_end(sql)
         try:
             found = await prepared.fetch(*parameters, timeout=STATEMENT_SECONDS_MAX)
+        except asyncpg.InvalidCachedStatementError:
+            self._prepared.clear()  # a table was changed, and others may be of it too
+            raise
         except asyncpg.PostgresError:
             self._prepared.pop(sql, None)  # its plan may be the reason
             raise

@@ -10,8 +10,8 @@ from typing import Any, Final, TypeVar
 
 from stage.core.errors import StoreUnavailable
 from stage.ports.store import Row
-from stage.store.errors import Contended, StatementRefused
-from stage.store.postgres.errors import collided, unavailable
+from stage.store.errors import StatementRefused
+from stage.store.postgres.errors import contended, unavailable
 from stage.store.postgres.link import Link
 from stage.store.postgres.steps import Asked
 
@@ -104,9 +104,7 @@ class Part:
         try:
             return await work()
         except Exception as error:
-            failure = unavailable(error)
-            if failure is None and collided(error):
-                failure = Contended(f"other transactions hold what this one needs: {error}")
+            failure = unavailable(error) or contended(error)
             if failure is not None:
                 self.failure = failure
                 raise failure from error

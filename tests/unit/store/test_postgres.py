@@ -636,3 +636,30 @@ async def test_a_saga_of_a_replica_that_was_forgotten_is_claimed(
     assert await second.ownership.renew() and await third.ownership.renew()
     for each in (second, third):
         await each.close()
+
+
+async def test_an_expansion_beside_a_stage_that_is_up_breaks_no_statement(
+    store: PostgresStore, other: Link
+) -> None:
+    """A statement that was planned before the column was added is planned anew."""
+
+    async def select(unit: Unit) -> Row | None:
+        return await unit.tx.fetchone("SELECT * FROM payment WHERE saga_id = 'a'")
+
+    async def write(unit: Unit) -> Row | None:
+        sql = "UPDATE payment SET amount = amount WHERE saga_id = 'a' RETURNING *"
+        return await unit.tx.fetchone(sql)
+
+    await store.transact(paying("a"))
+    before = [await store.transact(each) for each in (select, write)]
+    await other.raw.execute("ALTER TABLE payment ADD COLUMN note text")
+    after = await in_one_batch(store, paying("b"), select, write, paying("c"))
+    assert [(*(row or ()), None) for row in before] == after[1:3]
+    assert ["a", "b", "c"] == await payments(store)
+
+    async def both(unit: Unit) -> list[Row | None]:
+        return [await select(unit), await write(unit)]
+
+    await other.raw.execute("ALTER TABLE payment ADD COLUMN more text")
+    assert [(*row, None) for row in after[1:3]] == await store.transact(both)
+    assert store.available
