@@ -23,6 +23,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from stage.demo.chain import free_ports
 from stage.engine.workers.placement import home_of
 from stage.wire.tokens import accept_line
 from tests.forked import stage as forked
@@ -519,3 +520,40 @@ async def test_workers_that_wait_for_their_files_end_at_once(tmp_path: Path, ban
                 pass
             waiting.terminate()
             assert 0 == await waiting.wait()
+
+
+async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A collector that answers nothing."""
+    with suppress(OSError):
+        await reader.read()
+    writer.close()
+
+
+async def test_the_next_workers_take_over_the_port(tmp_path: Path, bank: Bank) -> None:
+    """They wait for the files, also where the end of the former ones waits for its collector."""
+    (port,) = free_ports(1)
+    collector = await asyncio.start_server(silent, HOST, 0)
+    otlp = ("--otlp-endpoint", f"http://{HOST}:{collector.sockets[0].getsockname()[1]}")
+    given = ("--auth", "none", "--workers", "2", "--port", str(port), "--lock-wait-seconds", "30")
+    async with collector, serving(tmp_path, bank, *given, *otlp) as former:
+        answers = await begin_all(former.url)
+        following = await asyncio.create_subprocess_exec(
+            *(sys.executable, *command(tmp_path, bank, *given)),
+            env={**os.environ, "STAGE_LOG_FORMAT": "json"},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        assert following.stdout is not None and following.stderr is not None
+        try:
+            async with asyncio.timeout(LIMIT_SECONDS):
+                while b"database_awaited" not in await following.stderr.readline():
+                    pass
+                former.process.terminate()
+                said = await following.stdout.readline()
+            assert said.startswith(b"listening on "), await following.stderr.read()
+            assert answers == await begin_all(former.url)
+        finally:
+            with suppress(ProcessLookupError):
+                following.terminate()
+            await following.wait()
+    assert {1} == set(bank.charges.values())
