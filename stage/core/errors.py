@@ -63,4 +63,7 @@ class JournalMismatch(StageError):
 
 
 class NewerJournal(JournalMismatch):
-    """The journal or the row holds what only a newer release knows: the saga is left to it."""
+    """The journal or the row holds what only a newer release knows: the saga is left to it.
+
+    Or what only a process with a newer key can read.
+    """

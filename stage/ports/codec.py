@@ -23,7 +23,7 @@ class Codec(Protocol):
     `saga_id` names the saga that the bytes belong to, and `number` the place in its journal, for a
     codec that ties the bytes to their place; `number` is 0 for an event that is on its way to the
     journal. Decoding raises msgspec.MsgspecError or ValueError for bytes that this codec did not
-    write, or not for that place.
+    write, or not for that place, and NewerJournal for those under a key that it lacks.
     """
 
     def admit(self, recorded: Collection[str]) -> str:

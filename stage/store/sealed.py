@@ -26,7 +26,7 @@ import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from stage.core.errors import ConfigurationError
+from stage.core.errors import ConfigurationError, NewerJournal
 from stage.core.events import Event, decode_event, encode_event
 from stage.ports.store import TRACE_TERM
 from stage.store.codec import PLAIN_KEY
@@ -225,9 +225,10 @@ class SealedCodec:
             )
         key_id = sealed[len(_MAGIC) : len(_MAGIC) + _ID]
         if key_id not in self._keys:
-            raise ValueError(
-                f"the {place} of saga {saga_id} is encrypted under the key {key_id.hex()}: add it"
-                " to payload_key_file"
+            raise NewerJournal(
+                f"the {place} of saga {saga_id} is encrypted under the key {key_id.hex()}, which"
+                " this process began without: one that has it goes on with the saga. Add it to"
+                " payload_key_file, and restart"
             )
         nonce = sealed[len(_MAGIC) + _ID : _HEAD]
         try:

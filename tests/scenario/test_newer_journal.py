@@ -12,6 +12,7 @@ import pytest
 
 from stage.core import events as e
 from stage.core.errors import NewerJournal
+from stage.store.sealed import SealedCodec, new_key_line
 from tests.scenario.chain import running_chain
 from tests.scenario.test_sweeps import post, until_done
 from tests.scenario.test_webhook import hook, landed, stage_of, verified
@@ -63,3 +64,35 @@ async def test_an_older_release_gives_back_what_it_does_not_know(
             assert (1, 1) == (done["refused"], done["done"])  # it holds up no other saga
     async with running_chain(tmp_path, **usual) as chain:
         await chain.until("s-1", lambda view: view["state"] == "completed")
+
+
+async def test_a_replica_without_the_new_key_gives_back_what_it_cannot_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one was let use a key before all of them had it. Nothing is parked for that."""
+    keys = tmp_path / "payload.keys"
+    old, new = new_key_line(), new_key_line()
+    usual: dict[str, Any] = {"payload_key_file": str(keys)}
+    keys.write_text(f"{old}\n")
+    async with running_chain(tmp_path, drain_seconds=0.1, **usual) as chain:
+        assert 200 == (await chain.send("s-0"))[0]
+    keys.write_text(f"{new}\n{old}\n")
+    async with running_chain(tmp_path, drain_seconds=0.1, **usual) as chain:
+        assert 200 == (await chain.send("s-1"))[0]
+        await chain.script(chain.shipping, script="hang")
+        assert 202 == (await chain.send("s-2", Prefer="wait=1"))[0]
+    keys.write_text(f"{old}\n")
+    with monkeypatch.context() as patch:  # it began before there was the new key
+        patch.setattr(SealedCodec, "admit", lambda codec, _: codec._current.hex())
+        async with running_chain(tmp_path, **usual) as chain:
+            for saga_id in ("s-1", "s-2"):
+                status, _, body = await chain.send(saga_id)
+                assert (503, "unknown") == (status, msgspec.json.decode(body)["outcome"])
+                assert 503 == (await chain.compensate(saga_id))[0]
+            assert 200 == (await chain.send("s-0"))[0]
+            assert 200 == (await chain.send("s-3"))[0]
+    keys.write_text(f"{new}\n{old}\n")
+    async with running_chain(tmp_path, **usual) as chain:
+        assert 200 == (await chain.send("s-1"))[0]
+        view = await chain.until("s-2", lambda view: view["state"] == "completed")
+        assert not view.get("parked")
