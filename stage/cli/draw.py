@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stage.cli.failure import one_line
+from stage.core.advice import MEANINGS, phase_in_words, way_out
 from stage.core.describe import event_in_words
 from stage.core.questions import Standing
+from stage.core.states import SagaState
 from stage.wire.elapsed import elapsed
 from stage.wire.envelope import parse_instant
 from stage.wire.views import (
@@ -69,7 +71,7 @@ def draw_page(page: SagaPage) -> str:
             saga.state + _parked(saga),
             saga.outcome.value,
             saga.updated_at,
-            saga.parked_reason or saga.next_action or saga.next_action_at or "",
+            _waits_for(saga),
         )
         for saga in page.sagas
     ]
@@ -80,6 +82,16 @@ def draw_page(page: SagaPage) -> str:
     else:
         drawn = table(head, rows)
     return drawn + (f"\nmore: --after {_cell(page.next)}" if page.next else "")
+
+
+def _waits_for(saga: SagaView) -> str:
+    """Why a saga of a list stands where it does. Its row holds no exact time of what is next."""
+    if saga.parked_reason or saga.next_action:
+        return saga.parked_reason or saga.next_action or ""
+    held = f", which is paused until {saga.paused_until}" if saga.paused_until else ""
+    if saga.step:
+        return f"waits at {saga.step}{f' for {saga.peer}' if saga.peer else ''}{held}"
+    return "under way" if saga.next_action_at is not None else ""
 
 
 def _shown(saga: SagaView) -> str:
@@ -254,7 +266,7 @@ def draw_saga(
         ("trace", saga.trace_id),
         ("accepted", saga.accepted_at),
         ("updated", f"{saga.updated_at}{_ago(saga.updated_at, now)}"),
-        ("deadline", saga.deadline),
+        ("deadline", _deadline(saga, now)),
         ("run", str(saga.epoch) if saga.epoch else None),
         ("asked by", saga.requested_by),
         ("reason", saga.reason),
@@ -266,10 +278,12 @@ def draw_saga(
     ]
     lines += [f"  {name:<9} {_cell(value)}" for name, value in about if value]
     lines.append("steps")
-    lines += _steps(saga.steps, entries, now)
+    lines += _steps(saga, entries, now)
     lines += _standing(saga)
     lines.append("next")
     lines.append("  " + _next(saga, now))
+    if saga.parked and (act := way_out(saga.parked_cause)):
+        lines.append(f"  way out: {act}")
     if verbs:
         lines.append("may be done")
         lines += _verbs(verbs)
@@ -306,10 +320,11 @@ def _verbs(verbs: Sequence[VerbView]) -> list[str]:
     lines = []
     for each in sorted(verbs, key=lambda each: each.why_not is not None):
         if each.why_not is not None:
-            lines.append(f"  not {_cell(each.verb)}: {_cell(each.why_not)}")
+            lines.append(f"  not {_cell(each.verb)}: {one_line(each.why_not)}")
         else:
             steps = f" (--step {_cell(', '.join(each.steps))})" if each.steps else ""
-            lines.append(f"  {_cell(each.verb)}{steps}")
+            meaning = MEANINGS.get(each.verb, "")
+            lines.append(f"  {_cell(each.verb)}{steps}{f': {meaning}' if meaning else ''}")
     return lines
 
 
@@ -318,9 +333,18 @@ def _elapsed(step: StepView, entries: Sequence[Mapping[str, Any]], now: float) -
     return "" if passed is None else f"  {_span(passed)}"
 
 
-def _steps(
-    steps: Sequence[StepView], entries: Sequence[Mapping[str, Any]], now: float
-) -> list[str]:
+def _deadline(saga: SagaView, now: float) -> str | None:
+    """The deadline of a saga that goes forward: no other one is cut by it."""
+    if saga.deadline is None or saga.state != SagaState.ACTIVE:
+        return None
+    at = _instant(saga.deadline)
+    if at is not None and at <= now:
+        return f"{saga.deadline} (passed)"
+    return f"{saga.deadline}{_in(saga.deadline, now)}"
+
+
+def _steps(saga: SagaView, entries: Sequence[Mapping[str, Any]], now: float) -> list[str]:
+    steps = saga.steps
     if not steps:
         return ["  none was started"]
     width = max(len(_cell(step.name)) for step in steps)
@@ -333,10 +357,12 @@ def _steps(
         counts = f"  {', '.join(tries)}" if step.attempts or step.compensation_attempts else ""
         error = f"  last error: {_cell(step.last_error)}" if step.last_error else ""
         key = f"  key {_cell(step.key)}" if step.key and step.attempts else ""
-        mark = MARKS.get(step.phase, "·")
+        phase = phase_in_words(saga.state, step.phase, step.standing)
+        mark = MARKS.get(phase, "·")
+        passed = "" if phase != step.phase else _elapsed(step, entries, now)
         lines.append(
             f"  {branch} {mark} {_cell(step.name):<{width}}  {_cell(step.kind):<11}"
-            f"  {_cell(step.phase)}{counts}{error}{_elapsed(step, entries, now)}{key}"
+            f"  {_cell(phase)}{counts}{error}{passed}{key}"
         )
     return lines
 

@@ -11,6 +11,7 @@ from stage.console import draw
 from stage.console.asks import Problem, Reader, saga_path
 from stage.console.draw import duration
 from stage.console.forms import Form, read_form, signed
+from stage.core.advice import MEANINGS, phase_in_words, way_out
 from stage.core.describe import event_in_words
 from stage.core.states import Phase
 from stage.inbound.request import Answer, Request
@@ -22,20 +23,6 @@ from stage.wire.views import JournalView, SagaView, StepView, VerbsView
 
 MILLISECONDS_BELOW: Final = 10.0
 """Longer ones are told in seconds, minutes and so on."""
-MEANINGS: Final = {
-    "retry": "Try now all of it that is due.",
-    "approve": "Say yes to the step that awaits approval: the saga goes on.",
-    "reject": "Say no to the step that awaits approval: the saga turns back.",
-    "settle": "Say whether the effect of a step in doubt has landed.",
-    "compensate": "Undo it, as a neighbour would ask for it.",
-    "resolve": "Say that a person has undone what still stands.",
-    "abandon": "Give up undoing; it ends with what stands.",
-    "forget": "Drop its payload and results. Nothing more is ever done.",
-    "erase": "Drop all contents, also from the files. Its id and outcome stay.",
-}
-"""The verbs in the order of the harm that they may do."""
-
-
 AWAITING: Final = Phase.AWAITING_APPROVAL.value
 
 
@@ -97,6 +84,11 @@ async def saga(service: Service, request: Request, *, trace_url: str) -> Answer:
             )
             for each in verbs.verbs
         ],
+        way_out=way_out(found.parked_cause),
+        phases={
+            each.name: phase_in_words(found.state, each.phase, each.standing)
+            for each in found.steps
+        },
         asked=next((each.name for each in found.steps if each.phase == AWAITING), ""),
         did=next((verb for verb in MEANINGS if verb in query.get("did", ())), ""),
     )

@@ -96,8 +96,9 @@ def _refuse_settle(plan: Plan, saga: Saga, verb: e.Settled) -> str | None:
     if verb.step not in plan.by_name:
         return f"there is no step {verb.step!r}: the steps are {', '.join(plan.by_name)}"
     if verb.step not in doubtful or saga.ended:
-        found = ", ".join(doubtful) if doubtful and not saga.ended else "none"
-        return f"step {verb.step!r} is not in doubt; in doubt: {found}"
+        if not doubtful or saga.ended:
+            return "no step of it is in doubt"
+        return f"step {verb.step!r} is not in doubt; in doubt: {', '.join(doubtful)}"
     return None
 
 

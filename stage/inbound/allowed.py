@@ -34,7 +34,13 @@ DOUBTFUL: Final = frozenset({Phase.IN_DOUBT, Phase.PENDING, Phase.WAITING, Phase
 """Phases in which a step may be settled: the machine says which of them are."""
 RESOLVABLE: Final = frozenset({Phase.COMPENSATION_FAILED, Phase.COMPENSATION_WAITING})
 """Phases of a step whose undo a person may have done."""
-COMPENSABLE: Final = frozenset({SagaState.ACTIVE, SagaState.COMPLETED, SagaState.COMPENSATING})
+TURNED_BACK: Final = {
+    SagaState.COMPENSATED: "it is compensated: nothing of it stands",
+    SagaState.FAILED_TO_COMPENSATE: (
+        "it has turned back, and something could not be undone: retry that, or resolve it"
+    ),
+}
+"""The states in which a request to compensate has nothing left to do."""
 DECISIONS: Final[dict[str, type[e.Approved | e.Rejected]]] = {
     "approve": e.Approved,
     "reject": e.Rejected,
@@ -106,8 +112,8 @@ async def _decision(service: Service, snapshot: Snapshot, name: str) -> VerbView
 
 def _why_not_compensated(snapshot: Snapshot) -> str | None:
     saga = snapshot.saga
-    if saga.state not in COMPENSABLE:
-        return f"its state is {saga.state.value.replace('_', ' ')}"
+    if saga.state in TURNED_BACK:
+        return TURNED_BACK[saga.state]
     if snapshot.row.closed_at is not None or saga.forgotten:
         return "it is closed: what was kept to undo it is dropped"
     return None

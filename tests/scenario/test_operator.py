@@ -46,6 +46,16 @@ async def test_retry_undoes_what_had_failed_for_good(chain: Chain) -> None:
     assert [("retried", "kim", "ticket 17")] == await audit(chain, "s-1")
 
 
+async def test_each_verb_that_does_not_fit_says_what_does(chain: Chain) -> None:
+    """A person at night reads why not, and which verb it is instead."""
+    await stuck(chain)
+    shown = await chain.get(f"{chain.stage}/sagas/s-1?view=verbs")
+    why_not = {each["verb"]: each["why_not"] for each in shown["verbs"]}
+    assert {"retry", "resolve", "forget"} == {verb for verb, why in why_not.items() if why is None}
+    assert why_not["compensate"].endswith("could not be undone: retry that, or resolve it")
+    assert "no step of it is in doubt" == why_not["settle"]
+
+
 async def test_resolve_counts_what_a_person_undid_as_undone(chain: Chain) -> None:
     """Refunded by hand: the saga ends compensated, with the audit row."""
     await stuck(chain)

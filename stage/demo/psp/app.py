@@ -202,7 +202,12 @@ def refund(request: web.Request, key: str) -> web.StreamResponse:
 
 async def put_script(request: web.Request) -> web.Response:
     """Behave as the body says from now on, and answer with all scripts that stand."""
-    request.app[SCRIPTS].put(decode(await request.read(), Script))
+    try:
+        script = msgspec.json.decode(await request.read(), type=Script)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        names = ", ".join(ScriptName)
+        raise problem(web.HTTPBadRequest, f"{error}: give a script of {names}") from None
+    request.app[SCRIPTS].put(script)
     return await get_scripts(request)
 
 

@@ -10,7 +10,7 @@ from opentelemetry.trace import TracerProvider
 
 from stage.neighbours.downstream.books import OUTCOMES, Answer, Silence
 from stage.neighbours.downstream.participant import Participant
-from stage.neighbours.downstream.script import Script, scripts_with
+from stage.neighbours.downstream.script import Script, ScriptName, scripts_with
 from stage.neighbours.downstream.upstream import Upstream
 from stage.neighbours.shared.problems import problems
 from stage.neighbours.shared.scripts import decode_script
@@ -129,7 +129,7 @@ async def get_saga(request: web.Request) -> web.Response:
 
 async def put_script(request: web.Request) -> web.Response:
     """Behave as the body says from now on, and answer with all scripts that stand."""
-    script = decode_script(await request.read(), Script)
+    script = decode_script(await request.read(), Script, ScriptName)
     request.app[PARTICIPANT].scripts.put(script)
     return await get_scripts(request)
 

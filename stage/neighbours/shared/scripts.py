@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from enum import StrEnum
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
@@ -46,9 +47,11 @@ class Scripts(Generic[S]):
         return {"scripts": [msgspec.to_builtins(script) for script in self]}
 
 
-def decode_script(body: bytes, kind: type[S]) -> S:
-    """The body of `PUT /script`. Raises WireError 400."""
+def decode_script(body: bytes, kind: type[S], names: type[StrEnum]) -> S:
+    """The body of `PUT /script`. Raises WireError 400 with the names that there are."""
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise WireError(400, "Not a script", str(error)) from None
+        raise WireError(
+            400, "Not a script", str(error), hint=f"give a script of {', '.join(names)}"
+        ) from None

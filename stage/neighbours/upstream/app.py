@@ -14,7 +14,7 @@ from stage.neighbours.shared.spans import SPANS, TRACE, Spans, traced
 from stage.neighbours.shared.tokens import Keys
 from stage.neighbours.upstream.books import Saga, State
 from stage.neighbours.upstream.head import Head
-from stage.neighbours.upstream.script import Script, scripts_with
+from stage.neighbours.upstream.script import Script, ScriptName, scripts_with
 from stage.neighbours.upstream.stage_client import StageClient
 from stage.wire import headers as h
 from stage.wire.chain import ChainView
@@ -175,7 +175,7 @@ async def get_saga(request: web.Request) -> web.Response:
 
 async def put_script(request: web.Request) -> web.Response:
     """Behave as the body says from now on, and answer with all scripts that stand."""
-    script = decode_script(await request.read(), Script)
+    script = decode_script(await request.read(), Script, ScriptName)
     request.app[HEAD].scripts.put(script)
     return await get_scripts(request)
 

@@ -58,6 +58,45 @@ def test_a_parked_saga_shows_its_cause_and_its_reason() -> None:
     assert "active (unknown), parked (in_doubt): charge is in doubt" in shown
 
 
+def test_a_parked_saga_says_its_way_out() -> None:
+    """The verb to press, and what comes before it."""
+    shown = draw_saga(PARKED, [], now=0.0)
+    assert "\n  way out: ask the API, then settle\n" in f"{shown}\n"
+
+
+def test_a_list_says_for_what_a_saga_waits() -> None:
+    """Its row holds no time that is exact: recovery goes by one, and a live saga by its own."""
+    waits = replace(
+        PARKED,
+        parked=False,
+        parked_reason=None,
+        parked_cause=None,
+        step="charge",
+        peer="externals.psp",
+        next_action=None,
+        next_action_at="2999-01-01T00:00:00.000Z",
+    )
+    paused = replace(waits, paused_until="2999-01-02T00:00:00.000Z")
+    runs = replace(waits, step=None, peer=None)
+    over = replace(runs, state="completed", next_action_at=None)
+    _, *lines = draw_page(SagaPage(sagas=[waits, paused, runs, over])).splitlines()
+    said = [line.partition(waits.updated_at)[2].strip() for line in lines]
+    assert [
+        "waits at charge for externals.psp",
+        "waits at charge for externals.psp, which is paused until 2999-01-02T00:00:00.000Z",
+        "under way",
+        "",
+    ] == said
+
+
+def test_the_deadline_is_shown_while_it_can_end_something() -> None:
+    """An undo is never cut by it."""
+    goes = replace(PARKED, deadline="1970-01-01T00:01:00.000Z")
+    assert "deadline  1970-01-01T00:01:00.000Z (in 20.0 s)" in draw_saga(goes, [], now=40.0)
+    assert "deadline  1970-01-01T00:01:00.000Z (passed)" in draw_saga(goes, [], now=60.0)
+    assert "deadline" not in draw_saga(replace(goes, state="compensating"), [], now=40.0)
+
+
 def test_a_parked_saga_of_another_program_may_have_no_cause() -> None:
     """The member is newer than the protocol's first stages."""
     shown = draw_saga(replace(PARKED, parked_cause=None), [], now=0.0)

@@ -168,7 +168,8 @@ def test_a_saga_is_shown_whole(served: Neighbour) -> None:
     served.answer("GET /sagas/s-1?view=verbs", 200, encode_view(verbs))
     done = stage("show", "s-1", "--url", served.url)
     assert done.status == 0, done.err
-    assert "may be done\n  resolve (--step charge)\n  not erase: it is unfinished\n" in done.out
+    assert "may be done\n  resolve (--step charge): states that a person has undone" in done.out
+    assert "\n  not erase: it is unfinished\n" in done.out
     assert "saga s-1 at payment: compensating (in_progress)" in done.out
     assert "├─ ✓ reserve  transaction  succeeded  1 attempt" in done.out
     assert "1 attempt, 1 to compensate  last error: answered 500 [2J" in done.out

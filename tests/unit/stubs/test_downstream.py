@@ -367,3 +367,14 @@ async def test_a_bad_request_opens_no_saga(
         assert "application/problem+json" == answer.content_type
     async with client.get("/sagas") as answer:
         assert {"sagas": []} == await answer.json()
+
+
+async def test_a_script_that_is_none_is_refused_with_those_that_are(
+    downstream: Downstream,
+) -> None:
+    """Nobody has to read the source for its name."""
+    client = await downstream()
+    async with client.put("/script", json={"script": "explode"}) as answer:
+        assert 400 == answer.status
+        hint = (await answer.json(content_type=None))["hint"]
+        assert hint.startswith("give a script of ") and " refuse" in hint

@@ -232,9 +232,10 @@ async def test_a_script_strikes_only_what_it_matches(psp: Psp) -> None:
 
 
 async def test_a_script_that_is_none_is_refused(psp: Psp) -> None:
-    """400, and the behaviour stays."""
+    """400 with the scripts that there are, and the behaviour stays."""
     async with psp.put("/script", json={"script": "explode"}) as answer:
         assert 400 == answer.status
+        assert "refund-fails" in (await answer.json())["error"]
     assert 201 == (await charge(psp))[0]
 
 
