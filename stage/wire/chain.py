@@ -15,7 +15,7 @@ import msgspec
 from stage.wire.envelope import STAGE_NAME_RE
 from stage.wire.limits import DEFAULT_LIMITS, Limits
 from stage.wire.outcome import Outcome
-from stage.wire.problem import WireError
+from stage.wire.problem import WireError, untrusted_answer
 from stage.wire.views import decode_view
 
 CHAIN_ASKED = "Chain-Asked"
@@ -84,14 +84,14 @@ def decode_chain(body: bytes, saga_id: str, limits: Limits = DEFAULT_LIMITS) -> 
     """The chain in a neighbour's answer. Raises WireError (502) when it is not to be trusted."""
     view = decode_view(body, ChainView, limits)
     if view.saga_id != saga_id:
-        _refuse(f"it is about another saga than {saga_id}")
+        raise untrusted_answer(f"it is about another saga than {saga_id}")
     if len(view.stages) > STAGES_MAX:
-        _refuse(f"it has {len(view.stages)} stages")
+        raise untrusted_answer(f"it has {len(view.stages)} stages")
     for story in view.stages:
         if not STAGE_NAME_RE.fullmatch(story.stage):
-            _refuse("one of its stages has no name")
+            raise untrusted_answer("one of its stages has no name")
         if len(story.events) > EVENTS_MAX:
-            _refuse(f"{story.stage} has {len(story.events)} events")
+            raise untrusted_answer(f"{story.stage} has {len(story.events)} events")
     return view
 
 
@@ -132,10 +132,3 @@ def event_of(at: str, event: str, members: dict[str, Any]) -> ChainEvent:
         may_stand=members.get("may_stand") is True,
         span=str(members.get("span", "")),
     )
-
-
-def _refuse(why: str) -> None:
-    raise WireError(
-        502, "Answer not understood", f"the neighbour's answer cannot be trusted: {why}",
-        outcome=Outcome.UNKNOWN, retryable=True,
-    )  # fmt: skip

@@ -155,6 +155,17 @@ class WireError(Exception):
         )
 
 
+def untrusted_answer(why: str) -> WireError:
+    """The error for a neighbour's answer that is not as the protocol has it (rule 27)."""
+    return WireError(
+        502,
+        "Answer not understood",
+        f"the neighbour's answer cannot be trusted: {why}",
+        outcome=Outcome.UNKNOWN,
+        retryable=True,
+    )
+
+
 def decode_problem(body: bytes, limits: Limits = DEFAULT_LIMITS) -> Problem | None:
     """The problem in a neighbour's error body, or None when it is not a problem document.
 

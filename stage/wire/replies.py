@@ -7,14 +7,14 @@ itself states the outcome in its body, and code and outcome agree.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, NoReturn
+from typing import Any
 
 import msgspec
 
 from stage.wire.envelope import format_instant, parse_instant, refuse_unknown
 from stage.wire.limits import DEFAULT_LIMITS, Limits
 from stage.wire.outcome import Outcome
-from stage.wire.problem import WireError
+from stage.wire.problem import WireError, untrusted_answer
 from stage.wire.strict_json import decode_object, encode_object
 from stage.wire.text import sendable
 
@@ -205,14 +205,14 @@ def decode_executed(body: bytes, saga_id: str, limits: Limits = DEFAULT_LIMITS) 
             members, _EXECUTED_MEMBERS, "the answer", "answer only what the protocol names"
         )
     except WireError as error:
-        _refuse_answer(error.detail)
+        raise untrusted_answer(error.detail) from None
     if members.get("saga_id", saga_id) != saga_id:
-        _refuse_answer("saga_id is that of another saga")
+        raise untrusted_answer("saga_id is that of another saga")
     if members.get("outcome") != Outcome.EXECUTED.value:
-        _refuse_answer("outcome is not executed, but the code is 200")
+        raise untrusted_answer("outcome is not executed, but the code is 200")
     data = members.get("data", {})
     if type(data) is not dict:
-        _refuse_answer("data is not an object")
+        raise untrusted_answer("data is not an object")
     return data
 
 
@@ -286,13 +286,3 @@ def _text(members: dict[str, Any], name: str, default: str, chars_max: int) -> s
             hint=f"send at most {chars_max}",
         )
     return value
-
-
-def _refuse_answer(detail: str) -> NoReturn:
-    raise WireError(
-        502,
-        "Answer not understood",
-        f"the neighbour's answer cannot be trusted: {detail}",
-        outcome=Outcome.UNKNOWN,
-        retryable=True,
-    ) from None

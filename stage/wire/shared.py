@@ -20,7 +20,7 @@ from stage.wire.envelope import (
 )
 from stage.wire.limits import DEFAULT_LIMITS, VALUE_BYTES_MIN, Limits
 from stage.wire.outcome import Outcome
-from stage.wire.problem import WireError
+from stage.wire.problem import untrusted_answer
 from stage.wire.views import decode_view
 
 SHARED_PAGE_MAX = 100
@@ -85,14 +85,14 @@ def decode_shared(body: bytes, asker: str, limits: Limits = SHARED_LIMITS) -> Sh
     """The page in a neighbour's answer. Raises WireError (502) when it is not to be trusted."""
     page = decode_view(body, SharedPage, limits)
     if page.shared_with != asker:
-        _refuse(f"it lists the sagas that are shared with {page.shared_with[:48]!r}")
+        raise untrusted_answer(f"it lists the sagas that are shared with {page.shared_with[:48]!r}")
     if len(page.sagas) > SHARED_PAGE_MAX:
-        _refuse(f"it has {len(page.sagas)} sagas")
+        raise untrusted_answer(f"it has {len(page.sagas)} sagas")
     for saga in page.sagas:
         check_saga_id(saga.saga_id)
         sent = saga.sent
         if sent is not None and sent.saga_id != saga.saga_id:
-            _refuse(f"the envelope of {saga.saga_id} is that of another saga")
+            raise untrusted_answer(f"the envelope of {saga.saga_id} is that of another saga")
     return page
 
 
@@ -107,10 +107,3 @@ def parse_cursor(text: str) -> tuple[float, str]:
     if not (slash and _SECONDS.fullmatch(at)):
         raise ValueError("after is not the `next` of a page")
     return float(at), saga_id
-
-
-def _refuse(why: str) -> None:
-    raise WireError(
-        502, "Answer not understood", f"the neighbour's answer cannot be trusted: {why}",
-        outcome=Outcome.UNKNOWN, retryable=True,
-    )  # fmt: skip

@@ -8,7 +8,7 @@ import msgspec
 
 from stage.wire.limits import DEFAULT_LIMITS, Limits
 from stage.wire.outcome import Outcome
-from stage.wire.problem import WireError
+from stage.wire.problem import WireError, untrusted_answer
 from stage.wire.strict_json import decode_object
 
 V = TypeVar("V", bound=msgspec.Struct)
@@ -389,10 +389,4 @@ def decode_view(body: bytes, kind: type[V], limits: Limits = DEFAULT_LIMITS) -> 
         return msgspec.convert(decode_object(body, limits), kind)
     except (WireError, msgspec.ValidationError) as error:
         detail = error.detail if isinstance(error, WireError) else str(error)
-        raise WireError(
-            502,
-            "Answer not understood",
-            f"the neighbour's answer cannot be trusted: {detail}",
-            outcome=Outcome.UNKNOWN,
-            retryable=True,
-        ) from None
+        raise untrusted_answer(detail) from None
