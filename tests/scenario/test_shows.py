@@ -17,7 +17,6 @@ from stage.core.errors import DeclarationError
 from stage.store.sealed import new_key_line
 from tests.acceptance.test_erasure import beside
 from tests.scenario.attacks.names import named_chain, shown_by
-from tests.scenario.attacks.test_what_may_be_said import log  # noqa: F401 - a fixture
 from tests.scenario.chain import Chain, running_chain
 from tests.scenario.test_console import see
 from tests.scenario.test_operator import do, stuck
@@ -110,7 +109,7 @@ async def test_no_neighbour_gets_it(tmp_path: Path) -> None:
 
 async def test_no_line_of_the_log_has_it(
     tmp_path: Path,
-    log: io.StringIO,  # noqa: F811 - the fixture
+    log: io.StringIO,
 ) -> None:
     """Nor does the audit, whose reasons are people's own."""
     async with running_chain(tmp_path, stage=showing()) as chain:

@@ -272,7 +272,9 @@ def test_every_case_of_the_validator_is_here() -> None:
 
 @pytest.mark.kit("F15")
 @pytest.mark.parametrize("name", CASES)
-async def test_w3c(name: str, relay: Relay, strikes: Strikes) -> None:
+async def test_every_request_that_leaves_has_one_valid_traceparent(
+    name: str, relay: Relay, strikes: Strikes
+) -> None:
     """One valid traceparent on every request that leaves, each with a span id of its own."""
     for number, case in enumerate(CASES[name]):
         status, sent_on = await relay.send(f"s-{number}", case.headers)

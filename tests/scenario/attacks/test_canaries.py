@@ -5,17 +5,14 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-import structlog
 
 from stage import Http, Saga, Stage
-from stage.telemetry import logs
 from stage.testing import SpanCollector
 from tests.kits import Strikes
 from tests.scenario.attacks.world import running_world
@@ -70,17 +67,6 @@ def added(saga: Saga[Order]) -> Any:
 
 
 FAILS = ("", "transaction", "before", "behind", "refund", "output")
-
-
-@pytest.fixture
-def log() -> Iterator[io.StringIO]:
-    written, root = io.StringIO(), logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    logs.configure(format="json", level="debug", stream=written)
-    yield written
-    structlog.reset_defaults()
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 async def shown_of(chain: Chain, number: int) -> list[tuple[str, str]]:

@@ -5,18 +5,14 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-import structlog
 
 from stage import Http, Refused, Saga, Stage
-from stage.telemetry import logs
 from tests.scenario.attacks.world import running_world
 
 CARD = "4111111111111111"
@@ -49,17 +45,6 @@ def payment(redact: Any) -> Stage[Order, Any]:
         await http.post("/undo/charge", json={})
 
     return stage
-
-
-@pytest.fixture
-def log() -> Iterator[io.StringIO]:
-    written, root = io.StringIO(), logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    logs.configure(format="json", level="debug", stream=written)
-    yield written
-    structlog.reset_defaults()
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 async def seen(folder: Path, log: io.StringIO, redact: Any, fails: str, **options: Any) -> str:

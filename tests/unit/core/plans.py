@@ -1,11 +1,22 @@
-"""Plans that the tests of the machine run."""
+"""Plans that the tests of the machine run, and sagas that are folded under them."""
 
 from __future__ import annotations
 
+from stage.core import events as e
+from stage.core.machine import evolve
+from stage.core.saga import Saga
 from stage.core.steps import Plan, Step, StepKind, plan_of
 
 TRANSACTION = StepKind.TRANSACTION
 CALL = StepKind.CALL
+
+
+def fold(plan: Plan, *events: e.Event, saga: Saga | None = None) -> Saga:
+    """The state after these events, of a new saga or of the one given."""
+    saga = saga or Saga(id="s-1")
+    for event in events:
+        saga = evolve(plan, saga, event)
+    return saga
 
 
 def usual() -> Plan:

@@ -12,20 +12,13 @@ from stage.core.commands import AttemptKind, Do, Record, Rest
 from stage.core.machine import RECOVERIES_MAX, decide, evolve
 from stage.core.questions import Standing, standing
 from stage.core.retry import NEIGHBOUR_SETTLEMENT
-from stage.core.saga import Saga
 from stage.core.states import Phase, SagaState, Tell
 from stage.core.steps import Plan
 from tests.unit.core import plans
+from tests.unit.core.plans import fold
 from tests.unit.core.world import ONE, Driver
 
 SEEDS = 1_500
-
-
-def fold(plan: Plan, *events: e.Event) -> Saga:
-    saga = Saga(id="s-1")
-    for event in events:
-        saga = evolve(plan, saga, event)
-    return saga
 
 
 @pytest.mark.parametrize("plan_of", [plans.usual, plans.unprobed, plans.grouped, plans.pivoted])

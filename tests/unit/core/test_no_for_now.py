@@ -18,7 +18,8 @@ from stage.core.states import ParkCause, Phase, SagaState
 from stage.core.steps import Plan
 from stage.core.verbs import refuse_verb
 from tests.unit.core import plans
-from tests.unit.core.test_policies import HOUR, fold, only, plan_with, turned_back
+from tests.unit.core.plans import fold
+from tests.unit.core.test_policies import HOUR, only, plan_with, turned_back
 from tests.unit.core.world import ONE
 
 SENT = e.Request(method="POST", path="/charges", body=b"1")

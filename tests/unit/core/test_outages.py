@@ -13,6 +13,7 @@ from stage.core.saga import Saga
 from stage.core.states import ParkCause, Tell
 from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind, plan_of
 from tests.unit.core import plans
+from tests.unit.core.plans import fold
 from tests.unit.core.world import ONE
 
 FORWARD = FORWARD_PREFIX + "shipping"
@@ -25,13 +26,6 @@ CHARGED: list[e.Event] = [
     e.StepSucceeded(at=1.0, step="charge", result=ONE),
     e.StepSucceeded(at=1.0, step="record", result=ONE),
 ]
-
-
-def fold(plan: Plan, *events: e.Event) -> Saga:
-    saga = Saga(id="s-1")
-    for event in events:
-        saga = evolve(plan, saga, event)
-    return saga
 
 
 def outage(plan: Plan, saga: Saga, step: str, *, until: float) -> tuple[Saga, float, int]:
@@ -78,17 +72,11 @@ def test_attempts_count_where_an_effect_may_stand() -> None:
         assert isinstance(again, Do), f"given up after {attempt - 1} doubts"
         at = known.due
         started = e.StepStarted(at=at, step="charge", attempt=known.attempts + 1)
-        saga = fold_on(plan, saga, started, e.StepInDoubt(at=at, step="charge", reason="500"))
+        saga = fold(plan, started, e.StepInDoubt(at=at, step="charge", reason="500"), saga=saga)
 
     (turned,) = decide(plan, saga, saga.steps["charge"].due)
 
     assert isinstance(turned, Record) and isinstance(turned.event, e.TurnedBack)
-
-
-def fold_on(plan: Plan, saga: Saga, *events: e.Event) -> Saga:
-    for event in events:
-        saga = evolve(plan, saga, event)
-    return saga
 
 
 def test_an_effect_before_the_lost_request_makes_the_attempt_count() -> None:
@@ -126,7 +114,7 @@ def undoing(plan: Plan, saga: Saga, delayed: e.CompensationDelayed) -> tuple[Sag
                 ended = e.CompensationDelayed(
                     at=now, step="charge", reason=delayed.reason, certain=delayed.certain
                 )
-                saga = fold_on(plan, saga, started, ended)
+                saga = fold(plan, started, ended, saga=saga)
             case _:
                 return saga, now, attempts
 
@@ -199,7 +187,7 @@ def test_a_late_failure_is_sent_up_until_patience_ends() -> None:
                 now = due
             case (Do(attempt=attempt),):
                 away = e.TellDelayed(at=now, reason="no connection")
-                saga = fold_on(plan, saga, e.TellStarted(at=now, attempt=attempt), away)
+                saga = fold(plan, e.TellStarted(at=now, attempt=attempt), away, saga=saga)
 
     (gave_up,) = decide(plan, saga, now)
 
@@ -241,11 +229,11 @@ def test_behind_the_pivot_a_doubt_is_repeated_until_patience_ends() -> None:
     """Under the same key: the sixth answer 500 is no reason to stop."""
     saga = fold(BEHIND, ACCEPTED, *PAID)
     for attempt in range(1, 7):
-        saga = fold_on(
+        saga = fold(
             BEHIND,
-            saga,
             e.StepStarted(at=10.0 * attempt, step="book", attempt=attempt),
             e.StepInDoubt(at=10.0 * attempt, step="book", reason="500"),
+            saga=saga,
         )
 
     again = Do(kind=AttemptKind.EXECUTE, step="book", attempt=7)
@@ -266,7 +254,7 @@ def test_a_call_that_may_not_be_repeated_is_looked_for_until_patience_ends() -> 
             case (Do(kind=AttemptKind.PROBE),):
                 probes += 1
                 failed = e.ProbeFailed(at=now, step="charge", reason="no connection")
-                saga = fold_on(plan, saga, e.ProbeStarted(at=now, step="charge"), failed)
+                saga = fold(plan, e.ProbeStarted(at=now, step="charge"), failed, saga=saga)
             case other:
                 raise AssertionError(other)
 

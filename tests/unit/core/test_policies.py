@@ -11,6 +11,7 @@ from stage.core.machine import decide, evolve
 from stage.core.saga import Saga
 from stage.core.states import Phase, SagaState
 from stage.core.steps import Plan, Step, StepKind, adjusted, plan_of
+from tests.unit.core.plans import fold
 from tests.unit.core.world import ONE
 
 HOUR = 3_600.0
@@ -20,13 +21,6 @@ NULL = msgspec.Raw(b"null")
 
 def plan_with(**rules: object) -> Plan:
     return plan_of("payment", (replace(CHARGE, **rules),))
-
-
-def fold(plan: Plan, *events: e.Event, saga: Saga | None = None) -> Saga:
-    saga = saga or Saga(id="s-1")
-    for event in events:
-        saga = evolve(plan, saga, event)
-    return saga
 
 
 def only(plan: Plan, saga: Saga, now: float) -> Command:

@@ -77,7 +77,7 @@ async def counted(client: Client) -> tuple[int, int, int]:
     return shown["executed"], shown["standing"], shown["requests"]
 
 
-async def test_accept(downstream: Downstream) -> None:
+async def test_a_saga_is_executed_and_booked(downstream: Downstream) -> None:
     """200 with what it added, under its own name; the books have the effect and the trace."""
     client = await downstream()
 
@@ -107,7 +107,7 @@ async def test_a_duplicate_is_replayed(downstream: Downstream) -> None:
     assert (1, 1, 2) == await counted(client)
 
 
-async def test_another_payload_under_the_same_id(downstream: Downstream) -> None:
+async def test_another_payload_under_the_same_id_is_refused(downstream: Downstream) -> None:
     """422, and nothing happens."""
     client = await downstream()
     await execute(client)
@@ -116,14 +116,14 @@ async def test_another_payload_under_the_same_id(downstream: Downstream) -> None
     assert (1, 1, 2) == await counted(client)
 
 
-async def test_a_foreign_idempotency_key(downstream: Downstream) -> None:
+async def test_a_foreign_idempotency_key_is_refused(downstream: Downstream) -> None:
     """It must equal the saga id: 422."""
     client = await downstream()
 
     assert 422 == (await execute(client, Idempotency_Key="another"))[0]
 
 
-async def test_too_late(downstream: Downstream) -> None:
+async def test_a_saga_without_budget_is_never_started(downstream: Downstream) -> None:
     """No budget left: 504, nothing happens, and no repeat starts it."""
     client = await downstream()
 
@@ -132,7 +132,7 @@ async def test_too_late(downstream: Downstream) -> None:
     assert 410 == (await execute(client, Saga_Budget_Ms="0"))[0]
 
 
-async def test_a_repeat_that_comes_too_late(downstream: Downstream) -> None:
+async def test_a_repeat_that_comes_too_late_gets_the_stored_answer(downstream: Downstream) -> None:
     """It starts nothing: the stored answer is given as ever."""
     client = await downstream()
 
@@ -140,7 +140,7 @@ async def test_a_repeat_that_comes_too_late(downstream: Downstream) -> None:
     assert 200 == (await execute(client, Saga_Budget_Ms="0"))[0]
 
 
-async def test_refuse(downstream: Downstream) -> None:
+async def test_a_saga_that_was_refused_is_refused_again(downstream: Downstream) -> None:
     """409, nothing executed, and the same to a repeat."""
     client = await downstream("refuse")
 
@@ -153,7 +153,7 @@ async def test_refuse(downstream: Downstream) -> None:
     assert 410 == (await execute(client))[0]
 
 
-async def test_slow(downstream: Downstream) -> None:
+async def test_slow_work_is_joined_by_its_duplicates(downstream: Downstream) -> None:
     """It answers in the end; duplicates join and get the same answer; one effect."""
     client = await downstream("slow", seconds=0.1)
 
@@ -174,7 +174,7 @@ async def test_a_client_that_hangs_up_changes_nothing(downstream: Downstream) ->
     assert (1, 1, 2) == await counted(client)
 
 
-async def test_compensated_while_it_runs(downstream: Downstream) -> None:
+async def test_work_that_is_compensated_meanwhile_stops(downstream: Downstream) -> None:
     """The work stops, who waits gets 409, and who comes later 410."""
     client = await downstream("slow", seconds=60)
     waiting = asyncio.create_task(execute(client))
@@ -187,7 +187,7 @@ async def test_compensated_while_it_runs(downstream: Downstream) -> None:
     assert (0, 0, 2) == await counted(client)
 
 
-async def test_hang(downstream: Downstream) -> None:
+async def test_a_saga_that_hung_is_executed_by_its_repeat(downstream: Downstream) -> None:
     """No answer and no effect; when the script is over, the repeat is done."""
     client = await downstream("hang")
     with pytest.raises(TimeoutError):
@@ -201,7 +201,7 @@ async def test_hang(downstream: Downstream) -> None:
     assert 200 == (await execute(client))[0]
 
 
-async def test_flaky(downstream: Downstream) -> None:
+async def test_a_flaky_service_executes_after_its_refusals(downstream: Downstream) -> None:
     """503 twice with Retry-After, no effect; then done."""
     client = await downstream("flaky", seconds=2)
 
@@ -212,7 +212,7 @@ async def test_flaky(downstream: Downstream) -> None:
     assert (1, 1, 3) == await counted(client)
 
 
-async def test_crash_answer(downstream: Downstream) -> None:
+async def test_an_answer_that_was_lost_is_given_to_the_repeat(downstream: Downstream) -> None:
     """The effect is made and the answer lost; the repeat is answered from what was stored."""
     client = await downstream("crash-answer")
     with pytest.raises(aiohttp.ClientError):
@@ -225,7 +225,9 @@ async def test_crash_answer(downstream: Downstream) -> None:
 
 
 @pytest.mark.parametrize("code", [200, 202])
-async def test_late_failure(downstream: Downstream, stage: FakeStage, code: int) -> None:
+async def test_a_late_failure_is_reported_until_upstream_answers(
+    downstream: Downstream, stage: FakeStage, code: int
+) -> None:
     """It answers, fails, compensates itself, and tells upstream until that answers."""
     stage.says(TELL, Reply(None), Reply(503), Reply(500), Reply(200))
     client = await downstream("late-failure", seconds=0.05, answer=code)
@@ -244,7 +246,7 @@ async def test_late_failure(downstream: Downstream, stage: FakeStage, code: int)
 
 
 @pytest.mark.parametrize("code", [200, 202, 409, 410])
-async def test_late_failure_takes_every_answer_as_one(
+async def test_a_late_failure_is_reported_once_whatever_the_answer(
     downstream: Downstream, stage: FakeStage, code: int
 ) -> None:
     """Done, accepted, cannot, gone: upstream has answered and is not asked again."""
@@ -258,7 +260,7 @@ async def test_late_failure_takes_every_answer_as_one(
     assert 1 == len(shown["told_upstream"]) == len(stage.requests(TELL))
 
 
-async def test_asked_to_compensate_before_its_late_failure(
+async def test_a_saga_that_was_compensated_does_not_fail_late(
     downstream: Downstream, stage: FakeStage
 ) -> None:
     """Then nothing is left to fail, and upstream, who asked, is told nothing."""
@@ -272,7 +274,7 @@ async def test_asked_to_compensate_before_its_late_failure(
     assert [] == stage.asked
 
 
-async def test_compensate(downstream: Downstream) -> None:
+async def test_a_saga_that_was_compensated_never_runs_again(downstream: Downstream) -> None:
     """The effect is taken back once, the saga never runs again, and requesters are noted."""
     client = await downstream()
     await execute(client)
@@ -286,7 +288,7 @@ async def test_compensate(downstream: Downstream) -> None:
     assert ["payment", "payment"] == [asked["requested_by"] for asked in shown["compensations"]]
 
 
-async def test_compensate_before_execute(downstream: Downstream) -> None:
+async def test_a_request_behind_its_compensation_is_refused(downstream: Downstream) -> None:
     """A tombstone is left: the late request is refused with 410 and has no effect."""
     client = await downstream()
 
@@ -296,7 +298,9 @@ async def test_compensate_before_execute(downstream: Downstream) -> None:
     assert (0, 0, 1) == await counted(client)
 
 
-async def test_compensate_fails(downstream: Downstream) -> None:
+async def test_a_compensation_that_fails_lists_the_effects_that_stand(
+    downstream: Downstream,
+) -> None:
     """409 with what stands, each time; what never happened is compensated all the same."""
     client = await downstream("compensate-fails")
     await execute(client)
@@ -310,7 +314,7 @@ async def test_compensate_fails(downstream: Downstream) -> None:
     assert 200 == (await compensate(client, "never-seen"))[0]
 
 
-async def test_compensate_flaky(downstream: Downstream) -> None:
+async def test_a_flaky_compensation_succeeds_in_the_end(downstream: Downstream) -> None:
     """503 twice, then compensated."""
     client = await downstream("compensate-flaky")
     await execute(client)
@@ -334,7 +338,7 @@ async def test_scripts_stand_beside_each_other(downstream: Downstream) -> None:
 @pytest.mark.parametrize(
     "body", [b"", b"{}", b'{"script":"x"}', b'{"script":"slow","seconds":-1}', b"\xff"]
 )
-async def test_a_script_that_is_none(downstream: Downstream, body: bytes) -> None:
+async def test_a_script_that_is_none_changes_nothing(downstream: Downstream, body: bytes) -> None:
     """400, and the behaviour stays."""
     client = await downstream()
 

@@ -492,7 +492,9 @@ async def test_a_compensation_that_comes_first_closes_the_id(
 @pytest.mark.parametrize(
     "script, codes", [("flaky", [503, 503, 200]), ("away", [503] * 3), ("accept", [200] * 3)]
 )
-async def test_scripts(stage: FakeStage, upstream: Upstream, script: str, codes: list[int]) -> None:
+async def test_compensate_is_answered_by_the_script(
+    stage: FakeStage, upstream: Upstream, script: str, codes: list[int]
+) -> None:
     """It misbehaves by its script, for the sagas that match."""
     client = await upstream()
     async with client.put("/script", json={"script": script, "match": "s-"}) as answer:

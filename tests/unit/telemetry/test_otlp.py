@@ -157,7 +157,7 @@ def test_links_and_names(left: list[str], arguments: dict[str, Any]) -> None:
         StatusCode.OK,
     ],
 )
-def test_statuses(left: list[str], status: Status) -> None:
+def test_a_status_is_encoded_as_the_sdk_encodes_it(left: list[str], status: Status) -> None:
     """With and without a description."""
     maker = made()
     span = maker.span()
