@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -14,6 +14,7 @@ import msgspec
 from stage.authoring.declaration import StageDeclaration
 from stage.bootstrap.database_log import report_unpromised, report_waiting
 from stage.bootstrap.encryption import codec_of, sealed_codec
+from stage.bootstrap.generations import Change, released, restored
 from stage.bootstrap.seat import Seat
 from stage.config import Config
 from stage.core.errors import ConfigurationError
@@ -268,15 +269,7 @@ class Database:
 
     def restored(self, as_of: float) -> Identity:
         """Accept a backup of that age that was put back: a new generation begins with it."""
-        accepted = self._write(
-            lambda found, now: msgspec.structs.replace(
-                found,
-                generation=self._newest_generation(found) + 1,
-                restored_as_of=as_of,
-                restored_at=now,
-                released_at=None,
-            )
-        )
+        accepted = self._write(restored(as_of, self._newest_generation))
         mark_restored(self._connection, self.path, accepted)
         return accepted
 
@@ -301,12 +294,7 @@ class Database:
 
         Raises ConfigurationError while one of these neighbours was not asked.
         """
-        if missing := self.unreconciled(neighbours):
-            raise ConfigurationError(
-                f"{', '.join(missing)} was not asked for the sagas since the backup: run"
-                " `stage reconcile` first"
-            )
-        return self._write(lambda found, now: msgspec.structs.replace(found, released_at=now))
+        return self._write(released(self.unreconciled(neighbours)))
 
     def reencrypt(self, key_file: str) -> Reencrypted:
         """Bring all contents under the first key of the file, also beside a stage that is up."""
@@ -339,7 +327,7 @@ class Database:
         known = mark.generation if mark is not None and mark.id == found.id else 0
         return max(found.generation, known)
 
-    def _write(self, change: Callable[[Identity, float], Identity]) -> Identity:
+    def _write(self, change: Change) -> Identity:
         self._lock.acquire()
         found = self.identity
         if found is None:

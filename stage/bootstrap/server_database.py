@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-import msgspec
-
 from stage.bootstrap.encryption import sealed_codec
+from stage.bootstrap.generations import Change, released, restored
 from stage.core.errors import ConfigurationError
 from stage.core.lost import unasked
 from stage.ports.identity import Identity
@@ -111,15 +110,7 @@ class ServerDatabase:
 
     def restored(self, as_of: float) -> Identity:
         """Accept a backup of that age that was put back: a new generation begins with it."""
-        return self._write(
-            lambda found, now: msgspec.structs.replace(
-                found,
-                generation=found.generation + 1,
-                restored_as_of=as_of,
-                restored_at=now,
-                released_at=None,
-            )
-        )
+        return self._write(restored(as_of, lambda found: found.generation))
 
     def reconciled(self, answers: Mapping[str, str]) -> None:
         """Remember which neighbours were asked, with what each of them answered."""
@@ -140,12 +131,7 @@ class ServerDatabase:
 
         Raises ConfigurationError while one of these neighbours was not asked.
         """
-        if missing := self.unreconciled(neighbours):
-            raise ConfigurationError(
-                f"{', '.join(missing)} was not asked for the sagas since the backup: run"
-                " `stage reconcile` first"
-            )
-        return self._write(lambda found, now: msgspec.structs.replace(found, released_at=now))
+        return self._write(released(self.unreconciled(neighbours)))
 
     def reencrypt(self, key_file: str) -> Reencrypted:
         """Bring all contents under the first key of the file, also beside replicas that are up."""
@@ -179,7 +165,7 @@ class ServerDatabase:
         found = self._run(self._link.fetch("lost_sagas", LOST_SAGAS_MAX))
         return [(saga_id, by, reason) for saga_id, by, reason, _, _ in found]
 
-    def _write(self, change: Callable[[Identity, float], Identity]) -> Identity:
+    def _write(self, change: Change) -> Identity:
         found = self.identity
         if found is None:
             raise ConfigurationError(
