@@ -214,8 +214,8 @@ def encode_envelope(envelope: Envelope) -> bytes:
     )
 
 
-def fingerprint(envelope: Envelope) -> str:
-    """The identity of the payload, as SHA-256 in hexadecimal: the saga id and the data.
+def payload_hash(envelope: Envelope) -> str:
+    """The hash of the payload, as SHA-256 in hexadecimal: of the saga id and the data.
 
     Not the deadline or the trail: a retry may carry fresh ones. Neither the order of members
     counts nor how a number is written: 1, 1.0 and 1e0 are one number.

@@ -151,8 +151,8 @@ ABOUT_WORDS = ("docs/glossary.md", "AGENTS.md", "CONTRIBUTING.md", "tests/house/
 RENAMED = {
     "module": {"rounds", "runs", "look", "patient", "chosen", "endings", "lean", "silent", "bound"}
     | {"keys", "edge"},
-    "class": {"Runs", "Edge", "Letter", "Adopted", "Advanced"},
-    "function": {"look", "patient", "chosen", "bound"},
+    "class": {"Runs", "Edge", "Letter", "Adopted", "Advanced", "Ridden", "Impossible"},
+    "function": {"look", "patient", "chosen", "bound", "recognise", "rides", "keeps_no_stone"},
 }
 """Names that needed their file to be understood, and have gone."""
 

@@ -23,7 +23,7 @@ from stage.engine.embedded import commands
 from stage.engine.embedded.engine import EmbeddedEngine
 from stage.engine.reconcile import Reconciler
 from stage.engine.saga import adoption, opening
-from stage.engine.saga.context import FINGERPRINT_CHARS
+from stage.engine.saga.context import PAYLOAD_HASH_CHARS
 from stage.engine.saga.sender import Sender
 from stage.outbound.neighbours import chain_v1
 from stage.ports.identity import Identity
@@ -247,7 +247,7 @@ def another_upstream_gets_the_answer(patches: Patches) -> None:
 
     def make(original: Any) -> Any:
         def check(context: Any, *more: Any) -> None:
-            payload = context.fingerprint[:FINGERPRINT_CHARS]
+            payload = context.fingerprint[:PAYLOAD_HASH_CHARS]
             original(replace(context, trail=(), fingerprint=payload), *more)
 
         return check

@@ -37,7 +37,7 @@ from stage.engine.saga.context import (
     Context,
     context_of,
     context_with,
-    recognise,
+    fingerprint_of,
     same_opener,
     same_payload,
     upstream_of,
@@ -94,7 +94,7 @@ class EmbeddedCommands(EmbeddedErasing):
         # Long because every way in which a saga can be met stands in one loop.
         saga_id, until = envelope.saga_id, loop_time() + wait_seconds
         latest = _latest(until)
-        recognised = recognise(envelope)
+        fingerprint = fingerprint_of(envelope)
         exists = False  # whether the saga was seen: it may have been accepted for this very request
         first = False  # whether it was written down for this request, and is run by a scheduler
         while True:
@@ -104,7 +104,7 @@ class EmbeddedCommands(EmbeddedErasing):
             try:
                 if live is None:
                     self._refuse_flood()
-                    offer = self._offer(envelope, recognised, trace, deadline, respond_async)
+                    offer = self._offer(envelope, fingerprint, trace, deadline, respond_async)
                     await self._check(envelope, len(offer.context.envelope_bytes))
                     if saga_id in self._sagas:
                         continue  # it was opened for another request meanwhile
@@ -119,7 +119,7 @@ class EmbeddedCommands(EmbeddedErasing):
                 assert live.row is not None
                 exists = True
                 if live.context is not own:
-                    _check_same(live.context, live.row.state, envelope, recognised)
+                    _check_same(live.context, live.row.state, envelope, fingerprint)
                 replayed = live.replayed or (joined and _answered(live))
                 first = first or (live.request.deposit and not (joined or live.replayed))
                 if respond_async and not _answered(live):
@@ -136,7 +136,7 @@ class EmbeddedCommands(EmbeddedErasing):
                 if not exists:
                     raise
                 raise _unread(error) from error
-            found = await self._answer_elsewhere(envelope, recognised, until)
+            found = await self._answer_elsewhere(envelope, fingerprint, until)
             if found is not None:
                 return _reply(found, replayed=not first)
             if live is not None:
@@ -185,7 +185,7 @@ class EmbeddedCommands(EmbeddedErasing):
         return live.row
 
     async def _answer_elsewhere(
-        self, envelope: Envelope, recognised: str, until: float
+        self, envelope: Envelope, fingerprint: str, until: float
     ) -> SagaRow | None:
         """The row of a saga that another replica runs; without an answer, 202 is journaled.
 
@@ -196,7 +196,7 @@ class EmbeddedCommands(EmbeddedErasing):
             row = await self._elsewhere.row_when(saga_id, until, lambda row: row.answered)
             if row is None:
                 return None
-            _check_same(context_of(row, self._store.codec), row.state, envelope, recognised)
+            _check_same(context_of(row, self._store.codec), row.state, envelope, fingerprint)
             if row.answered:
                 return row
             deferred = e.AnswerDeferred(at=self._clock.now())
@@ -492,7 +492,7 @@ class EmbeddedCommands(EmbeddedErasing):
     def _offer(
         self,
         envelope: Envelope,
-        recognised: str,
+        fingerprint: str,
         trace: TraceContext,
         deadline: float | None,
         respond_async: bool,
@@ -504,7 +504,7 @@ class EmbeddedCommands(EmbeddedErasing):
             deadline = now + (deadline - now) * (1.0 - self._limits.compensation_reserve)
         encoded = self._store.codec.encode_envelope(envelope)
         return Offer(
-            context=context_with(envelope, encoded, recognised, trace),
+            context=context_with(envelope, encoded, fingerprint, trace),
             accepted=e.Accepted(
                 at=now,
                 deadline=deadline,
@@ -567,7 +567,7 @@ def _was_buried(live: LiveSaga) -> bool:
     return live.saga is not None and live.saga.tombstone and not live.replayed
 
 
-def _check_same(context: Context, state: SagaState, envelope: Envelope, recognised: str) -> None:
+def _check_same(context: Context, state: SagaState, envelope: Envelope, fingerprint: str) -> None:
     """Refuse another neighbour's saga, and another payload under the same id.
 
     The trail's last name tells who opened it, and once the trail was dropped, what was kept of the
@@ -575,9 +575,9 @@ def _check_same(context: Context, state: SagaState, envelope: Envelope, recognis
     """
     opener = context.trail[-1] if context.trail else ""
     foreign = bool(opener) and opener != upstream_of(envelope)
-    if foreign or not same_opener(context.fingerprint, recognised):
+    if foreign or not same_opener(context.fingerprint, fingerprint):
         raise NotYours(f"saga {envelope.saga_id} was opened by another neighbour than you")
-    if not same_payload(context.fingerprint, recognised):
+    if not same_payload(context.fingerprint, fingerprint):
         raise PayloadDiffers(f"saga {envelope.saga_id} was accepted with other data", state)
 
 

@@ -10,7 +10,7 @@ from stage.core import events as e
 from stage.core.lost import Word, journal_of, nothing_stands
 from stage.core.saga import Saga
 from stage.engine.saga.acts import how_it_stands
-from stage.engine.saga.context import Context, buried, context_with, recognise, upstream_of
+from stage.engine.saga.context import Context, buried, context_with, fingerprint_of, upstream_of
 from stage.engine.saga.interpreter import Interpreter
 from stage.engine.saga.journal import Journal, Stored
 from stage.ports.codec import Codec
@@ -108,7 +108,7 @@ class Adoption:
 
     def _context(self, lost: Testimony, now: float) -> Context:
         envelope = lost.envelope
-        known = "" if envelope is None else recognise(envelope)
+        known = "" if envelope is None else fingerprint_of(envelope)
         if envelope is None:
             trail = (TrailEntry(stage=lost.upstream, at=format_instant(now)),)
             envelope = Envelope(saga_id=lost.id, data={}, trail=trail if lost.upstream else ())

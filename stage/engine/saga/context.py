@@ -21,12 +21,12 @@ from stage.wire.envelope import (
     Envelope,
     TrailEntry,
     encode_envelope,
-    fingerprint,
     format_instant,
+    payload_hash,
 )
 
-FINGERPRINT_CHARS = 64
-ANY_PAYLOAD = "0" * FINGERPRINT_CHARS
+PAYLOAD_HASH_CHARS = 64
+ANY_PAYLOAD = "0" * PAYLOAD_HASH_CHARS
 """In place of the hash of a payload that was erased."""
 
 Output = msgspec.Raw | None | UnsetType
@@ -36,7 +36,7 @@ Output = msgspec.Raw | None | UnsetType
 class Context(msgspec.Struct, frozen=True, kw_only=True):
     """The unchanging part of a saga. `envelope` is None for a tombstone.
 
-    `fingerprint` is what `recognise` has made of its request.
+    `fingerprint` is that of the request that opened the saga, see `fingerprint_of`.
     """
 
     envelope: Envelope | None
@@ -68,13 +68,13 @@ def buried(trace: TraceContext) -> Context:
 
 
 def context_with(
-    envelope: Envelope, envelope_bytes: bytes, recognised: str, trace: TraceContext
+    envelope: Envelope, envelope_bytes: bytes, fingerprint: str, trace: TraceContext
 ) -> Context:
     """The context of a saga that came in that envelope."""
     return Context(
         envelope=envelope,
         envelope_bytes=envelope_bytes,
-        fingerprint=recognised,
+        fingerprint=fingerprint,
         trace=trace,
         trail=tuple([entry.stage for entry in envelope.trail]),
     )
@@ -85,30 +85,30 @@ def upstream_of(envelope: Envelope) -> str:
     return envelope.trail[-1].stage if envelope.trail else ""
 
 
-def recognise(envelope: Envelope) -> str:
-    """The hash of the payload of a request, followed by a short hash of the neighbour that sent it.
+def fingerprint_of(envelope: Envelope) -> str:
+    """The payload hash of a request, followed by a short hash of the neighbour that sent it.
 
     Both are kept when everything else of the request is dropped, so that the saga still belongs to
     that neighbour. A neighbour without a name leaves no hash.
     """
-    return fingerprint(envelope) + opener_hash(envelope.saga_id, upstream_of(envelope))
+    return payload_hash(envelope) + opener_hash(envelope.saga_id, upstream_of(envelope))
 
 
 def same_opener(known: str, asked: str) -> bool:
     """Whether both requests came from one neighbour, as far as the first one tells."""
-    opener = known[FINGERPRINT_CHARS:]
-    return not opener or opener == asked[FINGERPRINT_CHARS:]
+    opener = known[PAYLOAD_HASH_CHARS:]
+    return not opener or opener == asked[PAYLOAD_HASH_CHARS:]
 
 
 def same_payload(known: str, asked: str) -> bool:
     """Whether both requests have one payload. True where nothing is kept of the first payload."""
-    kept = known[:FINGERPRINT_CHARS]
-    return kept in ("", ANY_PAYLOAD) or kept == asked[:FINGERPRINT_CHARS]
+    kept = known[:PAYLOAD_HASH_CHARS]
+    return kept in ("", ANY_PAYLOAD) or kept == asked[:PAYLOAD_HASH_CHARS]
 
 
 def any_payload(known: str) -> str:
-    """The remains of `recognise` without the hash of the payload: the opener alone."""
-    return ANY_PAYLOAD + known[FINGERPRINT_CHARS:] if known else ""
+    """The fingerprint without its payload hash: the opener alone."""
+    return ANY_PAYLOAD + known[PAYLOAD_HASH_CHARS:] if known else ""
 
 
 def baggage_of(entries: Sequence[Entry]) -> str:
@@ -137,7 +137,7 @@ def bare_saga(row: SagaRow) -> Saga:
         parked=row.parked,
         parked_cause=row.parked_cause,
         version=row.version,
-        opener=row.fingerprint[FINGERPRINT_CHARS:],
+        opener=row.fingerprint[PAYLOAD_HASH_CHARS:],
         was_completed=row.state is SagaState.COMPLETED,
         forgotten=row.closed_at is not None and row.state not in _CLOSED_BY_TIME,
     )

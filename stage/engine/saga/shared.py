@@ -9,7 +9,7 @@ from stage.core.requester import opener_hash
 from stage.core.saga import Saga
 from stage.core.states import Phase, SagaState
 from stage.core.steps import FORWARD_PREFIX, Plan
-from stage.engine.saga.context import FINGERPRINT_CHARS, Context, upstream_of
+from stage.engine.saga.context import PAYLOAD_HASH_CHARS, Context, upstream_of
 from stage.ports.engine import Snapshot
 from stage.wire.envelope import encode_envelope, format_instant
 from stage.wire.outcome import Outcome
@@ -56,7 +56,7 @@ def shared_with(
 
 
 def _without_contents(
-    neighbour: str, plan: Plan, snapshot: Snapshot, recognised: str
+    neighbour: str, plan: Plan, snapshot: Snapshot, fingerprint: str
 ) -> SharedSaga | None:
     """A saga that was closed or forgotten; None for a tombstone: nothing was ever done for it.
 
@@ -64,12 +64,12 @@ def _without_contents(
     is so at every downstream. A saga that was given up may have been handed to each of them.
     """
     saga = snapshot.saga
-    if not recognised:
+    if not fingerprint:
         return None
     outcome = OF_THIS_STAGE[saga.state]
     if saga.state not in (SagaState.COMPLETED, SagaState.COMPENSATED):
         outcome = Outcome.UNKNOWN
-    if recognised[FINGERPRINT_CHARS:] == opener_hash(saga.id, neighbour):
+    if fingerprint[PAYLOAD_HASH_CHARS:] == opener_hash(saga.id, neighbour):
         return _item(snapshot, Side.DOWNSTREAM, outcome, b"")
     if FORWARD_PREFIX + neighbour in saga.under(plan).by_name:
         return _item(snapshot, Side.UPSTREAM, outcome, b"")

@@ -73,7 +73,7 @@ class Saga:
     saga_id: str
     trace: Trace
     state: State = State.ACTIVE
-    fingerprint: str | None = None
+    payload_hash: str | None = None
     """The hash of its envelope. None: only its compensation was ever seen."""
     envelope: Envelope | None = None
     """As it came from upstream; None where only its compensation was ever seen."""

@@ -27,7 +27,7 @@ from stage.neighbours.downstream.script import Script, ScriptName
 from stage.neighbours.downstream.upstream import Upstream
 from stage.neighbours.shared.scripts import Scripts
 from stage.neighbours.shared.trace import Trace
-from stage.wire.envelope import Envelope, fingerprint
+from stage.wire.envelope import Envelope, payload_hash
 from stage.wire.headers import CONTENT_JSON, IDEMPOTENCY_REPLAYED, LOCATION, RETRY_AFTER
 from stage.wire.outcome import Outcome
 from stage.wire.problem import Problem
@@ -70,7 +70,7 @@ class Participant:
         if late:  # upstream goes back on it: no repeat may start it
             saga.enter(State.COMPENSATED)
             return answer_of(_problem(envelope.saga_id, trace, 504, "The deadline is over"))
-        saga.fingerprint = fingerprint(envelope)
+        saga.payload_hash = payload_hash(envelope)
         saga.envelope = envelope
         return await self._run(saga, self.scripts.script_for(saga.saga_id))
 
@@ -134,7 +134,7 @@ class Participant:
                 return _cannot(saga, self.name)
             if saga.work is not None:
                 saga.work.cancel()
-            if saga.fingerprint is None:
+            if saga.payload_hash is None:
                 saga.note("tombstone")
             saga.compensate()
         # A refused saga has a stored answer; once compensated, it is answered 410 like the others.
@@ -171,7 +171,7 @@ class Participant:
 
 def _known(saga: Saga, envelope: Envelope) -> Answer | None:
     """The answer to a duplicate that has ended or must not run, or None if it may run."""
-    if saga.fingerprint not in (None, fingerprint(envelope)):
+    if saga.payload_hash not in (None, payload_hash(envelope)):
         title = "This saga id was used with another payload"
         return answer_of(_problem(saga.saga_id, saga.trace, 422, title, OUTCOMES[saga.state]))
     if saga.answer is not None and saga.state is not State.ACTIVE:

@@ -25,7 +25,7 @@ from stage.store.reencryption import Reencrypted
 from stage.store.sealed import PayloadKey, SealedCodec, new_key_line, parse_keys
 from stage.store.sqlite import payload_keys as on_sqlite
 from stage.store.sqlite.store import SqliteStore
-from stage.wire.envelope import Envelope, fingerprint
+from stage.wire.envelope import Envelope, payload_hash
 from tests.unit.store.given import AT, longer, row
 
 CANARY = "canary-card-4111"
@@ -38,7 +38,7 @@ OLD, NEW = PayloadKey(b"o" * 32), PayloadKey(b"n" * 32)
 def filled(codec: Codec) -> SagaRow:
     """A saga with contents in every place."""
     envelope = codec.encode_envelope(ENVELOPE)
-    return replace(row("a"), envelope=envelope, fingerprint=fingerprint(ENVELOPE))
+    return replace(row("a"), envelope=envelope, fingerprint=payload_hash(ENVELOPE))
 
 
 async def fill(store: Store) -> None:
@@ -58,7 +58,7 @@ async def check_whole(store: Store) -> None:
     found = await store.get("a")
     assert found is not None
     assert CANARY.encode() == found.answer_body
-    assert fingerprint(ENVELOPE) == found.fingerprint
+    assert payload_hash(ENVELOPE) == found.fingerprint
     assert ENVELOPE.data == store.codec.decode_envelope("a", found.envelope).data
     assert [ACCEPTED, RESULT] == [entry.event for entry in await store.entries("a")]
 
@@ -116,7 +116,7 @@ async def test_no_byte_of_the_file_or_its_log_shows_contents_or_their_hash(tmp_p
             await fill(store)
             await check_whole(store)
             stored = bytes_of(tmp_path, "plain.db*" if there else "stage.db*")
-            for canary in (CANARY, fingerprint(ENVELOPE)):
+            for canary in (CANARY, payload_hash(ENVELOPE)):
                 assert there == (canary.encode() in stored)
         stored = bytes_of(tmp_path, "plain.db*" if there else "stage.db*")
         assert there == (CANARY.encode() in stored)
@@ -210,7 +210,7 @@ def test_bytes_open_only_at_their_place() -> None:
 
 def test_the_same_contents_are_never_the_same_bytes() -> None:
     codec = SealedCodec((NEW,))
-    digest = fingerprint(ENVELOPE)
+    digest = payload_hash(ENVELOPE)
     assert codec.encode_answer("a", b"{}") != codec.encode_answer("a", b"{}")
     assert codec.encode_hash("a", digest) != codec.encode_hash("a", digest)
 

@@ -17,10 +17,10 @@ from stage.wire.envelope import (
     check_saga_id,
     decode_envelope,
     encode_envelope,
-    fingerprint,
     format_instant,
     new_saga_id,
     parse_instant,
+    payload_hash,
 )
 from stage.wire.limits import Limits
 from stage.wire.problem import WireError
@@ -286,15 +286,15 @@ def test_the_fingerprint_is_of_the_payload() -> None:
         saga_id="s", data={"b": {"d": 3, "c": 2}, "a": 1}, trail=(TrailEntry(stage="x", at=AT),)
     )
 
-    assert fingerprint(first) == fingerprint(retry)
-    assert 64 == len(fingerprint(first))
+    assert payload_hash(first) == payload_hash(retry)
+    assert 64 == len(payload_hash(first))
     for other in (
         Envelope(saga_id="t", data=first.data),
         Envelope(saga_id="s", data={"a": 2, "b": {"c": 2, "d": 3}}),
         Envelope(saga_id="s", data={"a": "1", "b": {"c": 2, "d": 3}}),
         Envelope(saga_id="s", data={}),
     ):
-        assert fingerprint(first) != fingerprint(other)
+        assert payload_hash(first) != payload_hash(other)
 
 
 @pytest.mark.parametrize(
@@ -313,7 +313,7 @@ def test_one_number_has_one_fingerprint_however_it_is_written(one: bytes, two: b
     """A retry through another JSON library writes 1.0 for 1: the payload is the same."""
 
     def of(value: bytes) -> str:
-        return fingerprint(decode_envelope(b'{"saga_id":"s","data":{"a":' + value + b"}}"))
+        return payload_hash(decode_envelope(b'{"saga_id":"s","data":{"a":' + value + b"}}"))
 
     assert of(one) == of(two)
 
@@ -323,7 +323,7 @@ def test_other_values_have_other_fingerprints(one: bytes, two: bytes) -> None:
     """1 is neither "1" nor true, although Python takes the latter for equal."""
 
     def of(value: bytes) -> str:
-        return fingerprint(decode_envelope(b'{"saga_id":"s","data":{"a":' + value + b"}}"))
+        return payload_hash(decode_envelope(b'{"saga_id":"s","data":{"a":' + value + b"}}"))
 
     assert of(one) != of(two)
 
@@ -333,7 +333,7 @@ def test_only_the_same_payload_has_the_same_fingerprint(one: Envelope, two: Enve
     """Equal values, equal fingerprints, and only then; numbers are compared as numbers."""
     same = (one.saga_id, written(one.data)) == (two.saga_id, written(two.data))
 
-    assert same == (fingerprint(one) == fingerprint(two))
+    assert same == (payload_hash(one) == payload_hash(two))
 
 
 def written(value: Any) -> str:
