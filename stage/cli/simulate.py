@@ -21,6 +21,18 @@ WORDS = {
 }
 """The author's word for a broken invariant; any other is a broken rule."""
 RULE = "rule broken"
+WAYS_OUT = {
+    "doubled": "name each thing by saga.key, and build requests from saga alone",
+    "stands": (
+        "undo by saga.key_of(step), which is known when the answer is lost, and believe the API's"
+        " own word alone"
+    ),
+    "stuck": (
+        "look at the last attempts above. A compensation that the API refuses for good has to raise"
+        " Refused, so that a person is asked"
+    ),
+}
+"""By the author's word, the usual mend."""
 
 
 @click.command()
@@ -179,6 +191,8 @@ def _print_world(result: Result, named: str, scenario: Scenario) -> int:
         click.echo(f"  {one_line(line)}")
     click.echo("")
     click.echo(f"{word.upper()}: {failure.violation.text}")
+    if word in WAYS_OUT:
+        click.echo(f"way out: {WAYS_OUT[word]}")
     replay = f"{named} --seed {result.seed} --sagas {scenario.sagas}"
     if scenario.always:
         replay += "".join(f" --only {kind}" for kind in sorted(scenario.always))

@@ -15,6 +15,7 @@ import msgspec
 
 from stage.core import events as e
 from stage.core.errors import StoreUnavailable
+from stage.core.states import SagaState
 from stage.core.steps import StepKind
 from stage.ports.engine import NotAllowed, Unsettled
 from stage.simulation.books import Books, Known
@@ -83,7 +84,8 @@ class Operator:
         for node in self._nodes:
             here = [known for (stage, _), known in self._books.known.items() if stage == node.name]
             for known in here:
-                if known.asked_for & known.pending.keys():
+                asked = known.asked_for & known.pending.keys()
+                if asked and known.row.state is SagaState.ACTIVE:
                     await self._decides(node, known)
 
     async def _decides(self, node: Node, known: Known) -> bool:
