@@ -347,7 +347,7 @@ def _steps(saga: SagaView, entries: Sequence[Mapping[str, Any]], now: float) -> 
     steps = saga.steps
     if not steps:
         return ["  none was started"]
-    width = max(len(_cell(step.name)) for step in steps)
+    width = max(len(_named(step)) for step in steps)
     lines = []
     for number, step in enumerate(steps, start=1):
         branch = "└─" if number == len(steps) else "├─"
@@ -361,10 +361,14 @@ def _steps(saga: SagaView, entries: Sequence[Mapping[str, Any]], now: float) -> 
         mark = MARKS.get(phase, "·")
         passed = "" if phase != step.phase else _elapsed(step, entries, now)
         lines.append(
-            f"  {branch} {mark} {_cell(step.name):<{width}}  {_cell(step.kind):<11}"
+            f"  {branch} {mark} {_named(step):<{width}}  {_cell(step.kind):<11}"
             f"  {_cell(phase)}{counts}{error}{passed}{key}"
         )
     return lines
+
+
+def _named(step: StepView) -> str:
+    return _cell(step.name) + (" (pivot)" if step.pivot else "")
 
 
 def _next(saga: SagaView, now: float) -> str:

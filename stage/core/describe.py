@@ -86,7 +86,8 @@ def next_action(plan: Plan, saga: Saga, now: float) -> tuple[str, float | None] 
         return (", ".join(flying), None)
     asked = [n for n, step in saga.steps.items() if step.phase is Phase.AWAITING_APPROVAL]
     if asked:
-        return (f"waits for a person to approve {', '.join(asked)}", _until(plan, saga, asked, now))
+        text = f"waits for a person to approve {', '.join(asked)}; silence is a no"
+        return (text, _until(plan, saga, asked, now))
     due: float | None = None
     for command in decide(plan, saga, now):
         match command:

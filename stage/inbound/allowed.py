@@ -8,6 +8,7 @@ import msgspec
 
 from stage.core import events as e
 from stage.core.errors import JournalMismatch
+from stage.core.questions import past_pivot
 from stage.core.states import Phase, SagaState
 from stage.inbound.caller import permit
 from stage.inbound.principal import Who
@@ -66,7 +67,7 @@ async def _verb(service: Service, request: Request, snapshot: Snapshot, name: st
     if name == "settle":
         return await _settle(service, snapshot)
     if name == "compensate":
-        return VerbView(verb=name, why_not=_why_not_compensated(snapshot))
+        return VerbView(verb=name, why_not=_why_not_compensated(service, snapshot))
     return VerbView(
         verb=name, why_not=await _why_not(service, snapshot, name), steps=_steps(snapshot, name)
     )
@@ -110,8 +111,10 @@ async def _decision(service: Service, snapshot: Snapshot, name: str) -> VerbView
     return VerbView(verb=name, why_not="no step of it awaits approval")
 
 
-def _why_not_compensated(snapshot: Snapshot) -> str | None:
+def _why_not_compensated(service: Service, snapshot: Snapshot) -> str | None:
     saga = snapshot.saga
+    if past_pivot(saga.under(service.participant.plan), saga):
+        return "it is behind its pivot, where the stage only goes forward"
     if saga.state in TURNED_BACK:
         return TURNED_BACK[saga.state]
     if snapshot.row.closed_at is not None or saga.forgotten:

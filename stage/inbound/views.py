@@ -96,6 +96,7 @@ def _steps(plan: Plan, snapshot: Snapshot) -> list[StepView]:
             StepView(
                 name=step.name,
                 kind=step.kind.value,
+                pivot=step.pivot,
                 peer=step.peer or None,
                 phase=known.phase.value if known is not None else "not_started",
                 attempts=known.attempts if known is not None else 0,

@@ -18,11 +18,12 @@ class StepView(msgspec.Struct, frozen=True, kw_only=True):
     """One step of a saga. `key` is the idempotency key under which the effect can be looked up.
 
     `timeout_seconds` is the longest time of one attempt, and of the wait for an approval; None of a
-    transaction.
+    transaction. Behind a `pivot` the stage only goes forward.
     """
 
     name: str
     kind: str
+    pivot: bool = False
     peer: str | None = None
     phase: str
     attempts: int = 0

@@ -153,6 +153,11 @@ async def test_behind_the_pivot_compensate_gets_a_final_cannot(tmp_path: Path) -
         status, _, body = await chain.compensate("s-1")
         assert (409, "executed") == (status, msgspec.json.decode(body)["outcome"])
         assert (1, 1) == await chain.charges()
+        shown = await chain.get(f"{chain.stage}/sagas/s-1?view=verbs")
+        (why_not,) = (e["why_not"] for e in shown["verbs"] if e["verb"] == "compensate")
+        assert why_not.startswith("it is behind its pivot")
+        view = await chain.view("s-1")
+        assert ["pay"] == [step["name"] for step in view["steps"] if step.get("pivot")]
 
 
 async def test_with_two_downstreams_all_must_succeed(tmp_path: Path) -> None:

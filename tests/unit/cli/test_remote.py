@@ -37,7 +37,7 @@ SAGA = SagaView(
     next_action_at="2999-01-01T00:00:00.000Z",
     stands=["charge"],
     steps=[
-        StepView(name="reserve", kind="transaction", phase="succeeded", attempts=1),
+        StepView(name="reserve", kind="transaction", phase="succeeded", attempts=1, pivot=True),
         StepView(
             name="charge",
             kind="call",
@@ -171,7 +171,7 @@ def test_a_saga_is_shown_whole(served: Neighbour) -> None:
     assert "may be done\n  resolve (--step charge): states that a person has undone" in done.out
     assert "\n  not erase: it is unfinished\n" in done.out
     assert "saga s-1 at payment: compensating (in_progress)" in done.out
-    assert "├─ ✓ reserve  transaction  succeeded  1 attempt" in done.out
+    assert "├─ ✓ reserve (pivot)  transaction  succeeded  1 attempt" in done.out
     assert "1 attempt, 1 to compensate  last error: answered 500 [2J" in done.out
     assert "stands\n  charge\n" in done.out
     assert "next\n  compensate charge (attempt 2) at 2999-01-01T00:00:00.000Z (in " in done.out

@@ -275,5 +275,5 @@ def test_an_approval_behind_the_pivot_is_refused() -> None:
 
 def test_the_next_action_is_that_of_a_person_until_the_time_out() -> None:
     """The saga looks again and again, which is nobody's business."""
-    expected = ("waits for a person to approve risk", 10.0 + 5 * HOUR)
+    expected = ("waits for a person to approve risk; silence is a no", 10.0 + 5 * HOUR)
     assert expected == next_action(PLAN, WAITING, 10.0)
