@@ -7,7 +7,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from stage.core.bindings import hash_of
-from stage.core.events import Accepted
+from stage.core.events import (
+    Accepted,
+    AnswerDeferred,
+    Compensated,
+    CompensationRequested,
+    Completed,
+    FailedToCompensate,
+    TellDelivered,
+    TellRefused,
+)
 from stage.core.machine import RECOVERIES_MAX
 from stage.core.states import ENDED, EXTERNAL_KINDS, ParkCause, SagaState
 from stage.core.steps import Plan, Step, StepKind
@@ -165,6 +174,7 @@ def _stage(books: Books, stage: str, saga: str, known: Known | None, *, waits: b
     elif row.state not in ENDED:
         books.violate("I5", saga, f"{stage} is {row.state} and nothing moves it")
         return
+    _late_failure(books, stage, saga, known)
     early = books.early.get((stage, saga))
     if row.state is SagaState.COMPLETED and early is not None and early not in known.answers:
         books.violate("I9", saga, f"{stage} completed with another answer than it had given")
@@ -175,6 +185,36 @@ def _stage(books: Books, stage: str, saga: str, known: Known | None, *, waits: b
                 books.violate("I2", saga, f"{stage} is completed, {step.name} stands {stands}x")
         elif books.must_be_undone(step) and stands and step.name not in known.given_up:
             books.violate("I7", saga, f"{stage} is {row.state}, {step.name} still stands")
+
+
+def _late_failure(books: Books, stage: str, saga: str, known: Known) -> None:
+    """I5: upstream was notified of a failure that came after a yes (rule 22)."""
+    if not (known.forgotten or stage in books.restored or _was_notified(known)):
+        state = known.row.state
+        books.violate("I5", saga, f"{stage} is {state}, and its upstream still believes a yes")
+
+
+def _was_notified(known: Known) -> bool:
+    """Whether upstream was notified of a failure that came after a yes (rule 22).
+
+    An upstream that asked for it itself need not be.
+    """
+    accepted, said_yes, failed = known.events[0], False, False
+    if not isinstance(accepted, Accepted) or not accepted.upstream:
+        return True
+    for event in known.events:
+        match event:
+            case Compensated() | FailedToCompensate():
+                failed = True
+            case Accepted(deferred=True) | AnswerDeferred() | Completed() if not failed:
+                said_yes = True
+            case TellDelivered() | TellRefused():
+                return True
+            case CompensationRequested(requested_by=name) if name == accepted.upstream:
+                return True
+            case _:
+                pass
+    return not (said_yes and failed)
 
 
 def _nothing_is_lost(books: Books, stage: str, saga: str) -> None:

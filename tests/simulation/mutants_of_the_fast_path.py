@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from stage.core import events as e
 from stage.core.commands import AttemptKind
+from stage.core.states import Tell
 from stage.core.steps import Step, StepKind
 from stage.engine.saga import fast_path
 from stage.engine.saga.fast_path import FastTransition, Segment
@@ -20,7 +21,7 @@ from stage.engine.saga.instructions import Instruction
 from stage.engine.saga.interpreter import Course, Interpreter
 from stage.engine.saga.journal import Journal
 from stage.ports.store import SagaRow
-from tests.simulation.mutants import Patches, further
+from tests.simulation.mutants import Patches, further, further_under
 
 
 def _intents(patches: Patches, change: dict[str, Any]) -> None:
@@ -174,3 +175,17 @@ def a_saga_that_was_undone_keeps_its_yes(patches: Patches) -> None:
             else row
         ),
     )
+
+
+@further_under("not_waiting", "api_refuses")
+def the_fast_path_notifies_nobody(patches: Patches) -> None:
+    """Rule 22: upstream was answered 202, and never hears that the saga failed."""
+
+    def make(original: Any) -> Any:
+        def evolve(plan: Any, saga: Any, event: e.Event) -> Any:
+            after = original(plan, saga, event)
+            return replace(after, tell=Tell.NO) if isinstance(event, e.Compensated) else after
+
+        return evolve
+
+    patches.wrap(fast_path, "evolve", make)
