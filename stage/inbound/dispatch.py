@@ -14,6 +14,7 @@ from stage.inbound.routes import Found, Route, find, open_route
 from stage.inbound.service import Service
 from stage.wire import headers as h
 from stage.wire.envelope import SAGA_ID_RE
+from stage.wire.http import SAFE_METHODS
 
 UNKNOWN_ROUTE = "/?"
 """The route in spans and metrics of a request that fits no template."""
@@ -76,7 +77,7 @@ async def answer(service: Service, request: Request, route: Route, path: str) ->
     span.end(str(answered.status), raised)
     # Without what it is mounted under, which a host may fill with names from outside.
     service.answered(request.method, path.removeprefix(request.prefix), answered.status)
-    return _with_ids(answered, about.saga_id, span.trace_id)
+    return _with_headers(request.method, answered, about.saga_id, span.trace_id)
 
 
 def _admit(service: Service, request: Request, route: Route) -> None:
@@ -92,9 +93,14 @@ def _admit(service: Service, request: Request, route: Route) -> None:
         check_form(request)
 
 
-def _with_ids(answered: Answer, saga_id: str, trace_id: str) -> Answer:
-    """The answer with the ids of the saga and the trace in its headers, where they are known."""
+def _with_headers(method: str, answered: Answer, saga_id: str, trace_id: str) -> Answer:
+    """The answer with the ids of the saga and the trace in its headers, where they are known.
+
+    A gateway keeps no answer to a look-up: a saga that is not there comes a moment later.
+    """
     added = []
+    if method in SAFE_METHODS and not any(name == h.CACHE_CONTROL for name, _ in answered.headers):
+        added.append((h.CACHE_CONTROL, "no-store"))
     if trace_id:
         added.append((h.TRACE_ID, trace_id))
     if saga_id:

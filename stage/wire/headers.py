@@ -22,6 +22,7 @@ LOCATION = "Location"
 TRACEPARENT = "traceparent"
 TRACESTATE = "tracestate"
 BAGGAGE = "baggage"
+CACHE_CONTROL = "Cache-Control"
 
 CONTENT_JSON = "application/json"
 

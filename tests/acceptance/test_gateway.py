@@ -7,13 +7,16 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
+from stage.demo.chain import free_ports, url
 from stage.demo.client import Client
 from tests.acceptance.gateway.chain import ChainBehindNginx
-from tests.acceptance.gateway.nginx import NGINX
+from tests.acceptance.gateway.nginx import CACHING, NGINX, Nginx
 from tests.kits import Strikes
+from tests.scenario.chain import running_chain
 from tests.sizes import SIZES
 
 SAGAS = SIZES.gateway_sagas
@@ -108,3 +111,24 @@ async def test_the_books_balance_behind_a_real_nginx(
     assert [] == wrong
     assert {"completed", "compensated"} == set(ends), "nothing is left for a person"
     assert {"200", "403", "409", "429", "504"} <= set(answers), "each of its own pages struck"
+
+
+@pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
+async def test_a_gateway_that_caches_shows_no_earlier_state(tmp_path: Path) -> None:
+    """A neighbour that asks for a saga decides by what it is shown, and a list has to be whole."""
+    (door,) = free_ports(1)
+    async with running_chain(tmp_path) as chain:
+        behind = urlsplit(chain.stage).port
+        assert behind is not None
+        nginx = Nginx(tmp_path, {door: behind}, CACHING)
+        await nginx.start()
+        try:
+            shared = f"{url(door)}/sagas?since=2026-01-01T00:00:00Z&with=order"
+            saga = f"{url(door)}/sagas/s-1"
+            assert 404 == (await chain.request("GET", saga))[0]
+            assert [] == (await chain.get(shared))["sagas"]
+            assert 200 == (await chain.send("s-1"))[0]
+            assert "completed" == (await chain.get(saga))["state"]
+            assert ["s-1"] == [each["saga_id"] for each in (await chain.get(shared))["sagas"]]
+        finally:
+            await nginx.stop()

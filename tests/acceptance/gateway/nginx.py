@@ -17,6 +17,7 @@ START_SECONDS_MAX = 10.0
 
 CONFIGURATION = """
 daemon off;
+user root;
 worker_processes 1;
 pid {folder}/nginx.pid;
 error_log {folder}/nginx.error.log;
@@ -32,6 +33,7 @@ http {{
     proxy_connect_timeout {seconds}s;
     proxy_read_timeout {seconds}s;
     proxy_next_upstream off;
+    proxy_cache_path {folder}/cache keys_zone=answers:1m;
     split_clients $request_id $fate {{ 2% busy; 2% barred; 2% login; 2% conflict; * goes; }}
     {servers}
 }}
@@ -55,20 +57,33 @@ SERVER = """
     }}
 """
 
+CACHING = """
+    server {{
+        listen 127.0.0.1:{port};
+        location / {{
+            proxy_cache answers;
+            proxy_cache_valid any 10m;
+            proxy_pass http://127.0.0.1:{behind};
+        }}
+    }}
+"""
+"""Every answer to a GET is kept for ten minutes, whoever asked, unless it says no-store."""
+
 
 class Nginx:
     """One nginx; `doors` maps each port that it listens on to the port behind it."""
 
-    def __init__(self, folder: Path, doors: Mapping[int, int]) -> None:
+    def __init__(self, folder: Path, doors: Mapping[int, int], server: str = SERVER) -> None:
         self._folder = folder
         self._doors = doors
+        self._server = server
         self._process: Process | None = None
 
     async def start(self) -> None:
         """Start it, and return when all doors are open."""
         assert NGINX is not None
         servers = "".join(
-            SERVER.format(port=port, behind=behind) for port, behind in self._doors.items()
+            self._server.format(port=port, behind=behind) for port, behind in self._doors.items()
         )
         text = CONFIGURATION.format(folder=self._folder, seconds=READ_SECONDS, servers=servers)
         configuration = self._folder / "nginx.conf"
