@@ -29,11 +29,16 @@ Report = Callable[[Mapping[str, list[str]]], None]
 
 
 class ExitGuard:
-    """Ends the process `seconds` after the first signal, if it has not ended by itself."""
+    """Ends the process `seconds` after the first signal, if it has not ended by itself.
 
-    def __init__(self, seconds: float, report: Report) -> None:
+    A worker whose parent was killed ends as by a signal.
+    """
+
+    def __init__(self, seconds: float, report: Report, *, parent: int | None = None) -> None:
+        """`parent` is the process that a worker serves for; None: it is nobody's worker."""
         self._seconds = seconds
         self._report = report
+        self._parent = parent
         self._signalled = False
 
     def start(self) -> None:
@@ -51,7 +56,7 @@ class ExitGuard:
         self._signalled = True
 
     def _guard(self) -> None:
-        while not self._signalled:
+        while not self._signalled and not self._orphaned():
             time.sleep(LOOK_SECONDS)
         time.sleep(self._seconds)
         # In a thread of its own: a stuck thread may hold a lock of the log.
@@ -59,6 +64,10 @@ class ExitGuard:
         last.start()
         last.join(REPORT_SECONDS_MAX)
         os._exit(STATUS)
+
+    def _orphaned(self) -> bool:
+        """Whether the parent is gone: author code may keep the event loop from hearing of it."""
+        return self._parent is not None and os.getppid() != self._parent
 
 
 def _stacks() -> dict[str, list[str]]:

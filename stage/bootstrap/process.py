@@ -82,7 +82,8 @@ async def _serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, partial(_hear, started, stopping))
     latest = config.drain_delay_seconds + config.drain_seconds + EXIT_SECONDS_MAX
-    ExitGuard(latest, logs.report_forced_exit).start()
+    of = None if orders is None else orders.parent
+    ExitGuard(latest, logs.report_forced_exit, parent=of).start()
     parent = None if orders is None else Parent(orders, partial(_hear, started, stopping))
     await runner.setup()
     started.set()

@@ -75,9 +75,11 @@ def refuse_workers(stage: StageDeclaration[Any, Any], config: Config) -> None:
 class Orders:
     """The orders of a parent to its worker, and the reports of that."""
 
-    def __init__(self, heard: int, reports: int) -> None:
+    def __init__(self, heard: int, reports: int, parent: int) -> None:
         self.heard = heard
         """The descriptor to read from; at its end the parent has gone."""
+        self.parent = parent
+        """The process that gives them."""
         self._reports = reports
 
     def tell(self, line: bytes) -> None:
@@ -256,7 +258,7 @@ class _Parent:
         if pid == 0:
             os.close(heard)
             os.close(says)
-            self._be(worker, Orders(from_parent, to_parent), parent)
+            self._be(worker, Orders(from_parent, to_parent, parent))
         os.close(to_parent)
         os.close(from_parent)
         worker.pid, worker.heard, worker.says = pid, heard, says
@@ -264,8 +266,8 @@ class _Parent:
         worker.again_at = None
         worker.started_at = time.monotonic()
 
-    def _be(self, worker: _Worker, orders: Orders, parent: int) -> None:
-        """Be a worker of that process: this never returns."""
+    def _be(self, worker: _Worker, orders: Orders) -> None:
+        """Be a worker: this never returns."""
         status = 0
         try:
             self._reserved.pop_all()  # theirs is the parent's copy of them
@@ -287,7 +289,7 @@ class _Parent:
             with suppress(OSError):
                 sys.stdout.flush()
                 sys.stderr.flush()
-            if os.getppid() != parent:
+            if os.getppid() != orders.parent:
                 self._seats[worker.index].leave()
             os._exit(status)
 

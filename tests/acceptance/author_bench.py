@@ -85,6 +85,8 @@ class Bench:
         self.port = free_ports(1)[0]
         self.session: aiohttp.ClientSession
         self.process: Process
+        self.options: tuple[str, ...] = ()
+        """More options of the command."""
         self.answer_seconds = 0.0
         self.standing: set[str] = set()
         """The keys of the charges that stand, by the API's own books."""
@@ -98,6 +100,7 @@ class Bench:
                 "--database", f"sqlite:///{self.folder / 'stage.db'}", "--external",
                 f"psp={self.psp}", "--stuck-seconds", str(STUCK_SECONDS),
                 "--drain-seconds", str(DRAIN_SECONDS), "--wait-seconds-max", "2",
+                *self.options,
                 stdout=PIPE, stderr=log, cwd=self.folder,
                 env={**os.environ, "STAGE_LOG_FORMAT": "json"},
             )  # fmt: skip

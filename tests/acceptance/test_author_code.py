@@ -66,6 +66,34 @@ async def ended_by_force(bench: Bench) -> None:
     assert any("misbehave" in calls[-1] for calls in stacks.values()), stacks
 
 
+@pytest.mark.parametrize("place, what", [("reserve", "hang"), ("behind", "loop")])
+async def test_stuck_code_does_not_hold_workers_whose_parent_is_gone(
+    bench: Bench, place: str, what: str
+) -> None:
+    """The next ones would wait for the file for good."""
+    bench.process.terminate()
+    await bench.process.wait()
+    bench.options = ("--workers", "2")
+    await bench.start()
+    workers = children(bench.process.pid)
+    stuck = asyncio.create_task(bench.post("s-1", place=place, what=what))
+    await bench.until_logged("code_stuck")
+    bench.process.kill()
+    async with asyncio.timeout(EXIT_SECONDS_MAX):
+        while any(map(lives, workers)):  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.05)
+    assert bench.logged("exit_forced")
+    await stuck
+
+
+def children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def lives(pid: str) -> bool:
+    return Path("/proc", pid).exists()
+
+
 @pytest.mark.parametrize("place", ["reserve", "before"])
 async def test_code_that_kills_before_anything_is_journaled_is_parked_at_the_third_start(
     bench: Bench, place: str
