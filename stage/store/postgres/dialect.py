@@ -96,11 +96,27 @@ class PostgresDialect:
         async with self._locked():
             if await self._link.fetch("has_migration", *key):
                 return
+            if not migration.expands:
+                await self._refuse_beside_replicas(migration)
             if migration.sql.startswith(OUTSIDE):
                 await self._run_outside(migration)
             else:
                 await self._run(migration)
             await self._link.fetch("record_migration", *key, migration.sha256, now)
+
+    async def _refuse_beside_replicas(self, migration: Migration) -> None:
+        """Raise ConfigurationError for a contraction while somebody serves (decision 0021).
+
+        Replicas of this release that start together have applied it before they register.
+        """
+        ((can_register,),) = await self._link.fetch("has_replicas")
+        if can_register and (serving := await self._link.fetch("live_replicas")):
+            names = ", ".join(name for (name,) in serving)
+            raise ConfigurationError(
+                f"the migration {migration.owner}/{migration.name} is no expansion, and {names}"
+                " still serves from the database: stop all replicas for it. The lease of one that"
+                " was killed ends by itself"
+            )
 
     async def _run_outside(self, migration: Migration) -> None:
         """Run its statements on another connection: this one holds the lock of all migrations."""

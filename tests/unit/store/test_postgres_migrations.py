@@ -15,6 +15,7 @@ from stage.store.postgres import dialect
 from stage.store.postgres.address import DatabaseServer
 from stage.store.postgres.dialect import OUTSIDE, PostgresDialect, statements_of
 from stage.store.postgres.link import Link, connect
+from stage.store.postgres.store import PostgresStore
 
 INDEX = f"""{OUTSIDE}
 DROP INDEX CONCURRENTLY IF EXISTS payment_amount;
@@ -131,3 +132,40 @@ def test_a_file_outside_of_a_transaction_is_parted_at_the_ends_of_lines() -> Non
     )
 
     assert ["SELECT ';'\n  AS one", "SELECT 2"] == statements_of(text)
+
+
+async def test_a_contraction_is_refused_beside_a_replica(
+    postgres_url: str, links: list[Link], migrations: Path
+) -> None:
+    """At a start as by a command: what serves would meet a table that it does not know.
+
+    An expansion passes, and so does all of it once nobody serves.
+    """
+    serving = PostgresStore(postgres_url, migrations=[migrations])
+    await serving.open()
+    (migrations / "0002_note.expand.sql").write_text(NOTE)
+    (migrations / "0003_amount.contract.sql").write_text("ALTER TABLE payment DROP COLUMN amount;")
+    mine = PostgresDialect(links[0])
+    with pytest.raises(ConfigurationError, match=r"0003_amount.contract is no expansion, and .*:"):
+        await upgraded(mine, migrations)
+    with pytest.raises(ConfigurationError, match=r"still serves .* stop all replicas"):
+        await PostgresStore(postgres_url, migrations=[migrations]).open()
+    assert "0002_note.expand" in [each.name for each in await mine.applied()]
+    assert 0 == await links[1].raw.fetchval("SELECT count(amount) + count(note) FROM payment")
+    await serving.close()
+    assert ["0003_amount.contract"] == await upgraded(mine, migrations)
+
+
+async def test_replicas_that_start_together_apply_a_contraction_once(
+    postgres_url: str, migrations: Path
+) -> None:
+    """The first one may serve before another one looks: it has applied it by then."""
+    first = PostgresStore(postgres_url, migrations=[migrations])
+    await first.open()
+    await first.close()
+    (migrations / "0003_amount.contract.sql").write_text("ALTER TABLE payment DROP COLUMN amount;")
+    stores = [PostgresStore(postgres_url, migrations=[migrations]) for _ in range(4)]
+    await asyncio.gather(*(each.open() for each in stores))
+    assert all(set(each.migrated) <= {"migrations/0003_amount.contract"} for each in stores)
+    for each in stores:
+        await each.close()

@@ -74,6 +74,10 @@ ON CONFLICT (generation, neighbour) DO UPDATE SET answer = $3, at = $4;
 -- The neighbours of this generation, each with its answer; an empty one was not asked.
 SELECT neighbour, answer FROM stage.reconciled WHERE generation = $1 ORDER BY neighbour;
 
+-- name: has_replicas
+-- Whether replicas could register yet.
+SELECT to_regclass('stage.replica') IS NOT NULL;
+
 -- name: live_replicas
 -- The names of those that serve now.
 SELECT name FROM stage.replica WHERE NOT dead AND lease_until >= clock_timestamp() ORDER BY id;
