@@ -36,6 +36,10 @@ class TooManyRequests(StageError):
     """A call function wanted to make more requests than its step declares."""
 
 
+class NotJson(StageError, msgspec.DecodeError):
+    """The body of an answer is no JSON: the page of a gateway, or of a login."""
+
+
 class Response:
     """An answer with a 2xx or 4xx code, read whole."""
 
@@ -62,8 +66,15 @@ class Response:
         return self._answer.body.decode()
 
     def json(self) -> Any:
-        """The body as JSON. Raises msgspec.DecodeError, which leaves the step in doubt."""
-        return msgspec.json.decode(self._answer.body)
+        """The body as JSON. Raises NotJson, a msgspec.DecodeError, which leaves it in doubt."""
+        try:
+            return msgspec.json.decode(self._answer.body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            size = len(self._answer.body)
+            raise NotJson(
+                f"answered {self.status} with {size} bytes that are no JSON, as by a gateway in"
+                " place of the API: nothing of it is believed"
+            ) from error
 
 
 _OF_AN_ANSWER: Final = frozenset({"body", "headers", "json", "status", "text"})

@@ -296,7 +296,9 @@ def draw_saga(
 def _standing(saga: SagaView) -> list[str]:
     """Three different things: effects that stand, that may stand, and of which nothing is known."""
     if saga.standing == Standing.UNKNOWN:
-        return ["stands", "  unknown: the journal was dropped, or is of another version"]
+        lines = ["stands", "  unknown: the journal was dropped, or is of another version"]
+        journaled = [*saga.stands, *saga.may_stand]
+        return lines + ([f"  as journaled: {_cell(', '.join(journaled))}"] if journaled else [])
     nothing = "nothing is known to" if saga.may_stand else "nothing that should not"
     lines = ["stands", "  " + (_cell(", ".join(saga.stands)) or nothing)]
     if saga.may_stand:
@@ -374,7 +376,7 @@ def _named(step: StepView) -> str:
 def _next(saga: SagaView, now: float) -> str:
     if saga.next_action is None:
         return "nothing: it is over" if saga.next_action_at is None else _when(saga, now).strip()
-    return _cell(saga.next_action) + _when(saga, now)
+    return one_line(saga.next_action) + _when(saga, now)
 
 
 def _when(saga: SagaView, now: float) -> str:

@@ -62,6 +62,8 @@ def standing_in(plan: Plan, saga: Saga, name: str) -> Standing:
     that declares no compensation may stay.
     """
     found, step = standing(saga, name), plan.by_name.get(name)
+    if not leaves_something(plan, name):
+        return Standing.NOTHING
     went_back = saga.state in (SagaState.COMPENSATED, SagaState.FAILED_TO_COMPENSATE)
     if went_back and found is Standing.STANDS and step is not None and not step.compensatable:
         return Standing.NOTHING
@@ -80,10 +82,18 @@ def standing_apart(plan: Plan, saga: Saga) -> tuple[tuple[str, ...], tuple[str, 
         # An attempt in flight when the process died is in doubt, whether or not it is taken over.
         lost = IN_FLIGHT if plan.misfit else frozenset()
         names = tuple(
-            name for name, step in saga.steps.items() if step.may_stand or step.phase in lost
+            name
+            for name, step in saga.steps.items()
+            if (step.may_stand or step.phase in lost) and leaves_something(plan, name)
         )
     may_stand = tuple(name for name in names if standing(saga, name) is Standing.MAY_STAND)
     return tuple(name for name in names if name not in may_stand), may_stand
+
+
+def leaves_something(plan: Plan, name: str) -> bool:
+    """Whether a step of that name can have an effect: a person's decision has none."""
+    step = plan.by_name.get(name)
+    return step is None or step.kind is not StepKind.APPROVAL
 
 
 def standing_of_saga(plan: Plan, saga: Saga, *, dropped: bool = False) -> Standing:

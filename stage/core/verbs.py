@@ -121,12 +121,12 @@ def _refuse_resolve(plan: Plan, saga: Saga, verb: e.Resolved) -> str | None:
 def _resolvable(plan: Plan, saga: Saga) -> list[str]:
     """The steps that a person may have undone by hand: ours has failed, waits, or cannot begin."""
     if plan.misfit and not saga.ended:
-        return _left(plan, saga)
+        return left_standing(plan, saga)
     phases = (Phase.COMPENSATION_FAILED, Phase.COMPENSATION_WAITING)
     return [name for name, step in saga.steps.items() if step.phase in phases]
 
 
-def _left(plan: Plan, saga: Saga) -> list[str]:
+def left_standing(plan: Plan, saga: Saga) -> list[str]:
     """The steps whose effects may stand and should not; behind the pivot, all that may stand."""
     final = past_pivot(plan, saga)
     return [
@@ -142,7 +142,7 @@ def _refuse_abandon(plan: Plan, saga: Saga, verb: e.Abandoned) -> str | None:
         return "it has ended, and upstream is notified of what stands: nothing is left to abandon"
     if not saga.parked and saga.state is SagaState.ACTIVE:
         return "it is still on its way forward: compensate it, or wait until it is parked"
-    left = _left(plan, saga)
+    left = left_standing(plan, saga)
     if verb.step and verb.step not in left:
         return f"nothing of step {verb.step!r} has to be undone; of these: {', '.join(left)}"
     if verb.step and past_pivot(plan, saga):
@@ -365,7 +365,7 @@ def _resolve(plan: Plan, saga: Saga, verb: e.Resolved) -> Saga:
 
 def _abandon(plan: Plan, saga: Saga, verb: e.Abandoned) -> Saga:
     """The undo of these steps counts as failed; the saga goes back, and its end reports them."""
-    names = [verb.step] if verb.step else _left(plan, saga)
+    names = [verb.step] if verb.step else left_standing(plan, saga)
     failed = {
         name: replace(saga.steps[name], phase=Phase.COMPENSATION_FAILED, error="abandoned")
         for name in names

@@ -8,8 +8,9 @@ import msgspec
 
 from stage.core import events as e
 from stage.core.errors import JournalMismatch
-from stage.core.questions import past_pivot
+from stage.core.questions import leaves_something, past_pivot, pivot_undecided
 from stage.core.states import Phase, SagaState
+from stage.core.verbs import left_standing
 from stage.inbound.caller import permit
 from stage.inbound.principal import Who
 from stage.inbound.request import Request
@@ -69,7 +70,9 @@ async def _verb(service: Service, request: Request, snapshot: Snapshot, name: st
     if name == "compensate":
         return VerbView(verb=name, why_not=_why_not_compensated(service, snapshot))
     return VerbView(
-        verb=name, why_not=await _why_not(service, snapshot, name), steps=_steps(snapshot, name)
+        verb=name,
+        why_not=await _why_not(service, snapshot, name),
+        steps=_steps(service, snapshot, name),
     )
 
 
@@ -113,8 +116,13 @@ async def _decision(service: Service, snapshot: Snapshot, name: str) -> VerbView
 
 def _why_not_compensated(service: Service, snapshot: Snapshot) -> str | None:
     saga = snapshot.saga
-    if past_pivot(saga.under(service.participant.plan), saga):
+    plan = saga.under(service.participant.plan)
+    if plan.misfit and not saga.forgotten:
+        return "no version that is declared here knows how to undo it: deploy the one that does"
+    if past_pivot(plan, saga):
         return "it is behind its pivot, where the stage only goes forward"
+    if saga.parked and pivot_undecided(plan, saga):
+        return "nobody knows whether its pivot has happened: settle that first"
     if saga.state in TURNED_BACK:
         return TURNED_BACK[saga.state]
     if snapshot.row.closed_at is not None or saga.forgotten:
@@ -147,11 +155,13 @@ async def _dry(service: Service, snapshot: Snapshot, verb: e.Verb) -> str | None
     return None
 
 
-def _steps(snapshot: Snapshot, name: str) -> list[str]:
+def _steps(service: Service, snapshot: Snapshot, name: str) -> list[str]:
     """The steps that it may name, instead of all of them."""
     steps = snapshot.saga.steps.items()
     if name == "resolve":
         return [name for name, step in steps if step.phase in RESOLVABLE]
     if name == "abandon":
-        return [name for name, step in steps if step.may_stand]
+        plan = snapshot.saga.under(service.participant.plan)
+        left = left_standing(plan, snapshot.saga)
+        return [name for name in left if leaves_something(plan, name)]
     return []

@@ -160,6 +160,25 @@ async def test_behind_the_pivot_compensate_gets_a_final_cannot(tmp_path: Path) -
         assert ["pay"] == [step["name"] for step in view["steps"] if step.get("pivot")]
 
 
+async def test_while_its_pivot_is_in_doubt_only_that_can_be_settled(tmp_path: Path) -> None:
+    """The view offers no compensation, which would move nothing (rule 20)."""
+    stage = stage_of()
+
+    @stage.call(to="psp", timeout=0.1, pivot=True, idempotent=False)
+    async def pay(http: Http, saga: Saga[Order]) -> str:
+        answer = await http.post("/charges", json={"amount": 5})
+        return str(answer.json()["id"])
+
+    async with running_chain(tmp_path, stage=stage) as chain:
+        await chain.script(chain.psp, script="hang")
+        assert 202 == (await chain.send("s-1", Prefer="respond-async"))[0]
+        await chain.until("s-1", lambda saga: saga["parked"])
+        shown = await chain.get(f"{chain.stage}/sagas/s-1?view=verbs")
+        verbs = {each["verb"]: each for each in shown["verbs"]}
+        assert ["pay"] == verbs["settle"]["steps"]
+        assert verbs["compensate"]["why_not"].endswith("settle that first")
+
+
 async def test_with_two_downstreams_all_must_succeed(tmp_path: Path) -> None:
     """One refuses: the other is compensated, then we are."""
     async with TestServer(make_app(name="billing", upstream="http://127.0.0.1:9")) as server:

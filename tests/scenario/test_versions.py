@@ -174,6 +174,9 @@ async def test_a_renamed_step_is_shown_as_it_stands_and_no_verb_fails(world: Wor
         for verb, order in VERBS.items():
             status, answer = await do(chain, "s-1", verb, dry_run=True, **order)
             assert status == (409 if verb in ("retry", "settle") else 200), answer
+        shown = await chain.get(f"{chain.stage}/sagas/s-1?view=verbs")
+        (why_not,) = (e["why_not"] for e in shown["verbs"] if e["verb"] == "compensate")
+        assert why_not.endswith("deploy the one that does")
         assert 200 == (await do(chain, "s-1", "resolve", step="charge"))[0]
         await unknown(chain, "reserve", "forward:shipping")
 

@@ -64,6 +64,15 @@ def test_a_parked_saga_says_its_way_out() -> None:
     assert "\n  way out: ask the API, then settle\n" in f"{shown}\n"
 
 
+def test_a_saga_of_another_version_shows_what_its_journal_says_and_the_whole_fix() -> None:
+    """It is nothing to believe, and all that there is to begin with; a fix is not cut."""
+    why = f"it does not fit: {'x' * 150}; say renamed="
+    other = replace(PARKED, standing="unknown", stands=["charge"], may_stand=[], next_action=why)
+    shown = draw_saga(other, [], now=0.0)
+    assert "is of another version\n  as journaled: charge\n" in shown
+    assert "say renamed=\n" in shown
+
+
 def test_a_list_says_for_what_a_saga_waits() -> None:
     """Its row holds no time that is exact: recovery goes by one, and a live saga by its own."""
     waits = replace(

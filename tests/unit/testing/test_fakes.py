@@ -21,6 +21,7 @@ from stage.demo.payment import (
     release,
     reserve,
 )
+from stage.ports.stage import Answer
 from stage.ports.webhook import NotVerified
 from stage.store.errors import StatementNotAwaited
 from stage.testing import FakeHttp, FakeTx, fake_saga, fake_webhook, reply
@@ -118,6 +119,14 @@ def test_data_that_the_stage_does_not_accept_is_refused() -> None:
     """A test of a payload that never comes would show nothing."""
     with pytest.raises(WireError):
         fake_saga(payment, {"order_id": 7})
+
+
+async def test_an_answer_that_is_no_json_says_its_code() -> None:
+    """An operator reads of it at night: the page is not quoted, and not taken for a defect."""
+    http = FakeHttp(Answer(status=404, headers=(), body=b"<html>no route to 4111"))
+    with pytest.raises(msgspec.DecodeError, match="answered 404 with 22 bytes") as raised:
+        await charge.function(http, fake_saga(payment, ORDER))
+    assert "4111" not in str(raised.value)
 
 
 async def test_a_statement_that_is_not_awaited_is_found_by_the_fake() -> None:
