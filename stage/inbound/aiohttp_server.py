@@ -15,7 +15,6 @@ import struct
 import termios
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from functools import partial
 from http import HTTPStatus
 from random import random
 from typing import Any, NamedTuple, Protocol, cast
@@ -106,6 +105,7 @@ class BoundedProtocol(Connection):
         "_flow_held",
         "_head_since",
         "_held",
+        "_held_size",
         "_idle_since",
         "_read_since",
         "_retires",
@@ -126,8 +126,10 @@ class BoundedProtocol(Connection):
         """When it began to wait, if all that was written before was read by then."""
         self._flow_held = False
         """Its body comes faster than it is read."""
-        self._held = False
-        """A start of it waits for its turn."""
+        self._held: bytes | None = None
+        """The start of it that waits for its turn, and what came behind it."""
+        self._held_size = 0
+        """The bytes of that start alone."""
         self._retires = False
         """It is to be closed, and its request was in the kernel by then."""
         self._idle_since: float | None = None
@@ -158,12 +160,18 @@ class BoundedProtocol(Connection):
         if self._turned_away:
             return
         self._idle_since = None
+        if self._held is not None:
+            self._held += data
+            if self.transport is not None:
+                self.transport.pause_reading()
+            return
         if self._head_since is None and self._server.is_waiting(self):
-            overload = self._server.overload
-            if overload.limited and is_whole_start(data) and not overload.lets_in(self.caller):
+            now = self._server.now()
+            limited = self._server.overload.limited
+            if limited and is_whole_start(data) and not self._server.lets_in(self, now):
                 self._hold(data)
                 return
-            self._head_since = self._server.now()
+            self._head_since = now
         super().data_received(data)
 
     def pause_reading(self) -> None:
@@ -181,27 +189,32 @@ class BoundedProtocol(Connection):
         """Let a start wait for its turn without parsing it.
 
         To parse one costs a tenth of a saga, and a client that is refused at once and asks again
-        at once would ask for nothing else to be done. Meanwhile it is not read.
+        at once would ask for nothing else to be done. Bytes behind it are read once.
         """
         self._server.forget(self)  # it does not give way: it will be answered
         if self.transport is not None:
-            self._held = True
+            self._held, self._held_size = data, len(data)
             # aiohttp has not seen the request: it would take the connection for an idle one.
             self.keep_alive(True)
-            self.transport.pause_reading()
-            held = partial(self._answer_held, data)
-            self._server.held.hold(key_in(data), self.caller, held)
+            self._server.held.hold(self, self.caller)
 
-    def _answer_held(self, data: bytes, turn: Turn) -> None:
-        """See `held.Answered`."""
-        transport, self._held = self.transport, False
-        if transport is None or transport.is_closing():
+    @property
+    def held_saga_id(self) -> str:
+        """See `held.Start`."""
+        return key_in(self._held or b"")
+
+    def answer_held(self, turn: Turn) -> None:
+        """See `held.Start`."""
+        transport, data, self._held = self.transport, self._held, None
+        if transport is None or data is None or transport.is_closing():
             return
+        if len(data) > self._held_size:
+            transport.resume_reading()
         now = self._server.waits(self)
         if turn is Turn.PARSED and not self._close:
             self._head_since = now
+            self._server.overload.batch.begins(self, now)
             super().data_received(data)
-            transport.resume_reading()
             return
         self._server.overload.shed += 1
         ends = self._close or self.retires or turn is Turn.GIVES_WAY
@@ -211,7 +224,8 @@ class BoundedProtocol(Connection):
             transport.close()
         else:
             self._idle_since = now
-            transport.resume_reading()
+            if len(data) > self._held_size:
+                self.data_received(data[self._held_size :])
 
     def eof_received(self) -> None:
         """See asyncio.Protocol."""
@@ -222,6 +236,7 @@ class BoundedProtocol(Connection):
         """See asyncio.Protocol."""
         if not self._turned_away:
             self._server.forget(self)
+            self._server.answered(self)
             super().connection_lost(exc)
 
     @property
@@ -258,6 +273,7 @@ class BoundedProtocol(Connection):
 
     def ends(self) -> None:
         """The answer is made; it is written next."""
+        self._server.answered(self)
         if self.transport is not None:
             self._server.waits(self)
 
@@ -293,7 +309,7 @@ class BoundedProtocol(Connection):
             return before
         waits = self._server.waits_since(self)
         if waits is None:
-            unread = not self._held and _queued(transport, termios.TIOCOUTQ)
+            unread = self._held is None and _queued(transport, termios.TIOCOUTQ)
             return before if unread else None
         if now - waits < READ_SECONDS or waits == self._read_since:
             return None
@@ -450,6 +466,19 @@ class BoundedServer(web.Server):
         self._turned_away += 1
         self._tell()
         return False
+
+    def lets_in(self, protocol: BoundedProtocol, now: float) -> bool:
+        """Whether a start is parsed at once; under a limit it waits where others wait already."""
+        overload = self.overload
+        if self.held or not overload.batch.room(now) or not overload.lets_in(protocol.caller):
+            return False
+        overload.batch.begins(protocol, now)
+        return True
+
+    def answered(self, protocol: BoundedProtocol) -> None:
+        """A request of that connection is answered, or the connection gone."""
+        self.overload.batch.ends(protocol)
+        self.held.next_batch()
 
     def waits(self, protocol: Waiting) -> float:
         """From now on no request of that connection is being answered; returns the time."""

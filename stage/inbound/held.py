@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
 from enum import Enum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from stage.inbound.lookups import IDS_MAX, Lookups
 from stage.inbound.overload import BURST_SECONDS, RATE_FREE, Overload
@@ -49,13 +48,22 @@ class Turn(Enum):
     """As UNKNOWN, and its connection is closed for another one."""
 
 
-Answered = Callable[[Turn], None]
+class Start(Protocol):
+    """A start that is held: the connection that it came in on."""
+
+    @property
+    def held_saga_id(self) -> str:
+        """Empty where it is not known. Asked only once the start is about to be refused."""
+        ...
+
+    def answer_held(self, turn: Turn) -> None:
+        """Its turn has come."""
+        ...
 
 
 class _Held(NamedTuple):
     since: float
-    saga_id: str
-    answered: Answered
+    start: Start
 
 
 class HeldStarts:
@@ -69,6 +77,9 @@ class HeldStarts:
         self._given = 0
         """How many places, in all."""
         self._ending = False
+        self._let_in_at = 0.0
+        self._is_next_due = False
+        """The next batch is let in as soon as the event loop comes to it."""
         self._task: asyncio.Task[None] | None = None
         self._refusing: asyncio.Task[None] | None = None
 
@@ -76,14 +87,25 @@ class HeldStarts:
         """Whether a start is held."""
         return self._task is not None or self._refusing is not None
 
-    def hold(self, saga_id: str, caller: str, answered: Answered) -> None:
-        """Call `answered` once its turn has come. `saga_id` is empty where it is not known."""
+    def hold(self, start: Start, caller: str) -> None:
+        """Let a start of that caller wait for its turn."""
         loop = asyncio.get_running_loop()
-        held = _Held(loop.time(), saga_id, answered)
+        held = _Held(loop.time(), start)
         self._held.setdefault(caller, deque()).append(held)
         self._overload.holds(caller)
         if self._task is None:
+            self._let_in_at = held.since
             self._task = loop.create_task(self._release())
+
+    def next_batch(self) -> None:
+        """Let more of them in soon, if nearly all that were let in are answered."""
+        if self._held and self._overload.batch.is_over and not self._is_next_due:
+            self._is_next_due = True
+            asyncio.get_running_loop().call_soon(self._let_next_in)
+
+    def _let_next_in(self) -> None:
+        self._is_next_due = False
+        self._let_in(asyncio.get_running_loop().time())
 
     def give_way(self) -> bool:
         """End the wait of one whose connection is needed, of the caller with most; False for none.
@@ -106,12 +128,12 @@ class HeldStarts:
     async def _release(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            ticks, before = 0, loop.time()
+            ticks = 0
             while self._held:
                 await asyncio.sleep(TICK_SECONDS)
                 now = loop.time()
-                self._let_in(now - before)
-                ticks, before = ticks + 1, now
+                self._let_in(now)
+                ticks += 1
                 # A look-up may wait for the database, and places are given away meanwhile.
                 if self._refusing is None and (ticks % TICKS_A_TURN == 0 or self._ending):
                     due = self._take_due(now)
@@ -120,10 +142,12 @@ class HeldStarts:
         finally:
             self._task = None
 
-    def _let_in(self, passed: float) -> None:
+    def _let_in(self, now: float) -> None:
         """Let those in that have a place now, one of each caller in turn."""
-        overload = self._overload
+        overload, passed, self._let_in_at = self._overload, now - self._let_in_at, now
         left = int(min(overload.rate, RATE_FREE) * min(passed, BURST_SECONDS)) + 1
+        if overload.limited:
+            left = min(left, overload.batch.room(now))
         turn = deque(self._held)
         while left and turn:
             caller = turn.popleft()
@@ -155,13 +179,14 @@ class HeldStarts:
     async def _refuse(self, due: list[_Held]) -> None:
         """Refuse those, apart from those whose saga was seen (I10)."""
         seen: frozenset[str] | None = None
+        ids = [held.start.held_saga_id for held in due]
         try:
-            named = tuple(held.saga_id for held in due if held.saga_id)
+            named = tuple(filter(None, ids))
             seen = await self._lookups.which(named) if named else None
         finally:  # a look-up that fails holds nobody for ever
             self._refusing = None
-            for held in due:
-                _answer(held, _turn(held.saga_id, seen))
+            for held, saga_id in zip(due, ids, strict=True):
+                _answer(held, _turn(saga_id, seen))
 
 
 def _turn(saga_id: str, seen: frozenset[str] | None) -> Turn:
@@ -174,7 +199,7 @@ def _turn(saga_id: str, seen: frozenset[str] | None) -> Turn:
 def _answer(held: _Held, turn: Turn) -> None:
     """Answer one; a connection that fails at it keeps no other one waiting."""
     try:
-        held.answered(turn)
+        held.start.answer_held(turn)
     except Exception as error:
         loop = asyncio.get_running_loop()
         loop.call_exception_handler({"message": "a held start is not answered", "exception": error})

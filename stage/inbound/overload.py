@@ -6,6 +6,9 @@ done, so the rate follows that change at once, and keeps us a little late: a pro
 control. It controls a rate and no number of places, because sagas that hang at a neighbour take
 places and no time.
 
+Starts that are held are let in by batches as well (start_batch.py). While that alone keeps us in
+time, the rate is as high as it may be.
+
 The rate is shared out evenly among the callers that ask, so that one that sends too much is shed
 before the others are.
 """
@@ -13,9 +16,12 @@ before the others are.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable
 from math import exp, inf
+
+from stage.inbound.start_batch import StartBatch
 
 TICK_SECONDS = 0.1
 LATE_SECONDS = 0.1
@@ -49,6 +55,7 @@ class Overload:
 
     def __init__(self) -> None:
         self.rate = inf
+        self.batch = StartBatch()
         self.shed = 0
         """How many starts were shed, in all."""
         self._tokens = 0.0
@@ -115,10 +122,11 @@ class Overload:
         self._admitted += cost
         return True
 
-    def tick(self, late: float, waited: float = 0.0) -> None:
+    def tick(self, late: float, waited: float = 0.0, busy: float = 1.0) -> None:
         """TICK_SECONDS have passed, and `late` seconds more.
 
-        The oldest start that the writer has not taken on has `waited` so long.
+        The oldest start that the writer has not taken on has `waited` so long. `busy` is the
+        processor time of this process meanwhile, as a part of one processor.
         """
         passed = TICK_SECONDS + late
         self._let_in.clear()
@@ -129,6 +137,8 @@ class Overload:
         self._late = self._late + 1 if behind > LATE_SECONDS else 0
         if self.rate < inf:
             self._steer(behind, pressed=pressed)
+            if pressed:
+                self.batch.tick(busy)
         elif self._late >= LATE_TICKS or behind > 5 * LATE_SECONDS:
             self.rate, self._is_new = max(RATE_MIN, self._usual * DECREASE), True
         self._behind = behind
@@ -148,7 +158,7 @@ class Overload:
         # together must leave the rate as it was: (1 - x)(1 + x) would wear it down.
         self.rate = max(min(RATE_MIN, self.rate), self.rate * exp(change))
         if self.rate > RATE_FREE:
-            self.rate = inf
+            self.rate = RATE_FREE if pressed else inf
 
     def _share_out(self, passed: float) -> None:
         """Give each caller that asked lately the same; what one leaves, the others may take."""
@@ -173,6 +183,8 @@ async def watch_load(overload: Overload, waited: Callable[[], float]) -> None:
     """Tick for ever. `waited` says how long the oldest start has waited for the writer."""
     loop = asyncio.get_running_loop()
     while True:
-        due = loop.time() + TICK_SECONDS
+        began, used = loop.time(), time.process_time()
         await asyncio.sleep(TICK_SECONDS)
-        overload.tick(max(0.0, loop.time() - due), waited())
+        passed = loop.time() - began
+        busy = (time.process_time() - used) / passed
+        overload.tick(max(0.0, passed - TICK_SECONDS), waited(), busy)

@@ -242,6 +242,29 @@ async def test_all_starts_that_are_held_are_answered_before_a_process_stops(
         assert [503] * 300 == codes
 
 
+@pytest.mark.parametrize("has_place", [True, False])
+async def test_a_request_behind_a_held_start_is_answered_after_it(
+    has_place: bool, tmp_path: Path
+) -> None:
+    """It is not lost, nor read for more: who sends without end is held back."""
+    async with serving(tmp_path) as served:
+        overload = served.app[SERVICE].admission.overload
+        exhaust(overload)
+        client = await kept(served)
+        client[1].write(start("s-1", key=True))
+        await served.until(lambda: bool(served.server.held._held))
+        client[1].write(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        [protocol] = [each for each in served.server.connections if served.server.held]
+        await served.until(lambda: not protocol.transport.is_reading())  # type: ignore[union-attr]
+        if has_place:
+            overload.rate = 1_000.0
+            overload.tick(0.0)
+
+        first, second = await code_of(client), await code_of(client)
+        assert (503 != first[0]) is has_place
+        assert 200 == second[0]
+
+
 async def test_starts_that_are_held_keep_no_compensation_out(tmp_path: Path) -> None:
     """The start that would be refused next gives its connection up (rule 37)."""
     async with serving(tmp_path, connections_max=10) as served:

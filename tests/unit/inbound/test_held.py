@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import pytest
 
@@ -15,6 +16,13 @@ from stage.inbound.overload import Overload
 NOBODY = 1e-9
 """A rate of starts that admits none."""
 LIMIT_SECONDS = 10.0
+
+
+class Start(NamedTuple):
+    """A start that is held."""
+
+    held_saga_id: str
+    answer_held: Callable[[Turn], None]
 
 
 class Waiting:
@@ -38,7 +46,7 @@ class Waiting:
             self.answered[saga_id] = turn
             self._changed.set()
 
-        self.held.hold(saga_id, caller, answer)
+        self.held.hold(Start(saga_id, answer), caller)
 
     def places(self, starts: int) -> None:
         """From now on there are so many, once."""
@@ -140,7 +148,7 @@ async def test_refusals_leave_at_a_bounded_rate_until_callers_give_up(
     overdue = waiting.held._take_due(now + module.HELD_SECONDS_MAX + 1.0)
 
     assert [f"s-{number}" for number in range(module.REFUSED_PER_TURN)] == [
-        held.saga_id for held in due
+        held.start.held_saga_id for held in due
     ]
     assert module.OVERDUE_PER_TURN == len(overdue) > len(due)
 
@@ -156,7 +164,7 @@ async def test_callers_that_wait_are_let_in_by_turns(all_at_once: None) -> None:
         waiting.overload.admits(caller)
     waiting.overload.tick(0.0)
 
-    waiting.held._let_in(0.01)
+    waiting.held._let_in(waiting.held._let_in_at + 0.01)
 
     assert 2 == len(waiting.answered)
     assert Turn.PARSED is waiting.answered["s-1"]
@@ -173,7 +181,7 @@ async def test_an_event_loop_that_is_late_gives_away_the_places_of_that_time(
     waiting.overload.tick(0.0)
     waiting.overload.rate = 1_000.0
 
-    waiting.held._let_in(0.06)
+    waiting.held._let_in(waiting.held._let_in_at + 0.0605)
 
     assert 61 == len(waiting.answered)
 
@@ -241,7 +249,7 @@ async def test_a_look_up_that_fails_holds_nobody_for_ever(
 
     waiting = Waiting()
     waiting.held._lookups = Lookups(broken)
-    waiting.held.hold("s-1", "order", fails)
+    waiting.held.hold(Start("s-1", fails), "order")
     waiting.hold("s-2")
 
     await waiting.until(1)
@@ -261,6 +269,29 @@ async def test_a_process_that_stops_refuses_all_that_wait_at_once() -> None:
     await waiting.until(300)
 
     assert [7] == [n for n in range(300) if Turn.PARSED is waiting.answered[f"s-{n}"]]
+
+
+async def test_a_batch_is_let_in_as_soon_as_the_one_before_is_answered(
+    all_at_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No timer is waited for; as long as most of it goes on, nobody is let in."""
+    monkeypatch.setattr(module, "TICK_SECONDS", LIMIT_SECONDS)
+    waiting = Waiting()
+    batch, now = waiting.overload.batch, asyncio.get_running_loop().time()
+    for number in range(batch.most):
+        batch.begins(number, now + LIMIT_SECONDS)
+    waiting.hold("s-1")
+    waiting.places(1)
+    waiting.held.next_batch()
+    await asyncio.sleep(0)
+    waiting.held._let_in(waiting.held._let_in_at + 0.1)
+    assert {} == waiting.answered
+    for number in range(batch.most):
+        batch.ends(number)
+    waiting.held.next_batch()
+    waiting.held.next_batch()
+    await waiting.until(1)
+    assert {"s-1": Turn.PARSED} == waiting.answered
 
 
 async def test_the_oldest_of_the_caller_with_most_gives_way(all_at_once: None) -> None:
