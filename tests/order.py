@@ -98,7 +98,6 @@ IN_TURN: Mapping[str, Sequence[str]] = {
     "prove": (
         "tests/acceptance/test_kills.py",
         "tests/acceptance/test_replicas.py",
-        "tests/acceptance/test_many_stuck.py",
     ),
 }
 """Those that offer sagas at a rate and use more than one core for it: one after the other."""
