@@ -10,7 +10,7 @@ from stage.simulation.api import (
     UnkeyedApi,
     json_answer,
 )
-from stage.simulation.books import Effect
+from stage.simulation.facts import Effect
 from stage.simulation.vendor import ask
 
 __all__ = [

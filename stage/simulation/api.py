@@ -15,7 +15,8 @@ from zlib import crc32
 import msgspec
 
 from stage.ports.stage import Answer
-from stage.simulation.books import Books, Effect, read_key
+from stage.simulation.books import Books
+from stage.simulation.facts import Effect, read_key
 from stage.simulation.faults import Faults
 from stage.simulation.loop import EPOCH
 from stage.wire.http import SAFE_METHODS

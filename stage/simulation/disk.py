@@ -39,7 +39,8 @@ from stage.ports.store import (
     Tx,
     Unit,
 )
-from stage.simulation.books import Books, Worked, Written
+from stage.simulation.books import Books
+from stage.simulation.facts import Worked, Written
 from stage.simulation.faults import LANDED, NOT_LANDED, Faults
 from stage.simulation.loop import Process
 from stage.simulation.primary import Primary

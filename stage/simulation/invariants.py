@@ -22,7 +22,8 @@ from stage.core.states import ENDED, EXTERNAL_KINDS, ParkCause, SagaState
 from stage.core.steps import Plan, Step, StepKind
 from stage.engine.saga.context import context_of, with_baggage
 from stage.ports.store import Row, Unit
-from stage.simulation.books import Books, Known, Local
+from stage.simulation.books import Books
+from stage.simulation.facts import Known, Local
 from stage.simulation.neighbours import OTHER_AMOUNT, Order, Verdict
 from stage.simulation.node import Node
 from stage.simulation.replay import difference

@@ -12,7 +12,8 @@ from urllib.parse import parse_qs
 import msgspec
 
 from stage.ports.stage import Answer, Lost
-from stage.simulation.books import Books, Local
+from stage.simulation.books import Books
+from stage.simulation.facts import Local
 from stage.simulation.faults import Faults
 from stage.simulation.loop import EPOCH, VirtualLoop
 from stage.simulation.network import NOT_NOW, Headers, Network

@@ -19,8 +19,9 @@ from stage.outbound.transport import Transport
 from stage.ports.stage import Answer, Lost
 from stage.simulation import gateway
 from stage.simulation.api import ApiModel, ApiRequest
-from stage.simulation.books import Books, read_key
+from stage.simulation.books import Books
 from stage.simulation.disk import SimulatedStore
+from stage.simulation.facts import read_key
 from stage.simulation.faults import Faults
 from stage.simulation.loop import Process, VirtualClock, VirtualLoop
 from stage.wire import headers as h

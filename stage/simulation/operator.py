@@ -18,7 +18,8 @@ from stage.core.errors import StoreUnavailable
 from stage.core.states import SagaState
 from stage.core.steps import StepKind
 from stage.ports.engine import NotAllowed, Unsettled
-from stage.simulation.books import Books, Known
+from stage.simulation.books import Books
+from stage.simulation.facts import Known
 from stage.simulation.faults import Faults
 from stage.simulation.loop import EPOCH, VirtualLoop
 from stage.simulation.network import Network

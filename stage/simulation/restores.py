@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 from stage.core.states import SagaState
 from stage.engine.reconcile import NOTHING_STANDS, Reconciliation
-from stage.simulation.books import Books, Copied
+from stage.simulation.books import Books
 from stage.simulation.copies import Copy, copy_of
+from stage.simulation.facts import Copied
 from stage.simulation.faults import LOST, UNDONE_ELSEWHERE, Faults
 from stage.simulation.loop import EPOCH, VirtualLoop
 from stage.simulation.node import Node

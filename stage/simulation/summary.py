@@ -11,7 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from stage.core.events import name_of
-from stage.simulation.books import Violation
+from stage.simulation.facts import Violation
 from stage.simulation.world import Result, Scenario, simulate_world
 
 FILES_EVERY = 50

@@ -23,8 +23,9 @@ from stage.ports.store import Store
 from stage.simulation import faults as swarm
 from stage.simulation import stages
 from stage.simulation.api import ApiModel, HookingApi, PendingApi, UnkeyedApi
-from stage.simulation.books import Books, Violation
+from stage.simulation.books import Books
 from stage.simulation.disk import Disk, WatchedStage
+from stage.simulation.facts import Violation
 from stage.simulation.failovers import Failovers
 from stage.simulation.files import BlockingStore, file_store
 from stage.simulation.invariants import check

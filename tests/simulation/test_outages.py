@@ -17,7 +17,7 @@ from stage.core import events as e
 from stage.core.states import SagaState
 from stage.ports.peers import PeerLimits
 from stage.simulation.api import ApiModel
-from stage.simulation.books import Known
+from stage.simulation.facts import Known
 from stage.simulation.faults import KINDS
 from stage.simulation.loop import EPOCH
 from stage.simulation.neighbours import CLIENT, TAIL, Order, Verdict
