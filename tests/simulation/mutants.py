@@ -37,7 +37,7 @@ from stage.inbound.request import json_answer
 from stage.ports.engine import Reply
 from stage.ports.stage import Failed
 from stage.simulation import node
-from stage.store import memory, memory_database
+from stage.store import memory_database, memory_unit
 from stage.wire.outcome import Outcome
 from stage.wire.views import Standing
 
@@ -259,7 +259,7 @@ def the_local_write_is_apart_from_its_record(patches: Patches) -> None:
 
         return attempt
 
-    patches.wrap(memory._MemoryUnit, "attempt", make)
+    patches.wrap(memory_unit.MemoryUnit, "attempt", make)
 
 
 @further
@@ -470,7 +470,7 @@ def every_process_takes_what_it_is_asked_for(patches: Patches) -> None:
 @further
 def the_writer_does_not_become_the_owner(patches: Patches) -> None:
     """Rule 2 of ports.ownership: nobody owns what was just accepted."""
-    patches.set(memory._MemoryUnit, "_own", lambda self, saga_id, owner: None)
+    patches.set(memory_unit.MemoryUnit, "_own", lambda self, saga_id, owner: None)
 
 
 @further
@@ -622,7 +622,7 @@ def a_stale_epoch_is_accepted(patches: Patches) -> None:
         held = self._sagas[row.id]
         self._write(replace(row, length=held.length + len(events)), events)
 
-    patches.set(memory._MemoryUnit, "save", save)
+    patches.set(memory_unit.MemoryUnit, "save", save)
 
 
 @mutant_under("crash_after_commit")
