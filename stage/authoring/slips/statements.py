@@ -14,6 +14,11 @@ _EVERY_ROW: Final = re.compile(r"\s*(UPDATE|DELETE\s+FROM)\s+(\w+)(?!.*\bWHERE\b
 _READ: Final = re.compile(
     r"\s*SELECT\b(?!.*\bFOR\s+(?:NO\s+KEY\s+)?UPDATE\b).*\bFROM\s+(\w+)", re.I | re.S
 )
+_WRITES: Final = re.compile(
+    r"\s*(?:INSERT\s+(?:OR\s+\w+\s+)?INTO|UPDATE|DELETE\s+FROM|REPLACE\s+INTO)\s+(?:stage\.)?(\w+)",
+    re.I,
+)
+_OF_THE_STAGE: Final = frozenset({"journal", "lost_saga", "saga", "saga_term", "writer_batch"})
 _WRITTEN: Final = re.compile(r"\s*UPDATE\s+(\w+)\s+SET\s+\w+\s*=\s*(?:\$\d+|\?)", re.I | re.S)
 
 
@@ -73,9 +78,24 @@ def read_and_written_back(function: StepFunction) -> Iterator[Slip]:
             )
 
 
+def tables_of_the_stage(function: StepFunction) -> Iterator[Slip]:
+    """A write to the journal, or to another table that is not the author's."""
+    for call, sql in _statements(function):
+        text = str(sql.value) if isinstance(sql, ast.Constant) else ""
+        found = _WRITES.match(text)
+        table = found[1].lower() if found else ""
+        if table in _OF_THE_STAGE or table.startswith("stage_"):
+            yield function.warning(
+                call,
+                f"{table} is a table of the stage, and its journal is the one truth about a saga:"
+                " write to a table of your own migrations, under another name",
+            )
+
+
 STATEMENTS: Final[tuple[Rule, ...]] = (
     values_in_the_text,
     parameters_as_one,
     rows_of_every_saga,
     read_and_written_back,
+    tables_of_the_stage,
 )

@@ -464,6 +464,10 @@ OF_A_STAGE: dict[str, tuple[str, str]] = {
         '    if answer.status != 200:\n        raise Transient("no")',
         "the undo is believed by its code alone",
     ),
+    "a write to the journal": (
+        TRANSACTION.replace("HERE", 'await tx.execute("DELETE FROM journal WHERE seq > 1")'),
+        "journal is a table of the stage, .*write to a table of your own migrations",
+    ),
     "a result that is not there yet": (
         TRANSACTION.replace("HERE", "saga.result(charge)") + CHARGE + RIGHT_UNDO,
         "charge has not run when reserve runs, .*declare charge before it",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -64,3 +65,16 @@ def test_sql_is_prepared_on_the_tables_of_the_demo() -> None:
                 database.execute(f"EXPLAIN {statement}", [None] * statement.count("$"))
                 prepared += 1
     assert prepared
+
+
+def test_the_tables_of_the_stage_are_named_to_the_author() -> None:
+    """A table of the author's by one of these names would be refused at start."""
+    page = (ROOT / "docs" / "author.md").read_text(encoding="utf-8")
+    said = page.partition("The stage's own tables")[2].partition("Leave them alone")[0]
+    named = set(re.findall(r"`(\w+)`", said)) - {"stage_"}
+    found: set[str] = set()
+    for file in (ROOT / "stage" / "store" / "sqlite").rglob("*.sql"):
+        made = re.findall(r"CREATE TABLE (?:IF NOT EXISTS )?(\w+)", file.read_text("utf-8"))
+        found |= set(made)
+    assert "stage_identity" in found
+    assert named == {name for name in found if not name.startswith("stage_")}
