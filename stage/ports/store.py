@@ -439,7 +439,10 @@ class Unit(Protocol):
         ...
 
     async def withdraw_task(self, saga_id: str, token: str) -> None:
-        """Take a task back that had timed out before: if it is the newest, the one before is."""
+        """Take a task back that had timed out before it was taken.
+
+        If it is the newest, the one before is from here on; it never becomes the newest again.
+        """
         ...
 
     async def give_up_task(self, saga_id: str, token: str) -> bool:

@@ -35,7 +35,7 @@ class HeldTask(msgspec.Struct, frozen=True, kw_only=True):
     """The newest task of a saga, as `ports.store.Unit.take_task` has it."""
 
     token: str
-    before: str
+    before: tuple[str, ...]
     given_up: bool
     at: float
 

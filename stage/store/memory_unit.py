@@ -207,16 +207,23 @@ class MemoryUnit:
         tasks = self._database.tasks
         for old in [each for each, task in tasks.items() if task.at < at - TASK_SECONDS_MAX]:
             self._keep_task(old, None)
-        held = tasks.get(saga_id, HeldTask(token="", before="", given_up=False, at=at))
-        before = held.before if held.token == token else held.token
+        held = tasks.get(saga_id, HeldTask(token="", before=(), given_up=False, at=at))
+        others = (held.token, *held.before) if held.token else ()
+        before = held.before if held.token == token else others
         self._keep_task(saga_id, replace(held, token=token, before=before, at=at))
-        return TaskBefore(token=before, given_up=held.given_up)
+        return TaskBefore(token=before[0] if before else "", given_up=held.given_up)
 
     async def withdraw_task(self, saga_id: str, token: str) -> None:
         """See ports.store.Unit."""
-        held = self._newest_task(saga_id, token)
-        if held is not None and held.before:
-            self._keep_task(saga_id, replace(held, token=held.before, before=""))
+        self._part.check()
+        held = self._database.tasks.get(saga_id)
+        if held is None:
+            return
+        left = tuple(each for each in held.before if each != token)
+        if held.token == token and left:
+            self._keep_task(saga_id, replace(held, token=left[0], before=left[1:]))
+        else:
+            self._keep_task(saga_id, replace(held, before=left))
 
     async def give_up_task(self, saga_id: str, token: str) -> bool:
         """See ports.store.Unit."""

@@ -204,7 +204,7 @@ class PostgresUnit:
         await self._marked()
         await self._part.rows("drop_old_tasks", at - TASK_SECONDS_MAX)
         ((before, given_up),) = await self._part.rows("take_task", saga_id, token, at)
-        return TaskBefore(token=before, given_up=given_up)
+        return TaskBefore(token=before.partition(" ")[0], given_up=given_up)
 
     async def withdraw_task(self, saga_id: str, token: str) -> None:
         """See ports.store.Unit."""

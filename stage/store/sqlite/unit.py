@@ -255,7 +255,7 @@ class SqliteUnit(msgspec.Struct, eq=False):
         self._part.write(_DROP_OLD_TASKS, (at - TASK_SECONDS_MAX,))
         self._part.wrote_unmarked = self._part.wrote_unmarked or not self._part.marked
         ((before, given_up),) = self._part.rows(_TAKE_TASK, (saga_id, token, at), 1)
-        return TaskBefore(token=before, given_up=bool(given_up))
+        return TaskBefore(token=before.partition(" ")[0], given_up=bool(given_up))
 
     async def withdraw_task(self, saga_id: str, token: str) -> None:
         """See ports.store.Unit."""

@@ -50,13 +50,33 @@ async def test_a_task_that_is_taken_twice_is_one(store: Store) -> None:
     assert ("one", False) == await take(store, "two")
 
 
+async def withdraw(store: Store, token: str) -> None:
+    """Take a task back."""
+    await store.transact(lambda unit: unit.withdraw_task("s-1", token))
+
+
 async def test_a_task_that_is_withdrawn_leaves_the_one_before(store: Store) -> None:
-    """Where there is one, and where the task is still the newest."""
+    """Where there is one."""
     await take(store, "one")
-    await store.transact(lambda unit: unit.withdraw_task("s-1", "one"))
-    assert ("one", False) == await take(store, "two")
-    await store.transact(lambda unit: unit.withdraw_task("s-1", "one"))
-    await store.transact(lambda unit: unit.withdraw_task("s-1", "two"))
+    await withdraw(store, "none")
+    await take(store, "two")
+    await withdraw(store, "two")
+    assert not await give_up(store, "two")
+    assert await give_up(store, "one")
+
+
+@pytest.mark.parametrize("order", [("two", "three"), ("three", "two")])
+async def test_two_tasks_that_came_too_late_leave_the_one_before_both(
+    store: Store, order: tuple[str, str]
+) -> None:
+    """In either order: a dead one that is the newest would hide the time-out of the one that is."""
+    for token in ("zero", "one", "two", "three"):
+        await take(store, token)
+    for token in order:
+        await withdraw(store, token)
+    assert not await give_up(store, "two")
+    assert ("one", False) == await take(store, "four")
+    await withdraw(store, "four")
     assert await give_up(store, "one")
 
 

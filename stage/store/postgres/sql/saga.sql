@@ -373,18 +373,25 @@ DELETE FROM stage.pause WHERE target = $1 AND way = $2 RETURNING target;
 SELECT target, way, at, until_at, actor, reason FROM stage.pause ORDER BY target, way;
 
 -- name: take_task
--- A task is the newest one of its saga from here on: the one before, and whether any was given up.
+-- A task is the newest one of its saga from here on: those before, and whether any was given up. They
+-- are a list with spaces, the newest first.
 INSERT INTO stage.task AS held (saga_id, token, before, given_up, at)
 VALUES ($1, $2, '', false, $3)
 ON CONFLICT (saga_id) DO UPDATE SET
-    before = CASE WHEN held.token = $2 THEN held.before ELSE held.token END,
+    before = CASE WHEN held.token = $2 THEN held.before
+        ELSE left(rtrim(held.token || ' ' || held.before), 1024) END,
     token = excluded.token, at = excluded.at
 RETURNING held.before, held.given_up;
 
 -- name: withdraw_task
--- A task that had timed out before it was taken is not the newest one: the one before it is.
-UPDATE stage.task SET token = before, before = ''
-WHERE saga_id = $1 AND token = $2 AND before <> '';
+-- A task had timed out before it was taken. It is not the newest one, the one before it is; and it
+-- does not become so when one behind it is withdrawn.
+UPDATE stage.task SET
+    token = CASE WHEN token = $2 AND before <> '' THEN split_part(before, ' ', 1) ELSE token END,
+    before = CASE WHEN token = $2
+        THEN substr(before, strpos(before || ' ', ' ') + 1)
+        ELSE btrim(replace(' ' || before || ' ', ' ' || $2 || ' ', ' ')) END
+WHERE saga_id = $1 AND (token = $2 OR strpos(' ' || before || ' ', ' ' || $2 || ' ') > 0);
 
 -- name: give_up_task
 -- The newest task of a saga has timed out; nothing where another one is the newest.

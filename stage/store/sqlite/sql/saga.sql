@@ -235,18 +235,26 @@ SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'stage_pause';
 SELECT target, way, at, until_at, actor, reason FROM stage_pause ORDER BY target, way;
 
 -- name: take_task
--- A task is the newest one of its saga from here on: the one before, and whether any was given up.
+-- A task is the newest one of its saga from here on: those before, and whether any was given up. They
+-- are a list with spaces, the newest first.
 INSERT INTO stage_task AS held (saga_id, token, before, given_up, at)
 VALUES (?1, ?2, '', 0, ?3)
 ON CONFLICT (saga_id) DO UPDATE SET
-    before = CASE WHEN held.token = ?2 THEN held.before ELSE held.token END,
+    before = CASE WHEN held.token = ?2 THEN held.before
+        ELSE substr(rtrim(held.token || ' ' || held.before), 1, 1024) END,
     token = ?2, at = ?3
 RETURNING before, given_up;
 
 -- name: withdraw_task
--- A task that had timed out before it was taken is not the newest one: the one before it is.
-UPDATE stage_task SET token = before, before = ''
-WHERE saga_id = ?1 AND token = ?2 AND before <> '';
+-- A task had timed out before it was taken. It is not the newest one, the one before it is; and it
+-- does not become so when one behind it is withdrawn.
+UPDATE stage_task SET
+    token = CASE WHEN token = ?2 AND before <> ''
+        THEN substr(before, 1, instr(before || ' ', ' ') - 1) ELSE token END,
+    before = CASE WHEN token = ?2
+        THEN substr(before, instr(before || ' ', ' ') + 1)
+        ELSE trim(replace(' ' || before || ' ', ' ' || ?2 || ' ', ' ')) END
+WHERE saga_id = ?1 AND (token = ?2 OR instr(' ' || before || ' ', ' ' || ?2 || ' '));
 
 -- name: give_up_task
 -- The newest task of a saga has timed out; nothing where another one is the newest.
