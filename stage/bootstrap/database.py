@@ -188,21 +188,26 @@ class Database:
         if self._make:
             if path.is_dir():
                 raise ConfigurationError(f"{path} is a folder: give the path of a file in it")
-            if path.exists() and path.stat().st_size:
-                raise ConfigurationError(
-                    f"there is a database {path} already: `stage db upgrade` brings it up to date"
-                )
+            self._refuse_made()
             self._lock.acquire()
         elif not is_made(path):
             raise missing(path)
         try:
             if self._make:
+                self._refuse_made()  # another process may have made it before we had the lock
                 make_database(self._file, self._folders, self._lock)
             self._connect()
         except BaseException:
             self._lock.release()
             raise
         return self
+
+    def _refuse_made(self) -> None:
+        path = self._file.path
+        if path.exists() and path.stat().st_size:
+            raise ConfigurationError(
+                f"there is a database {path} already: `stage db upgrade` brings it up to date"
+            )
 
     def _connect(self) -> None:
         """Raises ConfigurationError for a file that is not that of the stage."""

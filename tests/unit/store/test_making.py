@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from stage.bootstrap.database import Database
 from stage.core.errors import ConfigurationError
 from stage.store.sqlite import making
 from stage.store.sqlite.identity import DatabaseFile, Mark
@@ -133,3 +134,24 @@ def test_the_mark_of_the_database_before_goes_with_it(path: Path) -> None:
     assert lock.mark is None
     lock.release()
     assert not makes(path)
+
+
+def test_a_database_that_another_process_makes_meanwhile_is_not_made_anew(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two commands, or one and a start: the second finds it once it has the lock."""
+    acquire = FileLock.acquire
+
+    def late(lock: FileLock) -> None:
+        monkeypatch.setattr(FileLock, "acquire", acquire)
+        assert makes(path)
+        acquire(lock)
+
+    monkeypatch.setattr(FileLock, "acquire", late)
+    with (
+        pytest.raises(ConfigurationError, match=r"there is a database .* already"),
+        Database(file(path), (), make=True),
+    ):
+        pass
+    with closing(sqlite3.connect(path)) as connection:
+        assert [("a",)] == connection.execute("SELECT id FROM saga").fetchall()
