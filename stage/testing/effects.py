@@ -1,8 +1,9 @@
 """Fails a stage behind each of its steps and undoes it: is the world as it was before?
 
 Every prefix of the steps is run twice: once so that the step behind it fails, and once so that the
-answer of its last call is lost, whose compensation then gets no result. The functions and the SQL
-are the real ones; external APIs are fakes that keep their effects.
+answer of its last call is lost, whose compensation then gets no result. The compensation of an
+effect is made twice, as when its own answer is lost too: no API keeps its answers by key. The
+functions and the SQL are the real ones; external APIs are fakes that keep their effects.
 """
 
 from __future__ import annotations
@@ -178,6 +179,8 @@ class _Trial:
             for step in backward(self._participant.plan):
                 if step in steps and step.compensatable:
                     await self._run(AttemptKind.COMPENSATE, step)
+                    if lost and step is steps[-1] and step.kind is StepKind.EFFECT:
+                        await self._run(AttemptKind.COMPENSATE, step, again=True)
             after = await self._world()
         finally:
             self._store.discard()
@@ -187,7 +190,8 @@ class _Trial:
             left = f"{where} has {rows}, and had {before[where]}"
             assert before[where] == rows, f"after {ran} ran, and {how}: {left}"
 
-    async def _run(self, kind: AttemptKind, step: Step) -> None:
+    async def _run(self, kind: AttemptKind, step: Step, *, again: bool = False) -> None:
+        """Run one function of a step; `again` says that the answer of its compensation was lost."""
         if step.kind is StepKind.TRANSACTION:
             view = self._view(kind, step)
             run = self._participant.run_transaction
@@ -200,11 +204,11 @@ class _Trial:
             shown = self._participant.shown(step.name, self._view(kind, step))
             result = _YES if shown is not None else msgspec.Raw(b"null")
         else:
-            result = await self._converse(kind, step)
+            result = await self._converse(kind, step, again)
         if kind is AttemptKind.EXECUTE:
             self._results[step.name] = result
 
-    async def _converse(self, kind: AttemptKind, step: Step) -> msgspec.Raw:
+    async def _converse(self, kind: AttemptKind, step: Step, again: bool) -> msgspec.Raw:
         view = self._view(kind, step)
         conversation = self._participant.converse(kind, step.name, view)
         turn: Turn = conversation.begin()
@@ -217,7 +221,8 @@ class _Trial:
             turn = await conversation.resume(answer)
         if isinstance(turn, Failed):
             what = "the compensation of" if kind is AttemptKind.COMPENSATE else "step"
-            raise AssertionError(f"{what} {step.name} is {turn.kind}: {turn.reason}")
+            when = ", made again because its own answer was lost," if again else ""
+            raise AssertionError(f"{what} {step.name}{when} is {turn.kind}: {turn.reason}")
         assert isinstance(turn, Finished)
         return turn.result
 

@@ -89,6 +89,24 @@ def with_an_effect(objects: dict[str, str], *, removes: bool) -> Stage[Order, An
     return stage
 
 
+async def test_an_undo_of_an_effect_that_works_once_alone_is_named() -> None:
+    """Its own answer may be lost too: made again it raises, and would be for days."""
+    objects: dict[str, str] = {}
+    stage: Stage[Order, Any] = Stage("payment", accepts=Order)
+
+    @stage.effect(to="s3")
+    async def upload(saga: Saga[Order]) -> str:
+        objects[saga.key] = "kim"
+        return "receipt"
+
+    @upload.compensation
+    async def remove(saga: Saga[Order], made: str | None) -> None:
+        del objects[saga.key_of(upload)]
+
+    with pytest.raises(AssertionError, match="of upload, made again because its own answer was"):
+        await assert_compensates(stage, ORDER, elsewhere=lambda: objects)
+
+
 async def test_an_effect_that_is_left_elsewhere_is_named() -> None:
     """Its undo does nothing without a result: found where the answer is lost."""
     objects: dict[str, str] = {}
