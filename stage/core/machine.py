@@ -155,7 +155,7 @@ def _evolve(plan: Plan, saga: Saga, event: e.Event) -> Saga:
         case e.ProbeRefused():
             return _refused_there(saga, event)
         case e.WebhookFound() | e.WebhookRefused():
-            return _hear(saga, event)
+            return _hear(plan, saga, event)
         case e.ApprovalAsked():
             return _ask_approval(saga, plan, event)
         case e.StillPending() if plan.step(event.step).kind is StepKind.APPROVAL:
@@ -662,17 +662,30 @@ _HEARING = IN_FLIGHT - {Phase.COMPENSATING} | {Phase.PENDING, Phase.IN_DOUBT, Ph
 _SETTLED_BY_WEBHOOK = (ParkCause.IN_DOUBT, ParkCause.PIVOT_IN_DOUBT, ParkCause.REQUEST_CHANGED)
 
 
-def _hear(saga: Saga, event: e.Webhook) -> Saga:
+def _hear(plan: Plan, saga: Saga, event: e.Webhook) -> Saga:
     """Keep the word that an API sends by itself, of a call that has no end here yet.
 
     That it landed outweighs that it did not, in whatever order the two arrive.
     """
     step = saga.steps.get(event.step)
-    if step is None or step.phase not in _HEARING:
+    if step is None:
+        return saga
+    if step.phase not in _HEARING and not _contradicts(plan, saga, step, event):
         return saga
     if isinstance(saga.heard.get(event.step, event), e.WebhookFound):
         event = saga.heard.get(event.step, event)
     return replace(saga, heard={**saga.heard, event.step: event})
+
+
+def _contradicts(plan: Plan, saga: Saga, step: StepState, event: e.Webhook) -> bool:
+    """Whether it says that a call landed which was refused: that can be undone, whenever it comes.
+
+    A step that was undone is left alone: its webhook may only have been late.
+    """
+    if not isinstance(event, e.WebhookFound) or saga.forgotten:
+        return False
+    refused = step.phase is Phase.REFUSED and step.result is None
+    return refused and plan.step(event.step).compensatable
 
 
 def heard_before(plan: Plan, saga: Saga, event: e.Webhook) -> bool:
@@ -683,7 +696,7 @@ def heard_before(plan: Plan, saga: Saga, event: e.Webhook) -> bool:
     rules = plan.by_name.get(event.step)
     if rules is None or rules.kind not in EXTERNAL_KINDS:
         return True
-    after = _hear(saga, event)
+    after = _hear(plan, saga, event)
     known = saga.heard.get(event.step)
     return after is saga or (known is not None and type(known) is type(after.heard[event.step]))
 
@@ -702,11 +715,19 @@ def _settle_by_webhook(plan: Plan, saga: Saga, at: float) -> Saga:
             case e.WebhookFound() if step.phase is Phase.REFUSED:
                 # The answer says no and the webhook yes: it is undone, as it may stand (rule 6).
                 saga = _put(saga, name, replace(step, doubted=True, result=word.result))
+                saga = _taken_up(saga)
             case e.WebhookRefused() if waits:
                 no = e.ProbeRefused(at=at, step=name, reason=word.reason)
                 saga = _unparked(_refused_there(saga, no))
         saga = replace(saga, heard={key: each for key, each in saga.heard.items() if key != name})
     return saga
+
+
+def _taken_up(saga: Saga) -> Saga:
+    """A saga that was over goes back once more, for an effect that came to light."""
+    if saga.state not in (SagaState.COMPENSATED, SagaState.FAILED_TO_COMPENSATE):
+        return saga
+    return replace(saga, state=SagaState.COMPENSATING, stands=(), parked="", parked_cause=None)
 
 
 def _unparked(saga: Saga) -> Saga:

@@ -13,7 +13,7 @@ from typing import Final
 from stage.core.ids import Direction, idempotency_key
 from stage.core.machine import heard_before
 from stage.core.saga import Saga
-from stage.core.states import EXTERNAL_KINDS
+from stage.core.states import EXTERNAL_KINDS, Phase
 from stage.inbound.accepted import link_saga
 from stage.inbound.read import read_any, too_large
 from stage.inbound.request import Answer, Request, json_answer
@@ -107,9 +107,7 @@ async def _saga_of(service: Service, heard: Heard) -> Snapshot | None:
         )
     rows = await service.engine.page(Filter(term=heard.number, limit=SAGAS_OF_A_NUMBER_MAX))
     found = [await _known_by(service, row.id, heard) for row in rows]
-    waiting = [
-        each for each in found if each is not None and not _heard_before(service, each.saga, heard)
-    ]
+    waiting = [each for each in found if each is not None and _waits_for(service, each.saga, heard)]
     if len(waiting) > 1:
         raise WireError(
             409,
@@ -120,8 +118,11 @@ async def _saga_of(service: Service, heard: Heard) -> Snapshot | None:
     return waiting[0] if waiting else None
 
 
-def _heard_before(service: Service, saga: Saga, heard: Heard) -> bool:
-    return heard_before(saga.under(service.participant.plan), saga, heard.event)
+def _waits_for(service: Service, saga: Saga, heard: Heard) -> bool:
+    """Whether that saga is meant by a number. A refused order may be tried again as another."""
+    if saga.steps[heard.event.step].phase is Phase.REFUSED:
+        return False
+    return not heard_before(saga.under(service.participant.plan), saga, heard.event)
 
 
 async def _known_by(service: Service, saga_id: str, heard: Heard) -> Snapshot | None:

@@ -167,3 +167,37 @@ async def test_a_query_that_waits_is_answered_when_the_webhook_has_come(tmp_path
         assert 200 == await hook(chain, **landed("s-1"))
         _, _, body = await chain.request("GET", url, Prefer="wait=20")
         assert "completed" == msgspec.json.decode(body)["state"]
+
+
+async def test_a_charge_that_was_refused_and_landed_is_refunded(tmp_path: Path) -> None:
+    """The function took the page of a gateway for a no; the psp's own word comes behind it."""
+    stage = stage_of()
+    async with running_chain(tmp_path, stage=stage, connect=verified(tmp_path)) as chain:
+        await chain.script(chain.psp, script="refuse")
+        assert 202 == (await chain.send("s-1"))[0]
+        assert 200 == await hook(chain, **{**landed("s-1"), "type": "charge.failed"})
+        await chain.until("s-1", lambda view: view["state"] == "compensated")
+
+        assert 200 == await hook(chain, **landed("s-1"))
+        await chain.until("s-1", lambda view: view["steps"][0]["phase"] == "compensated")
+        await chain.until("s-1", lambda view: view["state"] == "compensated")
+        before = await chain.events("s-1")
+        assert 200 == await hook(chain, **landed("s-1"))
+        assert before == await chain.events("s-1")
+        assert 409 == (await chain.send("s-1"))[0]
+
+
+async def test_a_yes_by_number_is_not_taken_for_that_of_an_order_that_was_refused(
+    tmp_path: Path,
+) -> None:
+    """The customer tries the order again as another saga, which alone waits for the webhook."""
+    stage = stage_of("number")
+    async with running_chain(tmp_path, stage=stage, connect=verified(tmp_path)) as chain:
+        said: dict[str, Any] = {"type": "charge.failed", "id": "ch-1", "order": "o-1"}
+        assert 202 == (await chain.send("s-1"))[0]
+        assert 200 == await hook(chain, **said)
+        await chain.until("s-1", lambda view: view["state"] == "compensated")
+        assert 202 == (await chain.send("s-2"))[0]
+        assert 200 == await hook(chain, **{**said, "type": "charge.succeeded"})
+        await chain.until("s-2", lambda view: view["state"] == "completed")
+        assert "compensated" == (await chain.view("s-1"))["state"]

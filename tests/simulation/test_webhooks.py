@@ -95,8 +95,8 @@ def a_no_is_a_yes(patches: Patches) -> None:
     """A call that was declined counts as made."""
 
     def make(original: Any) -> Any:
-        def hear(saga: Any, event: Any) -> Any:
-            return original(saga, e.WebhookFound(at=event.at, step=event.step))
+        def hear(plan: Any, saga: Any, event: Any) -> Any:
+            return original(plan, saga, e.WebhookFound(at=event.at, step=event.step))
 
         return hear
 

@@ -153,3 +153,72 @@ def test_a_probe_that_ends_behind_the_webhook_changes_no_deadline() -> None:
         after = fold(end, saga=saga)
         assert (False, 70.0) == (after.pending, after.deadline), end
         assert Phase.SUCCEEDED is after.steps["charge"].phase
+
+
+# --- a yes that comes behind a no ---
+
+NO = e.StepRefused(at=6.0, step="charge", reason="declined", said=True)
+UNDONE = (
+    e.TurnedBack(at=6.0, step="charge", reason="declined"),
+    e.Compensated(at=6.0),
+)
+
+
+@pytest.mark.parametrize("over", [False, True], ids=["on the way back", "over"])
+def test_a_yes_behind_a_no_is_undone_with_its_result(over: bool) -> None:
+    """In whatever order the two come, and also where the saga was called undone by then."""
+    saga = fold(*BEGUN, NO, *(UNDONE if over else UNDONE[:1]))
+    assert not heard_before(PLAN, saga, LANDED)
+    saga = fold(LANDED, saga=saga)
+
+    assert SagaState.COMPENSATING is saga.state
+    assert ONE == saga.steps["charge"].result
+    assert (UNDO,) == decide(PLAN, saga, 20.0)
+    assert heard_before(PLAN, saga, LANDED)
+    begun = e.CompensationStarted(at=20.0, step="charge", attempt=1)
+    saga = fold(begun, e.CompensationSucceeded(at=21.0, step="charge"), saga=saga)
+    assert heard_before(PLAN, saga, LANDED)
+    (end,) = decide(PLAN, saga, 21.0)
+    assert isinstance(end, Record) and isinstance(end.event, e.Compensated)
+
+
+def test_a_yes_behind_a_no_leaves_what_else_could_not_be_undone() -> None:
+    """A saga that waits for a person undoes this as well, and waits for the person again."""
+    other = replace(CHARGE, name="fee")
+    plan = plan_of("payment", (other, CHARGE))
+    journal = (
+        BEGUN[0],
+        e.StepStarted(at=0.0, step="fee", attempt=1),
+        e.StepSucceeded(at=1.0, step="fee", result=ONE),
+        replace(BEGUN[1], at=1.0),
+        NO,
+        UNDONE[0],
+        e.CompensationStarted(at=7.0, step="fee", attempt=1),
+        e.CompensationRefused(at=8.0, step="fee", reason="it keeps it"),
+        e.FailedToCompensate(at=8.0, stands=("fee",)),
+        LANDED,
+    )
+    saga = Saga(id="s-1")
+    for event in journal:
+        saga = evolve(plan, saga, event)
+    assert (UNDO,) == decide(plan, saga, 20.0)
+    for event in (
+        e.CompensationStarted(at=20.0, step="charge", attempt=1),
+        e.CompensationSucceeded(at=21.0, step="charge"),
+    ):
+        saga = evolve(plan, saga, event)
+    assert (Record(event=e.FailedToCompensate(at=21.0, stands=("fee",))),) == decide(
+        plan, saga, 21.0
+    )
+
+
+@pytest.mark.parametrize("kind", ["a no", "forgotten", "without an undo"])
+def test_a_word_behind_a_no_that_can_change_nothing_is_not_kept(kind: str) -> None:
+    """A second no, a saga that a person has taken over, and an effect that may stay."""
+    saga = fold(*BEGUN, NO, *UNDONE)
+    plan, word = PLAN, LANDED if kind != "a no" else FAILED
+    if kind == "forgotten":
+        saga = fold(e.Forgotten(at=7.0, actor="kim", why="by hand"), saga=saga)
+    if kind == "without an undo":
+        plan = plan_of("payment", (replace(CHARGE, compensatable=False),))
+    assert heard_before(plan, saga, word)
