@@ -99,7 +99,8 @@ COMPENSATE_REPLIES: dict[tuple[int, Outcome], CompensateReplyKind] = {
 AWAY_CODES = frozenset({401, 403, 408, 425, 429})
 """Beside the 5xx: a gateway gives them for a neighbour that is away, slow, or locked to us."""
 
-NOT_SERVED = frozenset({405, 501})
+UNSERVED_CODES = frozenset({404, 405, 501})
+"""Without an outcome: of a neighbour that shows no sagas, or of a gateway in its place."""
 SAGA_VIEW_REPLIES: dict[int, dict[str, ReplyKind]] = {
     200: {
         Outcome.EXECUTED: ReplyKind.EXECUTED,
@@ -109,6 +110,8 @@ SAGA_VIEW_REPLIES: dict[int, dict[str, ReplyKind]] = {
         Outcome.UNKNOWN: ReplyKind.GONE,  # it failed to compensate; asking it to shows what stands
     },
     404: {Outcome.NOT_EXECUTED: ReplyKind.GONE},
+    405: {Outcome.NOT_EXECUTED: ReplyKind.GONE, Outcome.UNKNOWN: ReplyKind.GONE},
+    501: {Outcome.NOT_EXECUTED: ReplyKind.GONE, Outcome.UNKNOWN: ReplyKind.GONE},
 }
 
 
@@ -176,8 +179,6 @@ def kind_of_saga_view(status: int, body: bytes, saga_id: str) -> ReplyKind:
     GONE is the neighbour's own word that it is not done there, or that it shows no sagas. An error
     that does not speak of the saga is UNKNOWN: something between us may have answered.
     """
-    if status in NOT_SERVED:
-        return ReplyKind.GONE
     if status not in SAGA_VIEW_REPLIES:
         return ReplyKind.UNKNOWN
     outcome = own_word(body, saga_id)

@@ -36,6 +36,7 @@ from stage.wire.limits import DEFAULT_LIMITS
 from stage.wire.problem import WireError, decode_problem
 from stage.wire.replies import (
     NOT_ALLOWED_CODES,
+    UNSERVED_CODES,
     CompensateReplyKind,
     CompensateRequest,
     ReplyKind,
@@ -52,8 +53,6 @@ SAGAS = "/sagas"
 SAGA = "/sagas/{saga_id}"
 COMPENSATE = "/sagas/{saga_id}/compensate"
 OK = 200
-NOT_FOUND = 404
-"""Without an outcome: of one that shows no sagas, or of a gateway while it has none to ask."""
 WAIT_SHARE = 0.8
 """A share of the timeout: how long a neighbour may wait for an end before it answers 202."""
 
@@ -261,7 +260,7 @@ def read_outcome(answer: Answer, saga_id: str) -> OutcomeReply:
             return Lost(
                 reason=_reason(answer),
                 retry_after=answer.retry_after,
-                unserved=answer.status == NOT_FOUND,
+                unserved=answer.status in UNSERVED_CODES,
             )
 
 

@@ -65,9 +65,15 @@ async def test_the_view_of_downstream_is_read(answer: Answer | Lost, reply: Outc
 @pytest.mark.parametrize("status", [405, 501])
 def test_a_neighbour_that_serves_no_sagas_says_no(status: int) -> None:
     """It has to be compensated: there is nothing to be found."""
-    reply = read_outcome(answered(status), SAGA)
+    reply = read_outcome(answered(status, b'{"outcome":"not_executed"}'), SAGA)
     reason = f"does not show it as executed ({status})"
     assert NotExecuted(reason=reason, saga_over=True) == reply
+
+
+@pytest.mark.parametrize("status", [404, 405, 501])
+def test_a_bare_code_may_be_that_of_a_gateway(status: int) -> None:
+    """Downstream may have done it all, so it is asked again, a limited number of times."""
+    assert Lost(reason=f"answered {status}", unserved=True) == read_outcome(answered(status), SAGA)
 
 
 def own_word(status: int, outcome: str) -> Answer:
