@@ -27,7 +27,7 @@ test: $(VENV)/.ready ## run all tests, with a small helping of each fault kit (W
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 # The sizes of both tiers stand in tests/sizes.py. A kit that does not reach its size is an error.
-# What measures a speed runs last, by itself.
+# Kits that measure a speed run last, by themselves.
 prove: $(VENV)/.ready ## run every fault kit at level G, and print what each has struck
 	@$(BIN)/python -m tests.prove
 

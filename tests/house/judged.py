@@ -17,11 +17,14 @@ Check = Callable[[str, str], list[str]]
 
 
 def judged(names: Iterable[str]) -> list[str]:
-    """The files that are judged: code and pages of the rooms, and the pages at the root."""
+    """The files that are judged: code, SQL and pages of the rooms, and the pages at the root.
+
+    A migration is not among them: it is recorded with its digest, and never edited.
+    """
     return [
         name
         for name in names
-        if name.endswith((".py", ".md"))
+        if (name.endswith((".py", ".md")) or ("/sql/" in name and name.endswith(".sql")))
         and (name.startswith(ROOMS) or "/" not in name)
         and not name.startswith(NOT_READ)
     ]

@@ -186,6 +186,9 @@ def words_listed(glossary: str) -> list[str]:
     return [word for row in rows for word in re.split(r"\*\*, \*\*", row)]
 
 
+_SQL_COMMENT = re.compile(r"^-- name: \w+\n((?:--.*\n)+)", re.MULTILINE)
+
+
 @cache  # several checks read the same files
 def prose(name: str, text: str) -> tuple[tuple[int, str], ...]:
     """Passages that people read, each with its first line: no code, links or heads of tables."""
@@ -200,6 +203,10 @@ def _passages(name: str, text: str) -> Iterator[tuple[int, str]]:
         bare = re.sub(r"^(?:#.*|\|.*\|\n(?=\|[ :|-]+\|\n))", "", bare, flags=re.MULTILINE)
         for number, line in enumerate(bare.splitlines(), start=1):
             yield number, re.sub(r"\[[^\]]*\]\([^)]*\)|`[^`]*`", "`…`", line)
+        return
+    if name.endswith(".sql"):
+        for found in _SQL_COMMENT.finditer(text):
+            yield text.count("\n", 0, found.start(1)) + 1, re.sub(r"(?m)^-- ?", "", found[1])
         return
     for number, passage in docstrings(text):
         yield number, re.sub(r"`[^`]*`", "`…`", passage)

@@ -112,6 +112,7 @@ def test_a_sentence_that_begins_with_a_clause_is_seen(sentence: str) -> None:
     )
     assert 1 == len(free_relatives("stage/x.py", f"x = 1  # {sentence}\n"))
     assert 1 == len(free_relatives("docs/x.md", f"{sentence}\n"))
+    assert 1 == len(free_relatives("x/sql/x.sql", f"-- name: one\n-- {sentence}\nSELECT 1;\n"))
 
 
 def test_the_name_of_a_test_that_begins_with_a_clause_is_seen() -> None:

@@ -42,7 +42,7 @@ UPDATE stage.replica SET dead = true
 WHERE NOT dead AND id <> $1 AND lease_until < clock_timestamp();
 
 -- name: bury_owner
--- The same for one owner: whether it is dead now.
+-- Declare one owner dead whose lease is over: whether it is dead now.
 WITH buried AS (
     UPDATE stage.replica SET dead = true
     WHERE id = $1 AND NOT dead AND lease_until < clock_timestamp() RETURNING id
@@ -101,7 +101,7 @@ UPDATE stage.saga SET owner = $1 FROM found WHERE saga.id = found.id
 RETURNING saga.due_at, saga.id;
 
 -- name: own_due
--- Those of our own that are due.
+-- Our own sagas that are due.
 SELECT due_at, id FROM stage.saga
 WHERE owner = $1 AND due_at IS NOT NULL AND (due_at <= $4 OR due_at > $5) AND version <= $3
 ORDER BY due_at LIMIT $2;

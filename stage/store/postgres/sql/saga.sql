@@ -49,8 +49,8 @@ ORDER BY due_at, id LIMIT $2;
 
 -- name: close_ended
 -- Drop the undo data of at most $3 sagas that are over, last changed before $1, and tell their
--- ids. Those that another transaction has, or this one is about to write ($4), are left alone.
--- What was over before `rested_at` was there has none, and is closed after the others. Unfinished
+-- ids. A saga that another transaction has, or this one is about to write ($4), is left alone. A saga
+-- that was over before `rested_at` was there has none, and is closed after the others. Unfinished
 -- sagas that are neither parked nor due were given up by a person, and so were those that failed to
 -- compensate and answer 410.
 WITH marked AS (
@@ -105,8 +105,8 @@ WITH closed AS (
 SELECT id FROM closed;
 
 -- name: drop_answers
--- Empty the answers of at most $2 sagas that were closed before $1. Those that another transaction
--- has, or this one is about to write ($3), are left alone.
+-- Empty the answers of at most $2 sagas that were closed before $1. A saga that another transaction
+-- has, or this one is about to write ($3), is left alone.
 UPDATE stage.saga SET answer_body = '' WHERE id = ANY(ARRAY(
     SELECT id FROM stage.saga
     WHERE closed_at IS NOT NULL AND state IN ('completed', 'compensated')
@@ -116,7 +116,7 @@ UPDATE stage.saga SET answer_body = '' WHERE id = ANY(ARRAY(
 RETURNING id;
 
 -- name: drop_answer
--- The same of the saga $1, at any age.
+-- Empty the answer of the closed saga $1, at any age.
 UPDATE stage.saga SET answer_body = ''
 WHERE id = $1 AND closed_at IS NOT NULL AND state IN ('completed', 'compensated')
 RETURNING id;
@@ -124,7 +124,7 @@ RETURNING id;
 -- name: drop_sagas
 -- Drop at most $2 sagas that were closed before $1, whose ids are UUIDv7 in lower case of an instant
 -- before they were closed, and all that was asked of them as lost ones. The condition is that of the
--- index. Those that another transaction has, or this one is about to write ($3), are left alone.
+-- index. A saga that another transaction has, or this one is about to write ($3), is left alone.
 WITH old AS (
     SELECT id FROM stage.saga
     WHERE closed_at < $1 AND closed_at IS NOT NULL AND state IN ('completed', 'compensated')
@@ -140,7 +140,7 @@ DELETE FROM stage.saga WHERE id = ANY(ARRAY(SELECT id FROM old))
 RETURNING id, updated_at;
 
 -- name: drop_saga
--- The same of the saga $1, at any age.
+-- Drop the closed saga $1 as drop_sagas does, at any age.
 WITH unasked AS (
     DELETE FROM stage.lost_saga WHERE saga_id = $1 AND EXISTS (
         SELECT 1 FROM stage.saga WHERE id = $1 AND closed_at IS NOT NULL
@@ -164,7 +164,7 @@ UPDATE stage.dropped SET
 RETURNING one;
 
 -- name: get_dropped
--- What was dropped so far.
+-- The marks of the rows that were dropped so far.
 SELECT ids_until, changed_until FROM stage.dropped;
 
 -- name: drop_acts
@@ -190,13 +190,13 @@ SELECT requested_by, reason, first_sent_at, asked_at FROM stage.lost_saga
 WHERE saga_id = $1 ORDER BY asked_at, requested_by LIMIT 1;
 
 -- name: lost_sagas
--- What is kept, in the order in which it was asked.
+-- The requests that are kept, in the order in which they were made.
 SELECT saga_id, requested_by, reason, first_sent_at, asked_at FROM stage.lost_saga
 ORDER BY asked_at, saga_id LIMIT $1;
 
 -- name: count_sagas
--- The number of sagas in each state, read from indexes alone. One that was given up is closed in the
--- state that it had, and does not count.
+-- The number of sagas in each state, read from indexes alone. A saga that was given up is closed in
+-- the state that it had, and does not count.
 SELECT state, sum(sagas)::bigint FROM (
     SELECT state, count(*) AS sagas FROM stage.saga GROUP BY state
     UNION ALL
@@ -403,7 +403,7 @@ RETURNING saga_id;
 DELETE FROM stage.task WHERE saga_id = $1 AND token = $2;
 
 -- name: drop_old_tasks
--- Those whose replica was killed, and behind which no other one came.
+-- Tasks whose replica was killed, and behind which no other one came.
 DELETE FROM stage.task WHERE at < $1;
 
 -- name: begin_sweep
@@ -448,14 +448,15 @@ SELECT number, at, actor, act, target, reason, before, after FROM stage.audit
 WHERE number < $1 ORDER BY number DESC LIMIT $2;
 
 -- name: page_acts_of
--- The same of the target $3 alone.
+-- The acts on the target $3 before the number $1, the newest first.
 SELECT number, at, actor, act, target, reason, before, after FROM stage.audit
 WHERE target = $3 AND number < $1 ORDER BY number DESC LIMIT $2;
 
 -- name: page_changed
 -- Sagas that changed at $1 or later and behind the saga ($1, $2), with their envelopes; closed
--- ones too, because a neighbour that lost one would take it for never sent. What rests is read in the order of its index. What runs, and what was over before `rested_at` was there, is
--- sorted: the former is little, the latter gone when it is closed.
+-- ones too, because a neighbour that lost one would take it for never sent. Sagas that rest are read
+-- in the order of their index. Sagas that run are sorted, for they are few, and so are sagas that
+-- were over before `rested_at` was there, which are gone when they are closed.
 SELECT
     id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
     envelope, traceparent, tracestate, answer_status, answer_body, closed_at, parked_cause,

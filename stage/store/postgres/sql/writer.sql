@@ -39,19 +39,19 @@ ROLLBACK TO SAVEPOINT part;
 VACUUM (FULL, SKIP_LOCKED) stage.journal;
 
 -- name: copy_saga_anew
--- The same.
+-- As copy_journal_anew.
 VACUUM (FULL, SKIP_LOCKED) stage.saga;
 
 -- name: copy_saga_term_anew
--- The same.
+-- As copy_journal_anew.
 VACUUM (FULL, SKIP_LOCKED) stage.saga_term;
 
 -- name: copy_signal_anew
--- The same.
+-- As copy_journal_anew.
 VACUUM (FULL, SKIP_LOCKED) stage.signal;
 
 -- name: copy_lost_saga_anew
--- The same.
+-- As copy_journal_anew.
 VACUUM (FULL, SKIP_LOCKED) stage.lost_saga;
 
 -- name: holders_of_table
@@ -111,7 +111,7 @@ ON CONFLICT (writer) DO UPDATE SET number = stage.writer_batch.number
 RETURNING number;
 
 -- name: last_batch
--- The same for a reader, which waits for nothing and writes nothing.
+-- The number of the last batch, for a reader that waits for nothing and writes nothing.
 SELECT number FROM stage.writer_batch WHERE writer = $1;
 
 -- name: drop_writer
@@ -119,7 +119,7 @@ SELECT number FROM stage.writer_batch WHERE writer = $1;
 DELETE FROM stage.writer_batch WHERE writer = $1;
 
 -- name: drop_old_writers
--- Those of processes that ended long ago without closing.
+-- Drop the writers of processes that ended long ago without closing.
 DELETE FROM stage.writer_batch WHERE at < now() - interval '7 days';
 
 -- name: write_batch

@@ -84,7 +84,7 @@ SELECT requested_by, reason, first_sent_at, asked_at FROM lost_saga
 WHERE saga_id = ?1 ORDER BY asked_at, requested_by LIMIT 1;
 
 -- name: lost_sagas
--- What is kept, in the order in which it was asked.
+-- The requests that are kept, in the order in which they were made.
 SELECT saga_id, requested_by, reason, first_sent_at, asked_at FROM lost_saga
 ORDER BY asked_at, saga_id LIMIT ?1;
 

@@ -62,8 +62,8 @@ ORDER BY due_at, id LIMIT ?2;
 SELECT count(*) FROM saga WHERE due_at IS NOT NULL AND version > ?1;
 
 -- name: count_sagas
--- The number of sagas in each state, read from indexes alone. One that was given up is closed in the
--- state that it had, and is taken off again in a second row.
+-- The number of sagas in each state, read from indexes alone. A saga that was given up is closed in
+-- the state that it had, and is taken off again in a second row.
 SELECT state, count(*) FROM saga GROUP BY state
 UNION ALL
 SELECT state, -count(*) FROM saga
@@ -159,7 +159,7 @@ UPDATE saga SET answer_body = x'' WHERE id IN (
 );
 
 -- name: drop_answer
--- The same of the saga ?1, at any age.
+-- Empty the answer of the closed saga ?1, at any age.
 UPDATE saga SET answer_body = x''
 WHERE id = ?1 AND closed_at IS NOT NULL AND state IN ('completed', 'compensated');
 
@@ -174,7 +174,7 @@ WHERE closed_at < ?1 AND closed_at IS NOT NULL AND state IN ('completed', 'compe
 ORDER BY closed_at, id LIMIT ?2;
 
 -- name: droppable_saga
--- The same of the saga ?1, at any age.
+-- The closed saga ?1, if its row may be dropped at any age.
 SELECT id, updated_at FROM saga
 WHERE id = ?1 AND closed_at IS NOT NULL AND state IN ('completed', 'compensated')
     AND id GLOB '????????-????-7???-[89ab]???-????????????'
@@ -195,7 +195,7 @@ UPDATE stage_dropped SET
     ids_until = max(ids_until, ?1), changed_until = max(changed_until, ?2);
 
 -- name: get_dropped
--- What was dropped so far.
+-- The marks of the rows that were dropped so far.
 SELECT ids_until, changed_until FROM stage_dropped;
 
 -- name: drop_acts
@@ -265,7 +265,7 @@ UPDATE stage_task SET given_up = 1 WHERE saga_id = ?1 AND token = ?2;
 DELETE FROM stage_task WHERE saga_id = ?1 AND token = ?2;
 
 -- name: drop_old_tasks
--- Those whose replica was killed, and behind which no other one came.
+-- Tasks whose replica was killed, and behind which no other one came.
 DELETE FROM stage_task WHERE at < ?1;
 
 -- name: begin_sweep
@@ -310,7 +310,7 @@ SELECT number, at, actor, act, target, reason, before, after FROM stage_audit
 WHERE number < ?1 ORDER BY number DESC LIMIT ?2;
 
 -- name: page_acts_of
--- The same of the target ?3 alone.
+-- The acts on the target ?3 before the number ?1, the newest first.
 SELECT number, at, actor, act, target, reason, before, after FROM stage_audit
 WHERE target = ?3 AND number < ?1 ORDER BY number DESC LIMIT ?2;
 
