@@ -177,4 +177,5 @@ class ServerDatabase:
             )
         changed = change(found, self._server.now())
         self._run(self._link.fetch("put_identity", *values(changed)))
+        self._run(self._link.fetch("bury_all"))
         return changed

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 
 import msgspec
 import pytest
 
+from stage.core.errors import StoreUnavailable
+from stage.demo.payment import payment
 from stage.demo.postgres_server import Server
+from stage.store.postgres.store import PostgresStore
 from tests.acceptance.test_demo import NAMES, demo
 from tests.forked import stage
 
@@ -59,3 +63,22 @@ async def test_a_backup_that_is_put_back_begins_a_generation(
         "released"
         in (await db("released", postgres_url, "--reason", "alone", "--no-neighbours"))[1]
     )
+
+
+async def test_a_replica_that_slept_through_a_restore_is_restarted(
+    postgres: Server, postgres_url: str
+) -> None:
+    """Its lease was over, so that nobody knew of it. It must not answer for the former state."""
+    folder = payment.migrations
+    assert folder is not None
+    store = PostgresStore(postgres_url, migrations=[folder])
+    await store.open()
+    sleeps = "UPDATE stage.replica SET lease_until = lease_until - interval '1 minute'"
+    await asyncio.to_thread(postgres.sql, sleeps, postgres_url.rpartition("/")[2])
+    assert store._replica._lease_until is not None
+    store._replica._lease_until -= datetime.timedelta(minutes=1)
+    as_of = ("--as-of", "2026-11-23T02:30:00Z")
+    assert 0 == (await db("restored", postgres_url, *as_of))[0]
+    with pytest.raises(StoreUnavailable, match="restored under the running stage: restart it"):
+        await store.ownership.renew()
+    await store.close()

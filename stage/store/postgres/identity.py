@@ -113,7 +113,11 @@ class Timeline:
             raise older(self._server, f"{self.number - number} batches of this process are missing")
 
     async def _check_identity(self, link: Link) -> None:
-        known, found = self.identity, await read_identity(link)
+        self.refuse_other(await read_identity(link))
+
+    def refuse_other(self, found: Identity | None) -> None:
+        """Raise StoreUnavailable for another database, and for another generation of this one."""
+        known = self.identity
         assert known is not None
         where = self._server.shown
         if found is None or found.id != known.id:

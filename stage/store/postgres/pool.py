@@ -76,7 +76,7 @@ class Pool:
         except BaseException as error:
             await self._put_away(link, broken=unavailable(error) is not None)
             if (gone := unavailable(error)) is not None:
-                await self._drop_idle()  # those have most likely lost the same server
+                await self.drop_idle()  # those have most likely lost the same server
                 raise gone from error
             raise
         await self._put_away(link, broken=False)
@@ -100,7 +100,8 @@ class Pool:
         else:
             self._idle.append(link)
 
-    async def _drop_idle(self) -> None:
+    async def drop_idle(self) -> None:
+        """Close what is idle: each new connection is looked at."""
         idle, self._idle = self._idle, []
         for link in idle:
             await link.close()

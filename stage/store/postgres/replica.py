@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Final
@@ -20,8 +20,10 @@ from stage.core.errors import NewerJournal, StoreUnavailable
 from stage.core.events import Event
 from stage.core.steps import VERSION_MAX
 from stage.ports.codec import Codec
+from stage.ports.identity import Identity
 from stage.ports.ownership import Mail, Share
 from stage.ports.store import Row
+from stage.store.identity import identity_of
 from stage.store.postgres.address import DatabaseServer
 from stage.store.postgres.identity import older
 from stage.store.postgres.link import Link
@@ -46,8 +48,15 @@ class PostgresReplica:
     """
 
     def __init__(
-        self, server: DatabaseServer, pool: Pool, codec: Codec, lease_seconds: float
+        self,
+        server: DatabaseServer,
+        pool: Pool,
+        codec: Codec,
+        lease_seconds: float,
+        refuse_other: Callable[[Identity | None], None] = lambda _: None,
     ) -> None:
+        """`refuse_other` raises StoreUnavailable for the identity of another database."""
+        self._refuse_other = refuse_other
         self._server = server
         self._pool = pool
         self._renewals = Pool(server, 1)
@@ -80,6 +89,7 @@ class PostgresReplica:
         if self._me is None:
             async with self._registering:
                 if self._me is None:
+                    await self._check_identity()
                     began = _now()
                     (row,) = await self._renewals.fetch(
                         "register", self._server.replica_name, self._lease_seconds
@@ -87,6 +97,18 @@ class PostgresReplica:
                     self._me = int(row[0])
                     self._extend(began, row)
         return self._me
+
+    async def _check_identity(self) -> None:
+        """Raise StoreUnavailable where a backup was put back while this process slept.
+
+        No connection has to break for that, so that none was made which is looked at.
+        """
+        found = await self._renewals.fetch("get_identity")
+        try:
+            self._refuse_other(identity_of(found[0]) if found else None)
+        except StoreUnavailable:
+            await self._pool.drop_idle()
+            raise
 
     def _extend(self, began: float, row: Row) -> None:
         _, replicas, first, at, self._lease_until = row

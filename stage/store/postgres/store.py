@@ -111,7 +111,10 @@ class PostgresStore:
         self._closed = True
         self._pool = Pool(self._server, limits.readers, listeners.waited, self._check_reader)
         self._timeline = Timeline(self._server)
-        self._replica = PostgresReplica(self._server, self._pool, self._codec, limits.lease_seconds)
+        self._replica = PostgresReplica(
+            *(self._server, self._pool, self._codec, limits.lease_seconds),
+            refuse_other=self._timeline.refuse_other,
+        )
         self._connections = PostgresConnections(
             self._server, self._codec, self._replica, self._timeline
         )

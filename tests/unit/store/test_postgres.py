@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Future
@@ -663,3 +664,23 @@ async def test_an_expansion_beside_a_stage_that_is_up_breaks_no_statement(
     await other.raw.execute("ALTER TABLE payment ADD COLUMN more text")
     assert [(*row, None) for row in after[1:3]] == await store.transact(both)
     assert store.available
+
+
+async def test_a_replica_that_slept_through_a_restore_serves_nothing(
+    store: PostgresStore, other: Link
+) -> None:
+    """It was not there to be stopped, and no connection of it broke: a schema was put back."""
+    await store.transact(inserting("a"))
+    assert await store.get("a")
+    await other.raw.execute("DELETE FROM stage.replica; UPDATE stage.identity SET generation = 2")
+    assert store._replica._lease_until is not None
+    store._replica._lease_until -= datetime.timedelta(hours=2)
+    with pytest.raises(StoreUnavailable, match="was restored under the running stage"):
+        await store.ownership.renew()
+    for work in (store.transact(inserting("b")), store.get("b"), store.ownership.claim(AT, 10)):
+        with pytest.raises(StoreUnavailable):
+            await work
+    async with asyncio.timeout(5):
+        while "restored" not in store.trouble:  # noqa: ASYNC110 - there is no event for it
+            await asyncio.sleep(0.05)
+    assert not store.available and not store.ownership.sure

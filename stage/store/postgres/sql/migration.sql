@@ -82,6 +82,10 @@ SELECT to_regclass('stage.replica') IS NOT NULL;
 -- The names of those that serve now.
 SELECT name FROM stage.replica WHERE NOT dead AND lease_until >= clock_timestamp() ORDER BY id;
 
+-- name: bury_all
+-- Let no registration go on: one that slept, or began meanwhile, registers anew, and is looked at.
+UPDATE stage.replica SET dead = true WHERE NOT dead;
+
 -- name: durability
 -- Whether COMMIT waits for the disk of the server, and for which standbys.
 SELECT current_setting('synchronous_commit'), current_setting('synchronous_standby_names');
