@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from stage.testing.effects import FakeApi, assert_compensates
     from stage.testing.fakes import FakeHttp, FakeTx, Statement, fake_saga, fake_webhook, reply
+    from stage.testing.slips import assert_no_slips
     from stage.testing.spans import SpanCollector, Spans, SpanSeen, seen_of
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Spans",
     "Statement",
     "assert_compensates",
+    "assert_no_slips",
     "fake_saga",
     "fake_webhook",
     "reply",
@@ -39,6 +41,7 @@ _MODULES = {
         "fake_webhook",
         "reply",
     ),
+    "stage.testing.slips": ("assert_no_slips",),
     "stage.testing.spans": ("SpanCollector", "SpanSeen", "Spans", "seen_of"),
 }
 

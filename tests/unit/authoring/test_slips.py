@@ -23,6 +23,7 @@ from stage.bootstrap.check import Level, check_stage
 from stage.cli.project import write_project
 from stage.config import Config
 from stage.demo.payment import payment
+from stage.testing import assert_no_slips
 
 HEAD = """
 import asyncio, contextlib, random, sqlite3, threading, time, uuid, os
@@ -538,6 +539,20 @@ def test_a_slip_of_a_stage_is_found(slip: str, said: Callable[[str], list[str]])
     """Its types, what operators see of it, and what only the order of the steps shows."""
     text, words = OF_A_STAGE[slip]
     assert any(re.search(words, found) for found in said(text)), said(text)
+
+
+def test_a_slip_fails_the_tests_of_a_project(tmp_path: Path) -> None:
+    """With the words of `stage check`, where an author looks first."""
+    wrong = module_of(tmp_path / "wrong.py", HEAD.replace(', migrations="sql"', "") + CHARGE).pay
+    with pytest.raises(AssertionError, match=r"error: wrong\.py:.* has no compensation"):
+        assert_no_slips(wrong)
+    odd = module_of(tmp_path / "odd.py", HEAD + TRANSACTION.replace("HERE", "SEEN.clear()")).pay
+    (tmp_path / "sql").mkdir()
+    with pytest.raises(AssertionError, match=r"warning: odd\.py:.* changes what belongs"):
+        assert_no_slips(odd)
+    assert_no_slips(odd, meant=["SEEN.clear()"])
+    for name in ("wrong", "odd"):
+        sys.modules.pop(name)
 
 
 def test_nothing_is_said_of_our_own_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
