@@ -26,7 +26,8 @@ async def test_an_author_gets_a_few_methods_and_no_way_to_the_connection(store: 
 
     tx = await store.transact(unit)
     public = [name for name in dir(tx) if not (name.startswith("__") and name.endswith("__"))]
-    assert ["execute", "executemany", "fetchall", "fetchone", "fetchval"] == public
+    runs = ["execute", "executemany", "fetchall", "fetchone", "fetchval"]
+    assert ["check_awaited", *runs] == public
     assert not hasattr(tx, "__dict__")
     for name in ("run", "rows", "write", "mark", "fetch", "end", "_connection", "connection"):
         with pytest.raises(AttributeError):
