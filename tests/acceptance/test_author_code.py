@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.author_bench import DRAIN_SECONDS, SOURCE, Bench, running_bench
+from tests.processes import children, lives
 
 EXIT_SECONDS_MAX = DRAIN_SECONDS + 4.0 + 2.0
 """The drain time that is set, the time to end after it, and some for a busy machine."""
@@ -84,14 +85,6 @@ async def test_stuck_code_does_not_hold_workers_whose_parent_is_gone(
             await asyncio.sleep(0.05)
     assert bench.logged("exit_forced")
     await stuck
-
-
-def children(pid: int) -> list[str]:
-    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-
-
-def lives(pid: str) -> bool:
-    return Path("/proc", pid).exists()
 
 
 @pytest.mark.parametrize("place", ["reserve", "before"])

@@ -27,6 +27,7 @@ from stage.demo.chain import free_ports
 from stage.engine.workers.placement import home_of
 from stage.wire.tokens import accept_line
 from tests.forked import stage as forked
+from tests.processes import children, lives
 
 HOST = "127.0.0.1"
 LIMIT_SECONDS = 60.0
@@ -90,8 +91,7 @@ class Serving:
     @property
     def workers(self) -> list[int]:
         """The processes that its parent has started."""
-        pid = self.process.pid
-        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return children(self.process.pid)
 
     async def stop(self) -> int:
         """SIGTERM, and its exit status."""
@@ -482,10 +482,6 @@ async def test_every_worker_is_ready_when_the_stage_listens(tmp_path: Path, bank
     ):
         asked = await asyncio.gather(*(each.ask("GET", "/readyz") for each in opened))
     assert [200] * 4 == [status for status, _ in asked], asked
-
-
-def lives(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
 
 
 async def test_workers_whose_parent_is_killed_leave_no_folder(

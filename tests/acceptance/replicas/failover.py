@@ -150,8 +150,9 @@ async def _reconciled(chain: Replicas, as_of: float) -> tuple[list[str], list[st
     """
     await asyncio.gather(*(replica.stop() for replica in chain.replicas))
     await _command("db", "restored", STAGE, "--database", chain.url, "--as-of", _shown(as_of))
-    neighbours = [word for word in chain.settings if "world=" not in word]
-    neighbours.remove("--external")
+    words = chain.settings
+    options = zip(words[::2], words[1::2], strict=True)
+    neighbours = [word for each in options if each[0] != "--external" for word in each]
     shown = await _asked(*neighbours)
     await _command("db", "released", STAGE, *neighbours, "--reason", "all were asked")
     await asyncio.gather(*(replica.start() for replica in chain.replicas))

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from stage.demo.postgres_server import Server, wheel
+from tests.processes import children
 
 ATTACH_SECONDS_MAX = 20.0
 STREAMING = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
@@ -86,9 +87,7 @@ class _Member(Server):
     def vanish(self) -> None:
         """SIGKILL of every process: no backend gets to answer any more."""
         assert self._process is not None
-        parent = self._process.pid
-        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-        everyone = [parent, *map(int, children)]
+        everyone = [self._process.pid, *children(self._process.pid)]
         for number in (signal.SIGSTOP, signal.SIGKILL):
             for pid in everyone:
                 with suppress(ProcessLookupError):
