@@ -225,6 +225,7 @@ class WiredStage:
     async def _watched_load(self) -> AsyncIterator[None]:
         overload = self.service.admission.overload
         waited = self._engine.offers_wait_seconds
+        overload.offers = lambda: self._engine.offers
         watching = asyncio.get_running_loop().create_task(watch_load(overload, waited))
         try:
             yield

@@ -470,7 +470,7 @@ class BoundedServer(web.Server):
     def lets_in(self, protocol: BoundedProtocol, now: float) -> bool:
         """Whether a start is parsed at once; under a limit it waits where others wait already."""
         overload = self.overload
-        if self.held or not overload.batch.room(now) or not overload.lets_in(protocol.caller):
+        if self.held or not overload.room(now) or not overload.lets_in(protocol.caller):
             return False
         overload.batch.begins(protocol, now)
         return True

@@ -147,7 +147,7 @@ class HeldStarts:
         overload, passed, self._let_in_at = self._overload, now - self._let_in_at, now
         left = int(min(overload.rate, RATE_FREE) * min(passed, BURST_SECONDS)) + 1
         if overload.limited:
-            left = min(left, overload.batch.room(now))
+            left = min(left, overload.room(now))
         turn = deque(self._held)
         while left and turn:
             caller = turn.popleft()

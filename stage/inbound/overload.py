@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable
 from math import exp, inf
 
-from stage.inbound.start_batch import StartBatch
+from stage.inbound.start_batch import LEFT_MAX, StartBatch
 
 TICK_SECONDS = 0.1
 LATE_SECONDS = 0.1
@@ -56,6 +56,8 @@ class Overload:
     def __init__(self) -> None:
         self.rate = inf
         self.batch = StartBatch()
+        self.offers: Callable[[], int] = lambda: 0
+        """How many starts wait for the writer."""
         self.shed = 0
         """How many starts were shed, in all."""
         self._tokens = 0.0
@@ -79,6 +81,14 @@ class Overload:
     def limited(self) -> bool:
         """Whether there is a limit at all."""
         return self.rate < inf
+
+    def room(self, now: float) -> int:
+        """How many starts may begin as the next batch.
+
+        None while the writer has not taken the batch before on, however long that takes: with more
+        of them both threads would have work, and it would take longer still.
+        """
+        return self.batch.room(now) if self.offers() <= LEFT_MAX else 0
 
     def sheds(self, caller: str = "") -> bool:
         """True when the next start of that caller would be shed."""
@@ -133,7 +143,9 @@ class Overload:
         self._usual += 0.3 * (self._admitted / passed - self._usual)
         pressed = self._holds or self.shed > self._shed_before
         self._admitted, self._shed_before, self._holds = 0, self.shed, False
-        behind = max(late, waited)
+        # One batch that waits is bounded: the disk stands still for a moment, and all starts wait.
+        bounded = self.limited and 0 < self.offers() <= self.batch.most
+        behind = late if bounded else max(late, waited)
         self._late = self._late + 1 if behind > LATE_SECONDS else 0
         if self.rate < inf:
             self._steer(behind, pressed=pressed)

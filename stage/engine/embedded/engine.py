@@ -171,6 +171,11 @@ class EmbeddedEngine(EmbeddedCommands):
         """See `ports.engine.Engine`."""
         return len(self._sagas)
 
+    @property
+    def offers(self) -> int:
+        """How many sagas are offered and wait for the writer."""
+        return self._sagas.offers
+
     def offers_wait_seconds(self) -> float:
         """How long the oldest saga that is offered has waited for the writer."""
         return self._sagas.offers_wait_seconds()

@@ -128,6 +128,11 @@ class LiveSagas:
         ]
         return sum(self._shares.caller(offer.accepted.upstream) == caller for offer in offers)
 
+    @property
+    def offers(self) -> int:
+        """How many offers are neither taken on nor refused."""
+        return len(self._asking)
+
     def offers_wait_seconds(self) -> float:
         """How long the oldest of the offers that are neither taken on nor refused has waited."""
         # The writer's thread takes them out meanwhile.

@@ -249,6 +249,22 @@ def test_starts_that_were_never_judged_are_forgotten_at_the_next_tick() -> None:
     assert overload.lets_in("order")
 
 
+def test_a_disk_that_stands_still_does_not_wear_the_limit_down() -> None:
+    """One batch waits for it and no more can come; a longer queue is more than can be done."""
+    overload = Overload()
+    overload.rate = 1_000.0
+    overload.offers = lambda: overload.batch.most
+    for _ in range(5):
+        overload.holds()
+        overload.tick(0.0, waited=0.5)
+    before = overload.rate
+    assert before >= 1_000.0
+    overload.offers = lambda: overload.batch.most + 1
+    overload.holds()
+    overload.tick(0.0, waited=0.6)
+    assert overload.rate < before
+
+
 def test_without_a_limit_everything_is_let_in() -> None:
     """Nothing is counted then."""
     overload = Overload()

@@ -288,6 +288,10 @@ async def test_a_batch_is_let_in_as_soon_as_the_one_before_is_answered(
     assert {} == waiting.answered
     for number in range(batch.most):
         batch.ends(number)
+    waiting.overload.offers = lambda: batch.most  # the writer has taken none of them on
+    waiting.held._let_in(waiting.held._let_in_at + 0.1)
+    assert {} == waiting.answered
+    waiting.overload.offers = lambda: 0
     waiting.held.next_batch()
     waiting.held.next_batch()
     await waiting.until(1)
