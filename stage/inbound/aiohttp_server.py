@@ -235,6 +235,9 @@ class BoundedProtocol(Connection):
     def connection_lost(self, exc: BaseException | None) -> None:
         """See asyncio.Protocol."""
         if not self._turned_away:
+            if self._held is not None:
+                self._held = None
+                self._server.held.forget(self, self.caller)
             self._server.forget(self)
             self._server.answered(self)
             super().connection_lost(exc)

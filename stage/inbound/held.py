@@ -11,9 +11,9 @@ way to a new one, which may bring a compensation.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from enum import Enum
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from stage.inbound.lookups import IDS_MAX, Lookups
 from stage.inbound.overload import BURST_SECONDS, RATE_FREE, Overload
@@ -61,19 +61,18 @@ class Start(Protocol):
         ...
 
 
-class _Held(NamedTuple):
-    since: float
-    start: Start
-
-
 class HeldStarts:
-    """Touched from the event loop only. As many are held as connections may be open."""
+    """Touched from the event loop only. As many are held as connections may be open.
+
+    A connection that is lost takes its start with it: see `forget`.
+    """
 
     def __init__(self, lookups: Lookups, overload: Overload) -> None:
         self._lookups = lookups
         self._overload = overload
-        self._held: dict[str, deque[_Held]] = {}
-        """By caller, the oldest first; the caller first whose turn is next. No queue is empty."""
+        self._held: dict[str, OrderedDict[Start, float]] = {}
+        """By caller, since when each is held, the oldest first; the caller first whose turn is
+        next. No queue is empty."""
         self._given = 0
         """How many places, in all."""
         self._ending = False
@@ -90,12 +89,18 @@ class HeldStarts:
     def hold(self, start: Start, caller: str) -> None:
         """Let a start of that caller wait for its turn."""
         loop = asyncio.get_running_loop()
-        held = _Held(loop.time(), start)
-        self._held.setdefault(caller, deque()).append(held)
+        since = loop.time()
+        self._held.setdefault(caller, OrderedDict())[start] = since
         self._overload.holds(caller)
         if self._task is None:
-            self._let_in_at = held.since
+            self._let_in_at = since
             self._task = loop.create_task(self._release())
+
+    def forget(self, start: Start, caller: str) -> None:
+        """The connection of a start of that caller is lost; nobody waits for it any more."""
+        held = self._held.get(caller)
+        if held is not None and held.pop(start, None) is not None and not held:
+            del self._held[caller]
 
     def next_batch(self) -> None:
         """Let more of them in soon, if nearly all that were let in are answered."""
@@ -115,7 +120,7 @@ class HeldStarts:
         if not self._held:
             return False
         caller, held = max(self._held.items(), key=lambda item: len(item[1]))
-        oldest = held.popleft()
+        oldest, _ = held.popitem(last=False)
         if not held:
             del self._held[caller]
         _answer(oldest, Turn.GIVES_WAY)
@@ -156,7 +161,7 @@ class HeldStarts:
             left -= 1
             self._given += 1
             held = self._held.pop(caller)
-            taken = held.popleft() if self._given % OLDEST_OF == 0 else held.pop()
+            taken, _ = held.popitem(last=self._given % OLDEST_OF != 0)
             if held:
                 self._held[caller] = held
                 turn.append(caller)
@@ -164,29 +169,30 @@ class HeldStarts:
         for caller in self._held:
             overload.holds(caller)
 
-    def _take_due(self, now: float) -> list[_Held]:
-        due: list[_Held] = []
+    def _take_due(self, now: float) -> list[Start]:
+        due: list[Start] = []
         while self._held and len(due) < (IDS_MAX if self._ending else OVERDUE_PER_TURN):
-            caller, held = min(self._held.items(), key=lambda item: item[1][0].since)
+            since, caller = min((next(iter(held.values())), of) for of, held in self._held.items())
             least = HELD_SECONDS if len(due) < REFUSED_PER_TURN else HELD_SECONDS_MAX
-            if now - held[0].since < least and not self._ending:
+            if now - since < least and not self._ending:
                 break
-            due.append(held.popleft())
-            if not held:
+            start, _ = self._held[caller].popitem(last=False)
+            due.append(start)
+            if not self._held[caller]:
                 del self._held[caller]
         return due
 
-    async def _refuse(self, due: list[_Held]) -> None:
+    async def _refuse(self, due: list[Start]) -> None:
         """Refuse those, apart from those whose saga was seen (I10)."""
         seen: frozenset[str] | None = None
-        ids = [held.start.held_saga_id for held in due]
+        ids = [start.held_saga_id for start in due]
         try:
             named = tuple(filter(None, ids))
             seen = await self._lookups.which(named) if named else None
         finally:  # a look-up that fails holds nobody for ever
             self._refusing = None
-            for held, saga_id in zip(due, ids, strict=True):
-                _answer(held, _turn(saga_id, seen))
+            for start, saga_id in zip(due, ids, strict=True):
+                _answer(start, _turn(saga_id, seen))
 
 
 def _turn(saga_id: str, seen: frozenset[str] | None) -> Turn:
@@ -196,10 +202,10 @@ def _turn(saga_id: str, seen: frozenset[str] | None) -> Turn:
     return Turn.PARSED if saga_id in seen else Turn.NOT_SEEN
 
 
-def _answer(held: _Held, turn: Turn) -> None:
+def _answer(start: Start, turn: Turn) -> None:
     """Answer one; a connection that fails at it keeps no other one waiting."""
     try:
-        held.start.answer_held(turn)
+        start.answer_held(turn)
     except Exception as error:
         loop = asyncio.get_running_loop()
         loop.call_exception_handler({"message": "a held start is not answered", "exception": error})

@@ -265,6 +265,23 @@ async def test_a_request_behind_a_held_start_is_answered_after_it(
         assert 200 == second[0]
 
 
+async def test_a_client_that_hangs_up_leaves_nothing_held(tmp_path: Path) -> None:
+    """A flood that sends a start and leaves at once would fill the memory, beyond all limits."""
+    async with serving(tmp_path) as served:
+        exhaust(served.app[SERVICE].admission.overload)
+        stays, *leave = [await kept(served) for _ in range(20)]
+        for number, client in enumerate((stays, *leave)):
+            client[1].write(start(f"s-{number}", key=True))
+        await served.until(lambda: 20 == sum(map(len, served.server.held._held.values())))
+        for _, writer in leave:
+            writer.transport.abort()
+        await served.until(lambda: 1 == len(served.server.connections))
+
+        assert [1] == [len(held) for held in served.server.held._held.values()]
+        assert 503 == (await code_of(stays))[0]
+        assert not served.server.held._held
+
+
 async def test_starts_that_are_held_keep_no_compensation_out(tmp_path: Path) -> None:
     """The start that would be refused next gives its connection up (rule 37)."""
     async with serving(tmp_path, connections_max=10) as served:

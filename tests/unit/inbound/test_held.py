@@ -148,7 +148,7 @@ async def test_refusals_leave_at_a_bounded_rate_until_callers_give_up(
     overdue = waiting.held._take_due(now + module.HELD_SECONDS_MAX + 1.0)
 
     assert [f"s-{number}" for number in range(module.REFUSED_PER_TURN)] == [
-        held.start.held_saga_id for held in due
+        start.held_saga_id for start in due
     ]
     assert module.OVERDUE_PER_TURN == len(overdue) > len(due)
 
