@@ -367,7 +367,7 @@ def _seconds_of(days: float | None) -> float | None:
 def _engine_limits(config: Config, wire: Limits) -> EngineLimits:
     return EngineLimits(
         sagas_max=config.concurrency_max,
-        fast_path=not config.no_lane and config.engine == "embedded",
+        fast_path=not config.no_fast_path and config.engine == "embedded",
         deadline_seconds_default=config.deadline_seconds_default,
         compensation_window_seconds=config.compensation_window_seconds,
         answers_retention_seconds=_seconds_of(config.answers_retention_days),

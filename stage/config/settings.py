@@ -96,7 +96,7 @@ class Config:
     drain_seconds: float = 20.0
     stuck_seconds: float = 5.0
     concurrency_max: int = 1_000
-    no_lane: bool = False
+    no_fast_path: bool = False
     requests_max: int = 2_000
     connections_max: int = 4_000
     compensation_window_seconds: float = 604_800.0
@@ -303,7 +303,7 @@ SETTINGS = (
     ),
     Setting("concurrency_max", count(1), "N", "Sagas run at the same time."),
     Setting(
-        "no_lane",
+        "no_fast_path",
         switch,
         "",
         "Ask the rules at every step of a saga, also where it goes as it should.",

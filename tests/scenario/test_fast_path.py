@@ -1,4 +1,4 @@
-"""The setting `no_lane`: with the fast path or without, answers and journals are the same."""
+"""The setting `no_fast_path`: with the fast path or without, answers and journals are the same."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def chain_and_calls(
             return original(*given)
 
         monkeypatch.setattr(FastPath, name, counting)
-    async with running_chain(tmp_path, no_lane=not request.param) as chain:
+    async with running_chain(tmp_path, no_fast_path=not request.param) as chain:
         yield chain, asked
 
 
