@@ -10,29 +10,13 @@ from typing import Final, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from stage.core import age
 from stage.core.errors import ConfigurationError, StoreUnavailable
-from stage.core.pause import Pause
-from stage.core.states import ParkCause, SagaState
+from stage.core.states import ParkCause
 from stage.core.steps import VERSION_MAX
-from stage.core.sweep import Sweep, SweepEnd
 from stage.ports.codec import Codec
 from stage.ports.identity import Identity
 from stage.ports.ownership import Ownership
-from stage.ports.store import (
-    NEWEST,
-    Act,
-    Asked,
-    Backlog,
-    Changes,
-    Dropped,
-    Entry,
-    Filter,
-    Group,
-    LostSaga,
-    SagaRow,
-    Unit,
-)
+from stage.ports.store import Backlog, Filter, Row, SagaRow, Unit
 from stage.store import migrate, rows
 from stage.store.batches import Committed
 from stage.store.codec import PLAIN
@@ -47,6 +31,7 @@ from stage.store.postgres.payload_keys import record_key
 from stage.store.postgres.pool import Pool
 from stage.store.postgres.replica import LEASE_SECONDS, PostgresReplica
 from stage.store.postgres.scrub import wait_for_snapshots
+from stage.store.queries import StatementQueries
 from stage.store.queue import LoopChannel
 from stage.store.writer import Writer, WriterLimits
 
@@ -84,7 +69,7 @@ class Listeners(msgspec.Struct, frozen=True, kw_only=True):
 NOBODY: Final = Listeners()
 
 
-class PostgresStore:
+class PostgresStore(StatementQueries):
     """ports.store.Store on one database, which other replicas may use too.
 
     `migrations` are the author's folders, applied after ours at `open`. `listeners` are notified of
@@ -102,8 +87,8 @@ class PostgresStore:
     ) -> None:
         if not isinstance(server, DatabaseServer):
             server = DatabaseServer(url=server)
+        super().__init__(codec)
         self._server = server
-        self._codec = codec
         self._listeners = listeners
         self._migrations = tuple(migrations)
         self._made = False
@@ -212,10 +197,8 @@ class PostgresStore:
         await wait_for_snapshots(self._pool.fetch)
         await self._writer.scrub()
 
-    async def get(self, saga_id: str) -> SagaRow | None:
-        """See ports.store.Store."""
-        found = await self._pool.fetch("get_saga", saga_id)
-        return rows.saga_row(found[0], self._codec) if found else None
+    async def _read(self, name: str, *parameters: object) -> list[Row]:
+        return await self._pool.fetch(name, *parameters)
 
     async def seen(self, saga_ids: Sequence[str]) -> frozenset[str]:
         """See ports.store.Store."""
@@ -226,11 +209,6 @@ class PostgresStore:
         """See ports.store.Store."""
         found = await self._pool.fetch("get_envelopes", list(saga_ids), bytes_max)
         return {row[0]: row[1] for row in found}
-
-    async def entries(self, saga_id: str) -> list[Entry]:
-        """See ports.store.Store."""
-        found = await self._pool.fetch("get_journal", saga_id)
-        return [rows.entry(saga_id, row, self._codec) for row in found]
 
     async def page(self, which: Filter) -> list[SagaRow]:
         """See ports.store.Store. `envelope` is left empty."""
@@ -252,47 +230,6 @@ class PostgresStore:
             found = await self._pool.fetch("page_sagas", *page, which.parked, *bounds)
         return [rows.saga_row(row, self._codec) for row in found]
 
-    async def groups(self) -> list[Group]:
-        """See ports.store.Store."""
-        return [rows.group(row) for row in await self._pool.fetch("group_waiting")]
-
-    async def acts(self, limit: int, *, before: int | None = None, target: str = "") -> list[Act]:
-        """See ports.store.Store."""
-        page = (NEWEST if before is None else before, limit)
-        if target:
-            found = await self._pool.fetch("page_acts_of", *page, target)
-        else:
-            found = await self._pool.fetch("page_acts", *page)
-        return [rows.act(row) for row in found]
-
-    async def pauses(self) -> list[Pause]:
-        """See ports.store.Store."""
-        return [rows.pause(row) for row in await self._pool.fetch("get_pauses")]
-
-    async def sweeps(self, limit: int, number: int | None = None) -> list[Sweep]:
-        """See ports.store.Store."""
-        return [rows.sweep(row) for row in await self._pool.fetch("get_sweeps", limit, number)]
-
-    async def sweep_sagas(self, number: int, end: SweepEnd, limit: int) -> list[tuple[str, str]]:
-        """See ports.store.Store."""
-        found = await self._pool.fetch("sweep_sagas", number, end.value, limit)
-        return [(saga_id, detail) for saga_id, detail in found]
-
-    async def changed(self, since: Changes) -> list[SagaRow]:
-        """See ports.store.Store."""
-        found = await self._pool.fetch("page_changed", since.at, since.saga_id, since.limit)
-        return [rows.saga_row(row, self._codec) for row in found]
-
-    async def due(self, before: float, limit: int, version: int = VERSION_MAX) -> list[str]:
-        """See ports.store.Store."""
-        times = (before, limit, version, before + age.WAIT_SECONDS_MAX)
-        return [row[0] for row in await self._pool.fetch("due_sagas", *times)]
-
-    async def count(self) -> dict[SagaState, int]:
-        """See ports.store.Store. States without a saga are there with 0."""
-        found = {row[0]: row[1] for row in await self._pool.fetch("count_sagas")}
-        return {state: found.get(state.value, 0) for state in SagaState}
-
     async def backlog(self, now: float, version: int = VERSION_MAX) -> Backlog:
         """See ports.store.Store."""
         parked = await self._pool.fetch("count_parked")
@@ -310,46 +247,10 @@ class PostgresStore:
             sizes={"database": size},
         )
 
-    async def _asked(self, now: float) -> tuple[Asked, ...]:
-        found = []
-        for *counted, saga_id, number in await self._pool.fetch("asked_approvals"):
-            instants = await self._pool.fetch("instants_since", saga_id, number)
-            found.append(rows.asked(counted, [at for (at,) in instants], now))
-        return tuple(found)
-
-    async def lost_sagas(self, limit: int) -> list[LostSaga]:
-        """See ports.store.Store."""
-        return [
-            LostSaga(
-                saga_id=saga_id,
-                requested_by=requested_by,
-                reason=reason,
-                first_sent_at=first_sent_at,
-                asked_at=asked_at,
-            )
-            for saga_id, requested_by, reason, first_sent_at, asked_at in await self._pool.fetch(
-                "lost_sagas", limit
-            )
-        ]
-
     @property
     def queued(self) -> int:
         """How many units wait for the writer."""
         return self._writer.queued + self._aside.queued
-
-    async def dropped(self) -> Dropped:
-        """See ports.store.Store."""
-        return rows.dropped((await self._pool.fetch("get_dropped"))[0])
-
-    async def answers(self, generation: int) -> dict[str, str]:
-        """See ports.store.Store."""
-        found = await self._pool.fetch("get_reconciled", generation)
-        return {row[0]: row[1] for row in found}
-
-    @property
-    def codec(self) -> Codec:
-        """See ports.store.Store."""
-        return self._codec
 
     @property
     def ownership(self) -> Ownership:

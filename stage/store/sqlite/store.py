@@ -13,34 +13,18 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from stage.core import age
 from stage.core.errors import ConfigurationError
-from stage.core.pause import Pause
-from stage.core.states import ParkCause, SagaState
+from stage.core.states import ParkCause
 from stage.core.steps import VERSION_MAX
-from stage.core.sweep import Sweep, SweepEnd
 from stage.ports.codec import Codec
 from stage.ports.identity import Identity
 from stage.ports.ownership import Ownership
-from stage.ports.store import (
-    NEWEST,
-    Act,
-    Asked,
-    Backlog,
-    Changes,
-    Dropped,
-    Entry,
-    Filter,
-    Group,
-    LostSaga,
-    Row,
-    SagaRow,
-    Unit,
-)
+from stage.ports.store import Backlog, Filter, Row, SagaRow, Unit
 from stage.store import rows
 from stage.store.batches import Committed
 from stage.store.codec import PLAIN
 from stage.store.migrate import Migration
+from stage.store.queries import StatementQueries
 from stage.store.queue import ThreadChannel
 from stage.store.sole_owner import SoleOwner
 from stage.store.sqlite import dialect
@@ -78,7 +62,7 @@ class SqliteLimits(WriterLimits, frozen=True, kw_only=True):
 DEFAULT_LIMITS: Final = SqliteLimits()
 
 
-class SqliteStore:
+class SqliteStore(StatementQueries):
     """ports.store.Store on one SQLite file, which no other process may have open for writing.
 
     `migrations` are the author's folders, applied after ours at `open`. `factory` makes the
@@ -96,7 +80,7 @@ class SqliteStore:
         committed: Committed | None = None,
         codec: Codec = PLAIN,
     ) -> None:
-        self._codec = codec
+        super().__init__(codec)
         if not isinstance(file, DatabaseFile):
             file = DatabaseFile(path=Path(file))
         self._file = msgspec.structs.replace(file, path=file.path.absolute())
@@ -216,11 +200,6 @@ class SqliteStore:
         """See ports.store.Store."""
         await self._writer.scrub()
 
-    async def get(self, saga_id: str) -> SagaRow | None:
-        """See ports.store.Store."""
-        found = await self._read("get_saga", saga_id)
-        return rows.saga_row(found[0], self._codec) if found else None
-
     async def seen(self, saga_ids: Sequence[str]) -> frozenset[str]:
         """See ports.store.Store."""
         asked = msgspec.json.encode(saga_ids).decode()
@@ -231,57 +210,11 @@ class SqliteStore:
         asked = msgspec.json.encode(saga_ids).decode()
         return dict(await self._read("get_envelopes", asked, bytes_max))
 
-    async def entries(self, saga_id: str) -> list[Entry]:
-        """See ports.store.Store."""
-        found = await self._read("get_journal", saga_id)
-        return [rows.entry(saga_id, row, self._codec) for row in found]
-
     async def page(self, which: Filter) -> list[SagaRow]:
         """See ports.store.Store. `envelope` is left empty."""
         name, parameters = page_query(which, self._codec)
         found = await self._read(name, *parameters)
         return [rows.saga_row(row, self._codec) for row in found]
-
-    async def groups(self) -> list[Group]:
-        """See ports.store.Store."""
-        return [rows.group(row) for row in await self._read("group_waiting")]
-
-    async def acts(self, limit: int, *, before: int | None = None, target: str = "") -> list[Act]:
-        """See ports.store.Store."""
-        page = (NEWEST if before is None else before, limit)
-        if target:
-            return [rows.act(row) for row in await self._read("page_acts_of", *page, target)]
-        return [rows.act(row) for row in await self._read("page_acts", *page)]
-
-    async def pauses(self) -> list[Pause]:
-        """See ports.store.Store."""
-        return [rows.pause(row) for row in await self._read("get_pauses")]
-
-    async def sweeps(self, limit: int, number: int | None = None) -> list[Sweep]:
-        """See ports.store.Store."""
-        return [rows.sweep(row) for row in await self._read("get_sweeps", limit, number)]
-
-    async def sweep_sagas(self, number: int, end: SweepEnd, limit: int) -> list[tuple[str, str]]:
-        """See ports.store.Store."""
-        found = await self._read("sweep_sagas", number, end.value, limit)
-        return [(saga_id, detail) for saga_id, detail in found]
-
-    async def changed(self, since: Changes) -> list[SagaRow]:
-        """See ports.store.Store."""
-        found = await self._read("page_changed", since.at, since.saga_id, since.limit)
-        return [rows.saga_row(row, self._codec) for row in found]
-
-    async def due(self, before: float, limit: int, version: int = VERSION_MAX) -> list[str]:
-        """See ports.store.Store."""
-        times = (before, limit, version, before + age.WAIT_SECONDS_MAX)
-        return [row[0] for row in await self._read("due_sagas", *times)]
-
-    async def count(self) -> dict[SagaState, int]:
-        """See ports.store.Store. States without a saga are there with 0."""
-        found = dict.fromkeys(SagaState, 0)
-        for state, sagas in await self._read("count_sagas"):
-            found[SagaState(state)] += sagas
-        return found
 
     async def backlog(self, now: float, version: int = VERSION_MAX) -> Backlog:
         """See ports.store.Store."""
@@ -302,46 +235,10 @@ class SqliteStore:
             sizes=await asyncio.to_thread(_sizes, self._path),
         )
 
-    async def _asked(self, now: float) -> tuple[Asked, ...]:
-        found = []
-        for *counted, saga_id, number in await self._read("asked_approvals"):
-            instants = await self._read("instants_since", saga_id, number)
-            found.append(rows.asked(counted, [at for (at,) in instants], now))
-        return tuple(found)
-
-    async def lost_sagas(self, limit: int) -> list[LostSaga]:
-        """See ports.store.Store."""
-        return [
-            LostSaga(
-                saga_id=saga_id,
-                requested_by=requested_by,
-                reason=reason,
-                first_sent_at=first_sent_at,
-                asked_at=asked_at,
-            )
-            for saga_id, requested_by, reason, first_sent_at, asked_at in await self._read(
-                "lost_sagas", limit
-            )
-        ]
-
     @property
     def queued(self) -> int:
         """How many units wait for the writer."""
         return self._writer.queued
-
-    async def dropped(self) -> Dropped:
-        """See ports.store.Store."""
-        return rows.dropped((await self._read("get_dropped"))[0])
-
-    async def answers(self, generation: int) -> dict[str, str]:
-        """See ports.store.Store."""
-        found = await self._read("get_reconciled", generation)
-        return {neighbour: answer for neighbour, answer, _ in found}
-
-    @property
-    def codec(self) -> Codec:
-        """See ports.store.Store."""
-        return self._codec
 
     @property
     def ownership(self) -> Ownership:
