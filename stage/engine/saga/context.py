@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from msgspec import UnsetType
@@ -147,11 +147,39 @@ _CLOSED_BY_TIME = (SagaState.COMPLETED, SagaState.COMPENSATED)
 """The states in which a saga is closed in the end; in any other one a person gave it up."""
 
 
-def view_of(
-    stage: str, saga: Saga, context: Context, *, key: str, attempt: int, now: float
-) -> RunView:
-    """The view that a function of the author gets of its saga."""
-    return view_with(stage, saga, context, results_of(saga), keys_of(saga), key, attempt, now)
+class Known(Protocol):
+    """A saga as far as a function of the author may know it."""
+
+    @property
+    def terms(self) -> Saga:
+        """The saga as an attempt that begins now has to know it."""
+        ...
+
+    @property
+    def results(self) -> dict[str, msgspec.Raw]:
+        """The results that the function may know, by the names of their steps."""
+        ...
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """The keys that its journal binds, by the names of their steps."""
+        ...
+
+
+class Folded(msgspec.Struct, frozen=True):
+    """A saga that is folded whole, as a function of the author may know it."""
+
+    terms: Saga
+
+    @property
+    def results(self) -> dict[str, msgspec.Raw]:
+        """See `Known`."""
+        return results_of(self.terms)
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """See `Known`."""
+        return keys_of(self.terms)
 
 
 def results_of(saga: Saga) -> dict[str, msgspec.Raw]:
@@ -164,24 +192,22 @@ def keys_of(saga: Saga) -> dict[str, str]:
     return {name: step.key for name, step in saga.steps.items() if step.key}
 
 
-def view_with(
-    stage: str,
-    saga: Saga,
-    context: Context,
-    results: dict[str, msgspec.Raw],
-    keys: dict[str, str],
-    key: str,
-    attempt: int,
-    now: float,
+def view_of(
+    stage: str, known: Known, context: Context, *, key: str, attempt: int, now: float
 ) -> RunView:
-    """The view, with results and keys of steps that the saga need not have folded."""
+    """The view that a function of the author gets of its saga.
+
+    `key` is the idempotency key of the step, empty where there is none; `now` is in seconds since
+    the epoch.
+    """
+    saga = known.terms
     return RunView(
         id=saga.id,
         stage=stage,
         data=context.envelope.data if context.envelope is not None else {},
         trail=context.trail,
-        results=results,
-        keys=keys,
+        results=known.results,
+        keys=known.keys,
         deadline=saga.deadline,
         budget=None if saga.deadline is None else max(0.0, saga.deadline - now),
         key=key,
@@ -214,5 +240,5 @@ def output_of(
 ) -> msgspec.Raw | None:
     """The output of the stage. Raises what the author's function raises."""
     return participant.output(
-        view_of(participant.plan.stage, saga, context, key="", attempt=1, now=now)
+        view_of(participant.plan.stage, Folded(saga), context, key="", attempt=1, now=now)
     )

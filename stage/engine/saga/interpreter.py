@@ -41,12 +41,13 @@ from stage.engine.saga.attempts import (
 )
 from stage.engine.saga.context import (
     Context,
+    Folded,
+    Known,
     Output,
     enriched,
     keys_of,
     results_of,
     view_of,
-    view_with,
 )
 from stage.engine.saga.instructions import Instruction, instructions_of
 from stage.engine.saga.versions import Versions
@@ -123,7 +124,7 @@ class Transition(msgspec.Struct, kw_only=True):
         self.events.append(event)
 
 
-class Course(Protocol):
+class Course(Known, Protocol):
     """A saga within a unit: the state that its attempts go by, and what was done so far.
 
     It is a `Transition`, whose every event is folded, or a `fast_path.FastTransition`.
@@ -133,21 +134,6 @@ class Course(Protocol):
     outgoing: list[Outgoing]
     ended: list[tuple[Span, e.Event]]
     output: Output
-
-    @property
-    def terms(self) -> Saga:
-        """The saga as an attempt that begins now has to know it."""
-        ...
-
-    @property
-    def results(self) -> dict[str, msgspec.Raw]:
-        """The results that a function of the author may know now, by the names of their steps."""
-        ...
-
-    @property
-    def keys(self) -> dict[str, str]:
-        """The keys that its journal binds, by the names of their steps."""
-        ...
 
     def add(self, event: e.Event) -> None:
         """Add an event."""
@@ -288,8 +274,7 @@ class Interpreter:
         """The output of the stage, asked for once. Raises what the author's function raises."""
         if done.output is UNSET:
             with span.current():
-                stage, results, keys = done.plan.stage, done.results, done.keys
-                view = view_with(stage, done.terms, context, results, keys, "", 1, now)
+                view = view_of(done.plan.stage, done, context, key="", attempt=1, now=now)
                 done.output = self.versions.of(done.terms).output(view)
         return done.output
 
@@ -329,7 +314,7 @@ class Interpreter:
         known = terms.steps.get(do.step)
         span = self._span(terms, what, known, trace)
         key = self._key(done, what)
-        view = view_with(what.stage, terms, context, done.results, done.keys, key, do.attempt, now)
+        view = view_of(what.stage, done, context, key=key, attempt=do.attempt, now=now)
         if do.kind is AttemptKind.COMPENSATE:
             started = e.CompensationStarted(
                 at=now, step=do.step, attempt=do.attempt, span=span.span_id
@@ -348,7 +333,7 @@ class Interpreter:
     def _ask(self, done: Course, context: Context, what: Instruction, now: float) -> None:
         """Ask a person, or nobody where the author's function shows nothing."""
         do, terms = what.do, done.terms
-        view = view_with(what.stage, terms, context, done.results, done.keys, "", do.attempt, now)
+        view = view_of(what.stage, done, context, key="", attempt=do.attempt, now=now)
         event: e.Event
         try:
             shown = what.participant.shown(do.step, view)
@@ -419,8 +404,8 @@ class Interpreter:
         stored: tuple[e.Request, ...],
     ) -> e.Request | None:
         """Begin a conversation; the request that its intent has to hold."""
-        do, terms, key = what.do, done.terms, outgoing.key
-        view = view_with(what.stage, terms, context, done.results, done.keys, key, do.attempt, now)
+        do = what.do
+        view = view_of(what.stage, done, context, key=outgoing.key, attempt=do.attempt, now=now)
         try:
             with outgoing.span.current():  # a conversation keeps the context in which it was made
                 conversation = what.participant.converse(do.kind, do.step, view)
@@ -480,7 +465,7 @@ class Interpreter:
     ) -> Conversation:
         """A conversation with the author's function for that call, all of it under that span."""
         stage = saga.under(self.plan).stage
-        view = view_of(stage, saga, context, key=key, attempt=do.attempt, now=now)
+        view = view_of(stage, Folded(saga), context, key=key, attempt=do.attempt, now=now)
         with span.current():  # a conversation keeps the context in which it was made
             return self.versions.of(saga).converse(do.kind, do.step, view)
 
