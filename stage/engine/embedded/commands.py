@@ -1,4 +1,4 @@
-"""Commands to a saga, done here or at the replica that owns it.
+"""Commands to one saga, done here or at the replica that owns it.
 
 Each has the same shape: do it with the live saga; where another replica owns the saga, have it done
 there and answer from what is stored; where no replica owns it any more, begin again.
@@ -7,22 +7,18 @@ there and answer from what is stored; where no replica owns it any more, begin a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from msgspec.structs import replace
 
 from stage.core import events as e
-from stage.core.errors import JournalMismatch, StoreUnavailable
+from stage.core.errors import StoreUnavailable
 from stage.core.machine import asked_before, evolve, heard_before
-from stage.core.pause import Pause
 from stage.core.questions import past_pivot
 from stage.core.requester import Requester
 from stage.core.saga import Saga
 from stage.core.states import SagaState
 from stage.core.steps import StepKind
-from stage.core.sweep import Sweep, SweepState, verb_of
-from stage.core.sweep_verbs import SweepVerb
 from stage.core.unseen import Unseen, judge_unseen
 from stage.engine.embedded import limits as limited
 from stage.engine.embedded.erasing import EmbeddedErasing
@@ -31,7 +27,6 @@ from stage.engine.embedded.live_saga import LiveSaga, NotLive, settled
 from stage.engine.embedded.live_sagas import snapshot
 from stage.engine.embedded.parts import Parts
 from stage.engine.embedded.queries import loop_time
-from stage.engine.saga.acts import sweep_act
 from stage.engine.saga.closing import answer_past_retention
 from stage.engine.saga.context import (
     Context,
@@ -59,7 +54,7 @@ from stage.ports.engine import (
 )
 from stage.ports.observer import TraceContext
 from stage.ports.ownership import HeldElsewhere
-from stage.ports.store import SagaRow, Unit
+from stage.ports.store import SagaRow
 from stage.wire.envelope import Envelope, check_room
 from stage.wire.outcome import Outcome
 from stage.wire.problem import WireError
@@ -69,7 +64,7 @@ COMPENSATION_OVER = frozenset({SagaState.COMPENSATED, SagaState.FAILED_TO_COMPEN
 
 
 class EmbeddedCommands(EmbeddedErasing):
-    """ports.engine.Commands, beside the queries."""
+    """The commands of ports.engine.Commands to one saga, beside the queries."""
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
@@ -78,8 +73,6 @@ class EmbeddedCommands(EmbeddedErasing):
         self._forwards = any(step.kind is StepKind.FORWARD for step in self._plan.steps)
         self._opening = parts.opening
         self._limits = parts.limits
-        self.sweeps_changed: Callable[[], None] = _nobody
-        """Called when a sweep was begun or changed here; the engine sets it."""
 
     async def accept(
         self,
@@ -310,11 +303,6 @@ class EmbeddedCommands(EmbeddedErasing):
                 await self._close(saga_id)
         return found
 
-    async def finish(self, sweep: Sweep) -> None:
-        """A sweep has acted on all of its sagas. Raises Unsettled where it is not done for that."""
-        if sweep.verb is SweepVerb.ERASE:
-            await self._scrub()
-
     async def _operate(self, saga_id: str, verb: e.Verb, *, dry_run: bool) -> Snapshot | None:
         if dry_run:
             now = await self.get_saga(saga_id)
@@ -375,67 +363,6 @@ class EmbeddedCommands(EmbeddedErasing):
                 if await self._elsewhere.journaled(saga_id, word, needless, soon):
                     return
             _look_again(latest)
-
-    async def begin_sweep(self, sweep: Sweep, saga_ids: Sequence[str]) -> int:
-        """See `ports.engine.Commands`."""
-
-        async def unit(unit: Unit) -> int:
-            number = await unit.begin_sweep(sweep, saga_ids)
-            act = sweep_act(replace(sweep, number=number), sweep.actor, sweep.reason, sweep.at)
-            await unit.keep_act(act)
-            return number
-
-        number = await self._store.transact(unit)
-        self.sweeps_changed()
-        return number
-
-    async def set_sweep(self, sweep: Sweep, state: SweepState, *, actor: str, reason: str) -> None:
-        """See `ports.engine.Commands`."""
-        now = self._clock.now()
-
-        async def unit(unit: Unit) -> None:
-            await unit.set_sweep(sweep.number, state)
-            after = replace(sweep, state=state)
-            await unit.keep_act(sweep_act(after, actor, reason, now, before=sweep.state.value))
-
-        await self._store.transact(unit)
-        self.sweeps_changed()
-
-    async def act_on(self, sweep: Sweep, saga_id: str) -> str:
-        """Do the verb of a sweep to one saga; why it was refused, or nothing."""
-        try:
-            if await self._store.get(saga_id) is None:
-                # To compensate one that was never seen would leave a tombstone.
-                return "it is not here: never seen, or dropped for its age"
-            verb = verb_of(sweep, self._clock.now())
-            if sweep.verb is SweepVerb.ERASE:
-                await self._erase(saga_id, actor=sweep.actor, reason=sweep.why)
-            elif sweep.verb is SweepVerb.PURGE:
-                await self._purge(saga_id, actor=sweep.actor, reason=sweep.why)
-            elif verb is not None:
-                await self.operate(saga_id, verb, dry_run=False)
-            else:
-                asked = CompensateRequest(requested_by=f"operator {sweep.actor}", reason=sweep.why)
-                await self.compensate(
-                    saga_id,
-                    asked=asked,
-                    requester=Requester.OPERATOR,
-                    trace=TraceContext(),
-                    wait_seconds=0.0,
-                )
-        except (NotAllowed, JournalMismatch, SagaLost, LeftToNewer) as error:
-            return str(error)  # the sagas behind it do not wait for it
-        return ""
-
-    async def pause(self, pause: Pause) -> None:
-        """See `ports.engine.Commands`."""
-        await self._pauses.put(pause)
-
-    async def resume(
-        self, pause: Pause, *, actor: str, reason: str, at: float | None = None
-    ) -> bool:
-        """See `ports.engine.Commands`."""
-        return await self._pauses.end(pause, actor, reason, at)
 
     # --- what these have in common ---------------------------------------------------------------
 
@@ -632,7 +559,3 @@ def _lost(opening: OpenRequest) -> SagaLost:
         f"saga {opening.saga_id} is not in the database, and was sent before that was made or"
         " restored: whether anything of it stands is not known"
     )
-
-
-def _nobody() -> None:
-    """Nobody runs sweeps."""

@@ -11,7 +11,7 @@ from functools import partial
 from stage.core.events import CompensationRequested
 from stage.core.shares import Shares
 from stage.engine.clock import SystemClock, jump_of
-from stage.engine.embedded.commands import EmbeddedCommands
+from stage.engine.embedded.commands_for_many import EmbeddedCommandsForMany
 from stage.engine.embedded.elsewhere import Elsewhere
 from stage.engine.embedded.lease import Lease
 from stage.engine.embedded.limits import PAUSED_SECONDS_MAX, EngineLimits
@@ -43,7 +43,7 @@ from stage.wire.answers import render_ending
 from stage.wire.ending import Render
 
 
-class EmbeddedEngine(EmbeddedCommands):
+class EmbeddedEngine(EmbeddedCommandsForMany):
     """Runs sagas as tasks of this event loop. `start`, then use, then `drain`."""
 
     def __init__(

@@ -103,7 +103,7 @@ class Duties:
         return await self._engine.act_on(sweep, saga_id)
 
     async def finish(self, sweep: Sweep) -> None:
-        """See `EmbeddedCommands.finish`."""
+        """See `EmbeddedCommandsForMany.finish`."""
         await self._engine.finish(sweep)
 
     async def acts_before(self, until: int | None, limit: int, target: str) -> list[Act]:

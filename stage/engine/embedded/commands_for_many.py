@@ -1,0 +1,99 @@
+"""Commands about many sagas: a verb that is done to each of a list, and pauses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from msgspec.structs import replace
+
+from stage.core.errors import JournalMismatch
+from stage.core.pause import Pause
+from stage.core.requester import Requester
+from stage.core.sweep import Sweep, SweepState, verb_of
+from stage.core.sweep_verbs import SweepVerb
+from stage.engine.embedded.commands import EmbeddedCommands
+from stage.engine.embedded.parts import Parts
+from stage.engine.saga.acts import sweep_act
+from stage.ports.engine import LeftToNewer, NotAllowed, SagaLost
+from stage.ports.observer import TraceContext
+from stage.ports.store import Unit
+from stage.wire.replies import CompensateRequest
+
+
+class EmbeddedCommandsForMany(EmbeddedCommands):
+    """ports.engine.Commands, whole: sweeps and pauses beside the commands to one saga."""
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        self.sweeps_changed: Callable[[], None] = _nobody
+        """Called when a sweep was begun or changed here; the engine sets it."""
+
+    async def begin_sweep(self, sweep: Sweep, saga_ids: Sequence[str]) -> int:
+        """See `ports.engine.Commands`."""
+
+        async def unit(unit: Unit) -> int:
+            number = await unit.begin_sweep(sweep, saga_ids)
+            act = sweep_act(replace(sweep, number=number), sweep.actor, sweep.reason, sweep.at)
+            await unit.keep_act(act)
+            return number
+
+        number = await self._store.transact(unit)
+        self.sweeps_changed()
+        return number
+
+    async def set_sweep(self, sweep: Sweep, state: SweepState, *, actor: str, reason: str) -> None:
+        """See `ports.engine.Commands`."""
+        now = self._clock.now()
+
+        async def unit(unit: Unit) -> None:
+            await unit.set_sweep(sweep.number, state)
+            after = replace(sweep, state=state)
+            await unit.keep_act(sweep_act(after, actor, reason, now, before=sweep.state.value))
+
+        await self._store.transact(unit)
+        self.sweeps_changed()
+
+    async def act_on(self, sweep: Sweep, saga_id: str) -> str:
+        """Do the verb of a sweep to one saga; why it was refused, or nothing."""
+        try:
+            if await self._store.get(saga_id) is None:
+                # To compensate one that was never seen would leave a tombstone.
+                return "it is not here: never seen, or dropped for its age"
+            verb = verb_of(sweep, self._clock.now())
+            if sweep.verb is SweepVerb.ERASE:
+                await self._erase(saga_id, actor=sweep.actor, reason=sweep.why)
+            elif sweep.verb is SweepVerb.PURGE:
+                await self._purge(saga_id, actor=sweep.actor, reason=sweep.why)
+            elif verb is not None:
+                await self.operate(saga_id, verb, dry_run=False)
+            else:
+                asked = CompensateRequest(requested_by=f"operator {sweep.actor}", reason=sweep.why)
+                await self.compensate(
+                    saga_id,
+                    asked=asked,
+                    requester=Requester.OPERATOR,
+                    trace=TraceContext(),
+                    wait_seconds=0.0,
+                )
+        except (NotAllowed, JournalMismatch, SagaLost, LeftToNewer) as error:
+            return str(error)  # the sagas behind it do not wait for it
+        return ""
+
+    async def finish(self, sweep: Sweep) -> None:
+        """A sweep has acted on all of its sagas. Raises Unsettled where it is not done for that."""
+        if sweep.verb is SweepVerb.ERASE:
+            await self._scrub()
+
+    async def pause(self, pause: Pause) -> None:
+        """See `ports.engine.Commands`."""
+        await self._pauses.put(pause)
+
+    async def resume(
+        self, pause: Pause, *, actor: str, reason: str, at: float | None = None
+    ) -> bool:
+        """See `ports.engine.Commands`."""
+        return await self._pauses.end(pause, actor, reason, at)
+
+
+def _nobody() -> None:
+    """Nobody runs sweeps."""
