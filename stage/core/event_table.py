@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from stage.core import events as e
 from stage.core.commands import AttemptKind
@@ -64,20 +65,18 @@ def _end(
     end: str,
     *public: str,
     level: Level = Level.INFO,
-    failed: bool = False,
     final: bool = False,
-    parks: bool = False,
     in_doubt: str = "",
 ) -> EventRow:
+    """The end of an attempt. It is an error of its span where its line is more than info."""
     return EventRow(
         wording=wording,
         in_doubt=in_doubt,
         ends=kind,
         end=end,
-        parks=parks,
         public=public,
         level=level,
-        failed=failed,
+        failed=level is not Level.INFO,
         final=final,
         progress=True,
     )
@@ -143,11 +142,11 @@ EVENTS: Final[dict[type[e.Event], EventRow]] = {
     e.StepTransient: _end(
         "did not happen, again later", _EXECUTE, "transient",
         "step", "reason", "retry_after", "may_stand", "may_come", "denied", "defect", "final",
-        level=_WARNING, failed=True,
+        level=_WARNING,
     ),
     e.StepInDoubt: _end(
         "in doubt", _EXECUTE, "in_doubt",
-        "step", "reason", "denied", "changed", "final", level=_WARNING, failed=True,
+        "step", "reason", "denied", "changed", "final", level=_WARNING,
     ),
     e.StepPending: _end(
         "still running there", _EXECUTE, "pending", "step", "reason", "retry_after"
@@ -162,7 +161,7 @@ EVENTS: Final[dict[type[e.Event], EventRow]] = {
     e.ProbeRefused: _end("refused there", _PROBE, "refused", "step", "reason"),
     e.ProbeFailed: _end(
         "no answer", _PROBE, "failed",
-        "step", "reason", "retry_after", "unserved", level=_WARNING, failed=True,
+        "step", "reason", "retry_after", "unserved", level=_WARNING,
     ),
     # --- calls that end later ---
     e.StillPending: EventRow(wording="still pending, nothing heard", public=("step",)),
@@ -177,22 +176,21 @@ EVENTS: Final[dict[type[e.Event], EventRow]] = {
     e.CompensationDelayed: _end(
         "again later", _COMPENSATE, "delayed",
         "step", "reason", "retry_after", "not_understood", "denied", "certain", "may_come",
-        level=_WARNING, failed=True,
+        level=_WARNING,
     ),
     e.CompensationRefused: _end(
         "cannot", _COMPENSATE, "refused",
-        "step", "reason", "stands", "certain", level=_ERROR, failed=True,
+        "step", "reason", "stands", "certain", level=_ERROR,
     ),
     # --- upstream ---
     e.TellStarted: _start("started", _TELL, "attempt"),
     e.TellDelivered: _end("taken over", _TELL, "delivered", "status", final=True),
     e.TellDelayed: _end(
         "again later", _TELL, "delayed",
-        "reason", "retry_after", "not_understood", "denied", level=_WARNING, failed=True,
+        "reason", "retry_after", "not_understood", "denied", level=_WARNING,
     ),
-    e.TellRefused: _end(
-        "cannot", _TELL, "refused", "reason", "cause",
-        level=_ERROR, failed=True, final=True, parks=True,
+    e.TellRefused: replace(
+        _end("cannot", _TELL, "refused", "reason", "cause", level=_ERROR, final=True), parks=True
     ),
     # --- the verbs of an operator ---
     e.Retried: _verb("retry", "anew", "new_key", "step"),

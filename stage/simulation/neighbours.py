@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from enum import StrEnum
-from random import Random
 from typing import Any
 from urllib.parse import parse_qs
 
 import msgspec
 
 from stage.ports.stage import Answer, Lost
-from stage.simulation.books import Books
 from stage.simulation.facts import Local
-from stage.simulation.faults import Faults
-from stage.simulation.loop import EPOCH, VirtualLoop
-from stage.simulation.network import NOT_NOW, Headers, Network
+from stage.simulation.loop import EPOCH
+from stage.simulation.network import NOT_NOW, Headers, Message, Network
 from stage.wire import headers as h
 from stage.wire.envelope import (
     Envelope,
@@ -132,21 +129,13 @@ class Order(msgspec.Struct, kw_only=True):
 class Client:
     """The stage before the first one: sends sagas, and follows protocol 3.3 and 3.4."""
 
-    def __init__(
-        self,
-        first: str,
-        network: Network,
-        loop: VirtualLoop,
-        random: Random,
-        faults: Faults,
-        books: Books,
-    ) -> None:
+    def __init__(self, first: str, network: Network) -> None:
         self._first = first
         self._network = network
-        self._loop = loop
-        self._random = random
-        self._faults = faults
-        self._books = books
+        self._loop = network.loop
+        self._random = network.random
+        self._faults = network.faults
+        self._books = network.books
         self.orders: dict[str, Order] = {}
 
     # --- the way in ------------------------------------------------------------------------------
@@ -259,10 +248,23 @@ class Client:
             (h.PREFER, f"wait={self._random.randint(1, 25)}" if wait else "respond-async"),
         ]
         answer = await self._network.carry(
-            CLIENT, self._first, "POST", "/sagas", sent, body, TIMEOUT_SECONDS, order.saga
+            self._message(CLIENT, order, "/sagas", sent, body), TIMEOUT_SECONDS
         )
         self._heard(order, "POST /sagas", answer)
         return answer
+
+    def _message(
+        self, source: str, order: Order, path: str, headers: Headers, body: bytes
+    ) -> Message:
+        """A request to the head of the chain."""
+        return Message(
+            source=source,
+            target=self._first,
+            path=path,
+            headers=headers,
+            body=body,
+            saga=order.saga,
+        )
 
     def _heard(self, order: Order, what: str, answer: Answer | Lost) -> None:
         heard = answer.reason if isinstance(answer, Lost) else str(answer.status)
@@ -273,12 +275,10 @@ class Client:
         order.asked = True
         path = f"/sagas/{order.saga}/compensate"
         body = encode_compensate(CLIENT, "the client turned back")
-        sent = [("Content-Type", h.CONTENT_JSON)]
+        message = self._message(CLIENT, order, path, [("Content-Type", h.CONTENT_JSON)], body)
         wait = 0.2
         while True:
-            answer = await self._network.carry(
-                CLIENT, self._first, "POST", path, sent, body, TIMEOUT_SECONDS, order.saga
-            )
+            answer = await self._network.carry(message, TIMEOUT_SECONDS)
             self._heard(order, "compensate", answer)
             match own_word(answer, order.saga, AGREED_UNDO):
                 case Outcome.COMPENSATED | Outcome.NOT_EXECUTED:
@@ -328,7 +328,7 @@ class Client:
     async def _intrude(self, order: Order, path: str, body: bytes, more: Headers = ()) -> None:
         sent = [("Content-Type", h.CONTENT_JSON), *more]
         answer = await self._network.carry(
-            STRANGER, self._first, "POST", path, sent, body, TIMEOUT_SECONDS, order.saga
+            self._message(STRANGER, order, path, sent, body), TIMEOUT_SECONDS
         )
         word = own_word(answer, order.saga, AGREED if path == "/sagas" else AGREED_UNDO)
         status = _status(answer)
@@ -340,21 +340,13 @@ class Client:
 class Tail:
     """A model of the stage at the end: keeps its books, refuses, or fails after it said yes."""
 
-    def __init__(
-        self,
-        upstream: str,
-        network: Network,
-        loop: VirtualLoop,
-        random: Random,
-        faults: Faults,
-        books: Books,
-    ) -> None:
+    def __init__(self, upstream: str, network: Network) -> None:
         self._upstream = upstream
         self._network = network
-        self._loop = loop
-        self._random = random
-        self._faults = faults
-        self._books = books
+        self._loop = network.loop
+        self._random = network.random
+        self._faults = network.faults
+        self._books = network.books
         self._answers: dict[str, Answer] = {}
         self._bodies: dict[str, bytes] = {}
         self._late: list[asyncio.Task[None]] = []
@@ -443,12 +435,10 @@ class Tail:
         if word is not None:  # without its word it is asked in turn, and undoes its part then
             self._undo(saga)
         body = encode_compensate(TAIL, "failed late", word)
-        sent: Sequence[tuple[str, str]] = [("Content-Type", h.CONTENT_JSON)]
+        message = Message(source=TAIL, target=self._upstream, path=path, body=body, saga=saga)
         wait = 5.0
         while True:
-            answer = await self._network.carry(
-                TAIL, self._upstream, "POST", path, sent, body, TIMEOUT_SECONDS, saga
-            )
+            answer = await self._network.carry(message, TIMEOUT_SECONDS)
             if own_word(answer, saga, AGREED_UNDO) is not None:
                 self.late_failures[saga] = True
                 return

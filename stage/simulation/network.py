@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from random import Random
 
+import msgspec
+
 from stage.core import events as e
 from stage.core.steps import FORWARD_PREFIX
 from stage.outbound.transport import Transport
@@ -53,14 +55,26 @@ OUT_REFUSED, OUT_SILENT, OUT_PAGES = "refused", "silent", "pages"
 """The ways in which somebody is away: no connection, no sign, or the pages of a gateway."""
 
 
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """A request of one to another, about the saga of that id; empty: about none."""
+
+    source: str
+    target: str
+    method: str = "POST"
+    path: str
+    headers: Headers = (("Content-Type", h.CONTENT_JSON),)
+    body: bytes
+    saga: str
+
+
 class Network:
-    """Carries every message of one simulated world."""
+    """Carries every message of one simulated world, whose time, dice and books it shares."""
 
     def __init__(self, loop: VirtualLoop, random: Random, faults: Faults, books: Books) -> None:
-        self._loop = loop
-        self._random = random
-        self.faults = self._faults = faults
-        self._books = books
+        self.loop = loop
+        self.random = random
+        self.faults = faults
+        self.books = books
         self._servers: dict[str, Server] = {}
         self._apis: dict[str, ApiModel] = {}
         self._hooks: dict[asyncio.Task[None], None] = {}
@@ -84,7 +98,7 @@ class Network:
     def arrived(self, way: tuple[str, str, str], number: int) -> None:
         """Note that a message has been overtaken by a later one of its saga."""
         if self._numbers.get(way, 0) > number:
-            self._faults.struck["reordered"] += 1
+            self.faults.struck["reordered"] += 1
         else:
             self._numbers[way] = number
 
@@ -111,7 +125,7 @@ class Network:
     def serve_api(self, model: ApiModel) -> None:
         """Let an external API be spoken to."""
         self._apis[model.name] = model
-        model.clock = VirtualClock(self._loop).now
+        model.clock = VirtualClock(self.loop).now
 
     @property
     def names(self) -> list[str]:
@@ -120,7 +134,7 @@ class Network:
 
     def later(self, seconds: float, act: Callable[..., None], *arguments: object) -> None:
         """Let something happen that belongs to no process."""
-        self._loop.call_later(seconds, act, *arguments, context=self._loop.outside)
+        self.loop.call_later(seconds, act, *arguments, context=self.loop.outside)
 
     def hook(
         self, api: str, stage: str, saga: str, headers: Headers, body: bytes, after: float
@@ -129,7 +143,7 @@ class Network:
         self.off(saga)
 
         def begin() -> None:
-            sending = self._loop.create_task(self._hook(api, stage, saga, headers, body))
+            sending = self.loop.create_task(self._hook(api, stage, saga, headers, body))
             self._hooks[sending] = None
             sending.add_done_callback(lambda done: self._hooks.pop(done, None))
 
@@ -139,13 +153,18 @@ class Network:
         """No page of a gateway acknowledges it: no author can help that."""
         self.there(saga)
         pause, longest = HOOK_PAUSE_SECONDS
-        path = f"/webhooks/{api}"
+        message = Message(
+            source=api,
+            target=stage,
+            path=f"/webhooks/{api}",
+            headers=headers,
+            body=body,
+            saga=saga,
+        )
         while True:
-            answer = await self.carry(
-                api, stage, "POST", path, headers, body, HOOK_SECONDS_MAX, saga
-            )
+            answer = await self.carry(message, HOOK_SECONDS_MAX)
             heard = answer.reason if isinstance(answer, Lost) else str(answer.status)
-            self._books.tell(saga, api, f"webhook to {stage} -> {heard}")
+            self.books.tell(saga, api, f"webhook to {stage} -> {heard}")
             if isinstance(answer, Answer) and (answer.status, answer.body) == (200, ACKNOWLEDGED):
                 self.webhooks[BELIEVED] += 1
                 return
@@ -155,62 +174,38 @@ class Network:
             pause = min(2.0 * pause, longest)
 
     async def carry(
-        self,
-        source: str,
-        target: str,
-        method: str,
-        path: str,
-        headers: Headers,
-        body: bytes,
-        timeout: float,
-        saga: str,
-        fault: str | None = None,
+        self, message: Message, timeout: float, fault: str | None = None
     ) -> Answer | Lost:
         """Send one request and wait for what becomes of it, at most that many seconds.
 
         `fault` is what a script lets strike; None when it has not been asked yet.
         """
         if fault is None:
-            fault = self._faults.point("request", f"{source} -> {target}{path}")
-        answer: asyncio.Future[Answer | Lost] = self._loop.create_future()
-        message = _Message(self, source, target, method, path, headers, body, saga, answer)
+            way = f"{message.source} -> {message.target}{message.path}"
+            fault = self.faults.point("request", way)
+        answer: asyncio.Future[Answer | Lost] = self.loop.create_future()
+        passage = _Passage(self, message, answer)
         gone = Lost(reason="no answer in time")
-        timer = self._loop.call_later(timeout, message.settle, gone, context=self._loop.outside)
-        message.leave(timeout, fault)
+        timer = self.loop.call_later(timeout, passage.settle, gone, context=self.loop.outside)
+        passage.leave(timeout, fault)
         try:
             return await answer
         finally:
             timer.cancel()
 
 
-class _Message:
+class _Passage:
     """One request on its way, and its answer back."""
 
-    __slots__ = (
-        "_answer", "_body", "_fault", "_headers", "_method", "_network", "_number", "_path",
-        "_saga", "_source", "_target",
-    )  # fmt: skip
+    __slots__ = ("_answer", "_fault", "_message", "_network", "_number", "_saga", "_target")
 
     def __init__(
-        self,
-        network: Network,
-        source: str,
-        target: str,
-        method: str,
-        path: str,
-        headers: Headers,
-        body: bytes,
-        saga: str,
-        answer: asyncio.Future[Answer | Lost],
+        self, network: Network, message: Message, answer: asyncio.Future[Answer | Lost]
     ) -> None:
         self._network = network
-        self._source = source
-        self._target = target
-        self._method = method
-        self._path = path
-        self._headers = headers
-        self._body = body
-        self._saga = saga
+        self._message = message
+        self._target = message.target
+        self._saga = message.saga
         self._answer = answer
         self._number = network.number()
 
@@ -228,8 +223,9 @@ class _Message:
             self._answer.set_result(answer)
 
     def _tell(self, what: str) -> None:
-        where = f"{self._method} {self._target}{self._path}"
-        self._network._books.tell(self._saga, self._source, f"{where[:90]} -> {what}"[:200])
+        message = self._message
+        where = f"{message.method} {message.target}{message.path}"
+        self._network.books.tell(self._saga, message.source, f"{where[:90]} -> {what}"[:200])
 
     def _unrouted(self) -> bool:
         api = self._network._apis.get(self._target)
@@ -237,7 +233,7 @@ class _Message:
 
     def _away(self) -> bool:
         network = self._network
-        if frozenset({self._source, self._target}) in network.cut:
+        if frozenset({self._message.source, self._target}) in network.cut:
             return True
         api = network._apis.get(self._target)
         return api is not None and api.away
@@ -246,7 +242,7 @@ class _Message:
     def leave(self, timeout: float, fault: str) -> None:
         """Decide what becomes of the request."""
         network = self._network
-        faults, random, later = network._faults, network._random, network.later
+        faults, random, later = network.faults, network.random, network.later
         travel = random.uniform(*LATENCY_SECONDS)
         self._fault = fault
         if fault == "error":
@@ -297,9 +293,9 @@ class _Message:
     def _page(self) -> Answer:
         """The answer of a gateway in place of the target."""
         if self._target in self._network._apis:
-            answer = gateway.page_of_api(self._network._random)
+            answer = gateway.page_of_api(self._network.random)
         else:
-            answer = gateway.page(self._network._random, self._saga)
+            answer = gateway.page(self._network.random, self._saga)
         self._tell(f"(a gateway says {answer.status})")
         return answer
 
@@ -315,19 +311,22 @@ class _Message:
     def _arrive(self, first: bool) -> None:
         network = self._network
         network.there(self._saga)
-        network.arrived((self._source, self._target, self._saga), self._number)
+        message = self._message
+        network.arrived((message.source, self._target, self._saga), self._number)
         if self._strict and self._answer.cancelled():
             return  # its sender died: nothing would protect an API that ignores keys
         if not first:
             self._tell("(arrives once more)")
         api = network._apis.get(self._target)
         if api is not None:
-            key = next((value for name, value in self._headers if name == h.IDEMPOTENCY_KEY), "")
-            request = ApiRequest(method=self._method, path=self._path, key=key, body=self._body)
+            key = next((value for name, value in message.headers if name == h.IDEMPOTENCY_KEY), "")
+            request = ApiRequest(
+                method=message.method, path=message.path, key=key, body=message.body
+            )
             self._back(api.answer(request), first)
             return
         server = network._servers[self._target]
-        work = server(self._method, self._path, self._headers, self._body)
+        work = server(message.method, message.path, message.headers, message.body)
         if work is None:
             if first:
                 self.settle(Lost(reason="connection refused", certain=True))
@@ -341,7 +340,7 @@ class _Message:
         if task.cancelled() or task.exception() is not None:
             if not task.cancelled():
                 text = f"{self._target} raised {task.exception()!r}"
-                self._network._books.violate("defect", self._saga, text)
+                self._network.books.violate("defect", self._saga, text)
             if first:
                 self.settle(Lost(reason="connection broken"))
             return
@@ -352,7 +351,7 @@ class _Message:
         if not first:
             return
         network = self._network
-        faults, random, later = network._faults, network._random, network.later
+        faults, random, later = network.faults, network.random, network.later
         if not self._strict and faults.happens("duplicate"):
             network.off(self._saga)
             later(random.uniform(0.0, DELAY_SECONDS[1]), self._arrive, False)
@@ -439,9 +438,16 @@ class SimulatedTransport(Transport):
         under_way.append(what)
         self._doing.setdefault(saga, []).append((target, path))
         try:
-            answer = await self._network.carry(
-                self._stage, target, method, path, sent, body, timeout, saga, fault
+            message = Message(
+                source=self._stage,
+                target=target,
+                method=method,
+                path=path,
+                headers=sent,
+                body=body,
+                saga=saga,
             )
+            answer = await self._network.carry(message, timeout, fault)
             if fault == "crash_after":
                 self._crash(self._process)
             if self._process.held:

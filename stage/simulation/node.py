@@ -23,11 +23,10 @@ from stage.ports.engine import Snapshot
 from stage.ports.observer import TraceContext
 from stage.ports.peers import PeerLimits, Peers
 from stage.ports.stage import Answer
-from stage.simulation.books import Books
 from stage.simulation.disk import Disk, SimulatedStore, WatchedStage
 from stage.simulation.endpoints import RUN, DefectObserver, Endpoints, Pairs, service_of
-from stage.simulation.faults import JOINED_ELSEWHERE, Faults
-from stage.simulation.loop import EPOCH, Process, VirtualLoop, WallClock
+from stage.simulation.faults import JOINED_ELSEWHERE
+from stage.simulation.loop import EPOCH, Process, WallClock
 from stage.simulation.network import SCHEME, Network, SimulatedTransport
 from stage.simulation.replicas import SharedDatabase
 from stage.wire import headers as h
@@ -70,10 +69,6 @@ class Node:
         disk: Disk,
         neighbours: Neighbours,
         network: Network,
-        loop: VirtualLoop,
-        random: Random,
-        faults: Faults,
-        books: Books,
     ) -> None:
         self.name = disk.stage
         self.disk = disk
@@ -82,14 +77,14 @@ class Node:
         """The one that new processes run; the last of them is the newest."""
         self._neighbours = neighbours
         self._network = network
-        self._loop = loop
-        self._random = random
-        self._faults = faults
-        self._books = books
+        self._loop = network.loop
+        self._random = random = network.random
+        self._faults = network.faults
+        self._books = network.books
         self.fast_path = False
         """Whether new sagas of its processes begin on the fast path."""
         self._skew = 0.0
-        if faults.happens("skew"):
+        if self._faults.happens("skew"):
             self._skew = random.uniform(-SKEW_SECONDS_MAX, SKEW_SECONDS_MAX)
         self.ahead = self._skew
         """By how many seconds the wall clock of its machine is wrong."""

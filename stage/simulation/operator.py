@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from random import Random
 from zlib import crc32
 
 import msgspec
@@ -18,10 +17,8 @@ from stage.core.errors import StoreUnavailable
 from stage.core.states import SagaState
 from stage.core.steps import StepKind
 from stage.ports.engine import NotAllowed, Unsettled
-from stage.simulation.books import Books
 from stage.simulation.facts import Known
-from stage.simulation.faults import Faults
-from stage.simulation.loop import EPOCH, VirtualLoop
+from stage.simulation.loop import EPOCH
 from stage.simulation.network import Network
 from stage.simulation.node import Node
 
@@ -37,21 +34,13 @@ RESULT = msgspec.Raw(b'{"id":"settled"}')
 class Operator:
     """Retries, settles, resolves and, seldom, forgets."""
 
-    def __init__(
-        self,
-        nodes: Sequence[Node],
-        network: Network,
-        loop: VirtualLoop,
-        random: Random,
-        faults: Faults,
-        books: Books,
-    ) -> None:
+    def __init__(self, nodes: Sequence[Node], network: Network) -> None:
         self._nodes = nodes
         self._network = network
-        self._loop = loop
-        self._random = random
-        self._faults = faults
-        self._books = books
+        self._loop = network.loop
+        self._random = network.random
+        self._faults = network.faults
+        self._books = network.books
 
     async def act(self) -> None:
         """One verb at one stage on one saga that may need it, or on any."""

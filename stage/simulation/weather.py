@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from random import Random
 from typing import Any
 
 from stage.simulation.api import ApiModel
-from stage.simulation.books import Books
 from stage.simulation.disk import Disk
 from stage.simulation.failovers import Failovers
-from stage.simulation.loop import VirtualLoop
 from stage.simulation.network import OUT_PAGES, OUT_REFUSED, OUT_SILENT, Network
 from stage.simulation.node import Node
 
@@ -32,17 +29,14 @@ class Weather:
         nodes: Sequence[Node],
         models: Sequence[ApiModel],
         network: Network,
-        loop: VirtualLoop,
-        random: Random,
-        books: Books,
     ) -> None:
         self._nodes = nodes
         self._models = models
         self._network = network
         self._faults = network.faults
-        self._loop = loop
-        self._random = random
-        self._books = books
+        self._loop = network.loop
+        self._random = network.random
+        self._books = network.books
         self._lengths: tuple[float, ...] = OUTAGE_SECONDS
         self._tasks: list[asyncio.Task[None]] = []
 

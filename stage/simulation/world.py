@@ -137,18 +137,14 @@ class World:
         self.tasks: list[asyncio.Task[None]] = []
         self.ledgers = scenario.stage is None
         self._build()
-        self.client = Client(
-            self.nodes[0].name, self.network, loop, self.random, self.faults, self.books
-        )
+        self.client = Client(self.nodes[0].name, self.network)
         self.network.serve(CLIENT, lambda *request: self.client.serve(*request))
-        self.operator = Operator(
-            self.nodes, self.network, loop, self.random, self.faults, self.books
-        )
+        self.operator = Operator(self.nodes, self.network)
         self.restores = Restores(self.nodes, loop, self.random, self.faults, self.books)
         self.rest = Rest(
             self.nodes, self.client, self.tail, self.network, self.books, self.restores
         )
-        self.weather = Weather(self.nodes, self.apis, self.network, loop, self.random, self.books)
+        self.weather = Weather(self.nodes, self.apis, self.network)
 
     # --- building --------------------------------------------------------------------------------
 
@@ -170,10 +166,7 @@ class World:
             downstream = followers[index : index + 1]
             self._add_node(stage, upstream, downstream)
         if has_tail:
-            self.tail = Tail(
-                names[-1], self.network, self.loop, self.random, self.faults, self.books
-            )
-            tail = self.tail
+            self.tail = tail = Tail(names[-1], self.network)
             self.network.serve(TAIL, lambda *request: tail.serve(*request))
 
     def _chain(self) -> list[tuple[StageDeclaration[Any, Any], str]]:
@@ -221,16 +214,8 @@ class World:
             self.books.earlier_plans[stage.name, before.plan.version] = before.plan
             releases.insert(0, WatchedStage(before, disk))
             before = before.supersedes
-        node = Node(
-            releases,
-            disk,
-            Neighbours(externals, [upstream], list(downstream), self.scenario.limits),
-            self.network,
-            self.loop,
-            self.random,
-            self.faults,
-            self.books,
-        )
+        neighbours = Neighbours(externals, [upstream], list(downstream), self.scenario.limits)
+        node = Node(releases, disk, neighbours, self.network)
         node.fast_path = self.seed % 2 == 0
         self.nodes.append(node)
         self.network.serve(node.name, node.serve)

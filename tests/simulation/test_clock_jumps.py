@@ -20,6 +20,7 @@ from stage.core.states import SagaState
 from stage.engine.clock import SteadyClock
 from stage.engine.embedded import retention
 from stage.simulation.neighbours import Order
+from stage.simulation.network import Message
 from stage.simulation.node import Node
 from stage.simulation.world import Result, World
 from tests.kits import Strikes
@@ -97,13 +98,13 @@ class Striking:
         self.struck = ""
         vars(world.network)["carry"] = self.carry
 
-    async def carry(self, source: str, target: str, *rest: Any) -> Any:
+    async def carry(self, message: Message, *rest: Any) -> Any:
         """Carry a message; at its number the clock jumps first."""
         self.messages += 1
         if self.messages == self._jump.message:
-            self.struck = f"{source} to {target}"
-            self._strike(target)
-        return await self._carry(source, target, *rest)
+            self.struck = f"{message.source} to {message.target}"
+            self._strike(message.target)
+        return await self._carry(message, *rest)
 
     def _strike(self, target: str) -> None:
         node, jump, loop = node_of(self._world, self._jump.stage), self._jump, self._world.loop

@@ -20,9 +20,9 @@ from stage.ports.store import Unit
 from stage.simulation.faults import Faults
 from stage.simulation.loop import DAY_SECONDS, EPOCH
 from stage.simulation.neighbours import CLIENT, Verdict
+from stage.simulation.network import Message
 from stage.simulation.world import Result, Scenario, World, simulate_world
 from stage.store import rows
-from stage.wire import headers as h
 from tests.simulation.mutants import Patches
 
 pytestmark = pytest.mark.blocking
@@ -63,12 +63,9 @@ class LateRepeat:
         for _ in range(world.nodes[0].processes + 2):
             answers = [await world.client.post(order, order.body, wait=True)]
             body = msgspec.json.encode({"requested_by": CLIENT, "reason": "late"})
-            sent = [("Content-Type", h.CONTENT_JSON)]
-            path = f"/sagas/{SAGA}/compensate"
-            carry = world.network.carry
-            answers.append(
-                await carry(CLIENT, world.nodes[0].name, "POST", path, sent, body, 30.0, SAGA)
-            )
+            path, first = f"/sagas/{SAGA}/compensate", world.nodes[0].name
+            asked = Message(source=CLIENT, target=first, path=path, body=body, saga=SAGA)
+            answers.append(await world.network.carry(asked, 30.0))
             self.said += [each.status for each in answers if isinstance(each, Answer)]
 
 

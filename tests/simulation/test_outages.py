@@ -21,8 +21,8 @@ from stage.simulation.facts import Known
 from stage.simulation.faults import KINDS
 from stage.simulation.loop import EPOCH
 from stage.simulation.neighbours import CLIENT, TAIL, Order, Verdict
+from stage.simulation.network import Message
 from stage.simulation.world import Result, Scenario, World, simulate_world
-from stage.wire import headers as h
 from stage.wire.replies import encode_compensate
 from tests.kits import Strikes
 from tests.sizes import SIZES
@@ -92,9 +92,8 @@ async def ask_to_compensate(world: World, order: Order) -> None:
     """Once: the stage has to remember it."""
     path, body = f"/sagas/{order.saga}/compensate", encode_compensate(CLIENT, "turned back")
     order.asked = True
-    await world.network.carry(
-        CLIENT, "order", "POST", path, [("Content-Type", h.CONTENT_JSON)], body, 5.0, order.saga
-    )
+    asked = Message(source=CLIENT, target="order", path=path, body=body, saga=order.saga)
+    await world.network.carry(asked, 5.0)
 
 
 def known_of(world: World, order: Order, stage: str = "order") -> Known:
@@ -257,9 +256,9 @@ def watch(world: World, sent: dict[str, list[float]]) -> None:
     """Note when each request to a peer leaves, also those that find no connection."""
     carry = world.network.carry
 
-    async def noted(source: str, target: str, *rest: Any) -> Any:
-        sent[target].append(world.loop.time())
-        return await carry(source, target, *rest)
+    async def noted(message: Message, *rest: Any) -> Any:
+        sent[message.target].append(world.loop.time())
+        return await carry(message, *rest)
 
     vars(world.network)["carry"] = noted
 
