@@ -105,6 +105,7 @@ class StageDeclaration(Generic[P, A]):
     paths of the same form. They are read from the payload, through `redact`, and kept nowhere else.
     """
 
+    # Many because each parameter is a word of the author's.
     def __init__(
         self,
         name: str,
@@ -185,7 +186,7 @@ class StageDeclaration(Generic[P, A]):
 
         return declare if function is None else declare(function)
 
-    # Long because each parameter is a word of the author's; all but `to` have a default.
+    # Long and many because each parameter is a word of the author's; all but `to` have a default.
     def call(
         self,
         *misplaced: Never,
@@ -257,7 +258,7 @@ class StageDeclaration(Generic[P, A]):
 
         return declare
 
-    # Long because each parameter is a word of the author's; all but `to` have a default.
+    # Long and many because each parameter is a word of the author's; all but `to` have a default.
     def effect(
         self,
         *misplaced: Never,

@@ -24,11 +24,11 @@ from stage.authoring.source import (
     waits_in,
 )
 from stage.authoring.steps import CallStep, DeclaredStep, ExternalStep, TransactionStep
+from stage.bootstrap.binding import bind_configured
 from stage.bootstrap.callers import callers_of, check_loopback, open_callers
 from stage.bootstrap.credentials import credentials_of, webhooks_without_secret
 from stage.bootstrap.database import is_there, migration_folders, migration_states
 from stage.bootstrap.listener import listener_tls
-from stage.bootstrap.wiring import bind_configured
 from stage.config import Config
 from stage.core.errors import StageError
 from stage.core.states import EXTERNAL_KINDS, LOCAL_KINDS

@@ -23,7 +23,7 @@ from stage.bootstrap.listener import listener_tls
 from stage.bootstrap.process_log import tell_drain, tell_end, tell_start
 from stage.bootstrap.seat import Seat
 from stage.bootstrap.together import TOGETHER
-from stage.bootstrap.wiring import build_app
+from stage.bootstrap.wiring import Served, build_app
 from stage.bootstrap.workers import READY, UP, Orders, file_set_of, serve_workers
 from stage.config import Config, local_socket
 from stage.core.errors import ConfigurationError
@@ -73,7 +73,7 @@ async def _serve(
     tls = listener_tls(config)
     if tls is not None:
         await tls.open()
-    app = build_app(stage, config, tls=tls, seat=seat)
+    app = build_app(stage, config, served=Served(tls=tls, seat=seat))
     limits = ServerLimits(connections_max=connections_max(config))
     reports = Reports(logs.report_turned_away, logs.report_handshakes_failed)
     runner = BoundedRunner(app, limits, reports, tls)

@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from random import random
-from typing import Any
+from typing import Any, Final, NamedTuple
 
+import msgspec
 from aiohttp import web
 from msgspec.structs import replace
 from opentelemetry.metrics import MeterProvider
@@ -18,6 +19,7 @@ from stage.authoring.declaration import StageDeclaration
 from stage.authoring.watched import Report, WatchedParticipant
 from stage.bootstrap.activity import tasks_of, working
 from stage.bootstrap.author_code import AuthorCodeWatch
+from stage.bootstrap.binding import bind_configured
 from stage.bootstrap.callers import callers_of, open_callers
 from stage.bootstrap.console import make_console
 from stage.bootstrap.credentials import credentials_of
@@ -38,9 +40,6 @@ from stage.bootstrap.together import TOGETHER, Together, alone
 from stage.bootstrap.workers import refuse_workers
 from stage.config import Config
 from stage.config.settings import DAY
-from stage.core.errors import ConfigurationError
-from stage.core.states import EXTERNAL_KINDS
-from stage.core.steps import Plan, Step, StepKind
 from stage.engine.clock import SteadyClock, begin, wall_of
 from stage.engine.embedded.engine import EmbeddedEngine
 from stage.engine.embedded.limits import EngineLimits
@@ -58,22 +57,49 @@ from stage.outbound.client import PeerClient
 from stage.outbound.credentials import Credentials
 from stage.outbound.peers import http_peers
 from stage.outbound.transport import Transport
+from stage.ports.certificates import FileState
 from stage.ports.connection import Connection, connection_of
 from stage.ports.figures import Figures, Lately, Places
 from stage.ports.observer import Observer, TraceContext
 from stage.ports.peers import PeerLimits, Peers
-from stage.ports.policy import Policy
-from stage.ports.stage import Participant, family_of
+from stage.ports.stage import Participant
 from stage.ports.store import Store
 from stage.telemetry import logs
 from stage.telemetry.compose import Listener, default_observer
 from stage.telemetry.exposition import Exposition
-from stage.telemetry.gauges import Gauges
+from stage.telemetry.gauges import Gauges, Sources
 from stage.telemetry.last_hour import LastHour
 from stage.telemetry.meters import bridge
 from stage.telemetry.metrics import Metrics
 from stage.wire.descriptor import Descriptor
 from stage.wire.limits import DEFAULT_LIMITS, Limits
+
+
+class Telemetry(msgspec.Struct, frozen=True, kw_only=True):
+    """The recipients of spans, metrics and events in place of those of the process.
+
+    An `observer` takes the place of all but the metrics.
+    """
+
+    observer: Observer | None = None
+    tracer_provider: TracerProvider | None = None
+    meter_provider: MeterProvider | None = None
+
+
+OF_THE_PROCESS: Final = Telemetry()
+
+
+class Served(msgspec.Struct, frozen=True, kw_only=True):
+    """The TLS of the listener and the place among workers, which `stage serve` alone can give.
+
+    Both are None under another server, and `seat` where one process serves the stage.
+    """
+
+    tls: ListenerTls | None = None
+    seat: Seat | None = None
+
+
+ELSEWHERE: Final = Served()
 
 
 def build_app(
@@ -83,26 +109,20 @@ def build_app(
     observer: Observer | None = None,
     tracer_provider: TracerProvider | None = None,
     meter_provider: MeterProvider | None = None,
-    tls: ListenerTls | None = None,
-    seat: Seat | None = None,
+    served: Served = ELSEWHERE,
 ) -> web.Application:
     """The application of one stage, for `web.run_app`, a server of your own, or `add_subapp`.
 
     Spans are made by the `tracer_provider` and metrics by the `meter_provider`, otherwise by those
-    of the process. An `observer` takes the place of all telemetry but the metrics. `tls` is the TLS
-    of the listener, where it is ours. `seat` is the place of one worker among several.
+    of the process. An `observer` takes the place of all telemetry but the metrics. `served` is for
+    `stage serve`, whose listener is ours.
 
     Raises DeclarationError and ConfigurationError with the fix in the message.
     """
-    wired = wire(
-        stage,
-        config,
-        observer=observer,
-        tracer_provider=tracer_provider,
-        meter_provider=meter_provider,
-        tls=tls,
-        seat=seat,
+    telemetry = Telemetry(
+        observer=observer, tracer_provider=tracer_provider, meter_provider=meter_provider
     )
+    wired = wire(stage, config, telemetry, served)
     app = make_app()
     app[SERVICE] = wired.service
     app[TABLES] = wired.tables
@@ -127,11 +147,11 @@ def build_asgi(
 ) -> AsgiApplication:
     """The stage as an ASGI application; `config` is asked for at each start of its lifespan."""
 
+    telemetry = Telemetry(tracer_provider=tracer_provider, meter_provider=meter_provider)
+
     @asynccontextmanager
     async def running() -> AsyncIterator[Service]:
-        wired = wire(
-            stage, config(), tracer_provider=tracer_provider, meter_provider=meter_provider
-        )
+        wired = wire(stage, config(), telemetry)
         async with wired.opened():
             opened_for(app, wired.tables)
             try:
@@ -144,36 +164,37 @@ def build_asgi(
     return app
 
 
+class Rooms(NamedTuple):
+    """The parts that the rooms of one stage have made, each with those that it needs."""
+
+    service: Service
+    engine: EmbeddedEngine
+    store: Store
+    transport: Transport
+    gauges: Gauges
+    credentials: Credentials
+    watch: AuthorCodeWatch
+    tasks: Tasks | None
+    """The tasks of an activity of Step Functions, where the stage does them."""
+
+
 class WiredStage:
     """The rooms of one stage, connected. An HTTP server opens them, drains them and closes them."""
 
-    def __init__(
-        self,
-        config: Config,
-        service: Service,
-        engine: EmbeddedEngine,
-        store: Store,
-        transport: Transport,
-        gauges: Gauges,
-        credentials: Credentials,
-        watch: AuthorCodeWatch,
-        tasks: Tasks | None,
-        *,
-        seat: Seat | None = None,
-    ) -> None:
-        self.together = None if seat is None else Together(seat, engine, service)
-        self.service = service if self.together is None else self.together.service
+    def __init__(self, config: Config, rooms: Rooms, seat: Seat | None = None) -> None:
+        self.together = None if seat is None else Together(seat, rooms.engine, rooms.service)
+        self.service = rooms.service if self.together is None else self.together.service
         """The parts that the endpoints use."""
-        self.tables = Tables(store)
+        self.tables = Tables(rooms.store)
         """The author's tables, for endpoints beside the stage."""
         self._config = config
-        self._engine = engine
-        self._store = store
-        self._transport = transport
-        self._gauges = gauges
-        self._credentials = credentials
-        self._watch = watch
-        self._tasks = tasks
+        self._engine = rooms.engine
+        self._store = rooms.store
+        self._transport = rooms.transport
+        self._gauges = rooms.gauges
+        self._credentials = rooms.credentials
+        self._watch = rooms.watch
+        self._tasks = rooms.tasks
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
@@ -241,21 +262,17 @@ class WiredStage:
 def wire(
     stage: StageDeclaration[Any, Any],
     config: Config,
-    *,
-    observer: Observer | None = None,
-    tracer_provider: TracerProvider | None = None,
-    meter_provider: MeterProvider | None = None,
-    tls: ListenerTls | None = None,
-    seat: Seat | None = None,
+    telemetry: Telemetry = OF_THE_PROCESS,
+    served: Served = ELSEWHERE,
 ) -> WiredStage:
     """Connect the rooms of one stage. Raises DeclarationError and ConfigurationError."""
-    _check_served(stage, config, tls, seat)
+    _check_served(stage, config, served)
     credentials = credentials_of(stage, config, warns=True)
     bound = bind_configured(stage, config, credentials)
     limits = replace(DEFAULT_LIMITS, adds_bytes_max=config.adds_bytes_max)
     metrics, hour = Metrics((*config.externals, *config.downstreams, *config.upstreams)), LastHour()
-    observer = observer or _observer(config, tracer_provider, metrics, hour)
-    store = make_store(stage, config, metrics, seat)
+    observer = telemetry.observer or _observer(config, telemetry.tracer_provider, metrics, hour)
+    store = make_store(stage, config, metrics, served.seat)
     clock = SteadyClock(wall_of(store.ownership))
     watch = AuthorCodeWatch(make_suspects(config), metrics, stuck_seconds=config.stuck_seconds)
     participant = WatchedParticipant(bound, watch.code, _author_defects(observer))
@@ -271,16 +288,15 @@ def wire(
         schedule=scheduler_of(config, store, stage.name),
     )
     admission = Admission(config.requests_max, callers=config.upstreams)
-    gauges = Gauges(
-        engine,
-        clock,
+    sources = Sources(
         queued=lambda: store.queued,
         breakers=lambda: client.breakers,
         speaks=lambda: store.ownership.share.first,
-        files=lambda: (*(() if tls is None else tls.states()), *credentials.states()),
+        files=lambda: _files(served.tls, credentials),
         places=lambda: _places(config, admission, engine),
     )
-    bridge(metrics, gauges, meter_provider, stage.name)
+    gauges = Gauges(engine, clock, sources)
+    bridge(metrics, gauges, telemetry.meter_provider, stage.name)
     service = Service(
         engine=engine,
         participant=participant,
@@ -304,24 +320,25 @@ def wire(
         newest_tasks=NewestTasks(store, clock),
         console=make_console(config.trace_url),
     )
-    tasks = tasks_of(config, stage.name)
-    return WiredStage(
-        *(config, service, engine, store, transport, gauges, credentials, watch, tasks), seat=seat
-    )
+    parts = (service, engine, store, transport, gauges, credentials, watch)
+    return WiredStage(config, Rooms(*parts, tasks_of(config, stage.name)), served.seat)
 
 
-def _check_served(
-    stage: StageDeclaration[Any, Any], config: Config, tls: ListenerTls | None, seat: Seat | None
-) -> None:
+def _check_served(stage: StageDeclaration[Any, Any], config: Config, served: Served) -> None:
     """Raises ConfigurationError for what `stage serve` alone can do."""
-    check_not_ours(config, tls)
-    if seat is None:
+    check_not_ours(config, served.tls)
+    if served.seat is None:
         refuse_workers(stage, config)
+
+
+def _files(tls: ListenerTls | None, credentials: Credentials) -> tuple[FileState, ...]:
+    """The files of certificates and credentials that are in use."""
+    return (*(() if tls is None else tls.states()), *credentials.states())
 
 
 def _figures(lately: Lately, gauges: Gauges, store: Store) -> Figures:
     replicas = store.ownership.share.replicas
-    return Figures(lately=lately, places=tuple(gauges.places()), replicas=replicas)
+    return Figures(lately=lately, places=tuple(gauges.sources.places()), replicas=replicas)
 
 
 def _places(config: Config, admission: Admission, engine: EmbeddedEngine) -> tuple[Places, ...]:
@@ -340,24 +357,6 @@ def _peers(client: PeerClient, config: Config, credentials: Credentials) -> Peer
         credentials=credentials,
         limits=_limits(config),
     )
-
-
-def bind_configured(
-    stage: StageDeclaration[Any, Any], config: Config, credentials: Credentials
-) -> Participant:
-    """The stage with what the operator has set. Raises DeclarationError, ConfigurationError."""
-    bound = stage.bind(
-        tuple(config.downstreams),
-        adjust=lambda step: _adjusted(step, config),
-        patience_seconds=config.compensation_patience_seconds,
-        adds_bytes_max=config.adds_bytes_max,
-        operator_headers=credentials.names,
-    )
-    for version in family_of(bound):
-        _check_externals(version.plan, config)
-    _check_steps(bound, config)
-    _check_retention(config)
-    return bound
 
 
 def _seconds_of(days: float | None) -> float | None:
@@ -381,44 +380,6 @@ def _engine_limits(config: Config, wire: Limits) -> EngineLimits:
 def _author_defects(observer: Observer) -> Report:
     """Reports what a function of the author raised; the ids of its trace are bound already."""
     return lambda saga_id, error: observer.defect("author", saga_id, TraceContext(), error)
-
-
-def _adjusted(step: Step, config: Config) -> Step:
-    """The step with what the operator has set."""
-    execution, compensation = step.execution, step.compensation
-    timeout = step.timeout_seconds
-    if step.kind is StepKind.FORWARD:
-        execution = replace(execution, attempts_max=config.forward_attempts_max)
-        timeout = config.forward_timeout_seconds
-    else:
-        if config.attempts_max is not None:
-            execution = replace(execution, attempts_max=config.attempts_max)
-        if config.compensation_attempts_max is not None:
-            compensation = replace(compensation, attempts_max=config.compensation_attempts_max)
-        if config.external_timeout_seconds_max is not None:
-            timeout = min(timeout, config.external_timeout_seconds_max)
-    step = replace(step, execution=execution, compensation=compensation, timeout_seconds=timeout)
-    if step.kind in EXTERNAL_KINDS and step.peer in config.externals:
-        step = _under(step, connection_of(config.externals[step.peer]).policy)
-    return _under(step, config.steps.get(step.name, Policy()))
-
-
-def _under(step: Step, policy: Policy) -> Step:
-    """The step with what the operator has set for it, or for its API."""
-    execution, compensation = step.execution, step.compensation
-    if policy.attempts_max is not None:
-        execution = replace(execution, attempts_max=policy.attempts_max)
-    if policy.compensation_attempts_max is not None:
-        compensation = replace(compensation, attempts_max=policy.compensation_attempts_max)
-    lifetime = policy.key_lifetime_seconds
-    return replace(
-        step,
-        execution=execution,
-        compensation=compensation,
-        timeout_seconds=policy.timeout_seconds or step.timeout_seconds,
-        key_lifetime_seconds=step.key_lifetime_seconds if lifetime is None else lifetime,
-        never_retry=step.never_retry | set(policy.never_retry),
-    )
 
 
 def _observer(
@@ -450,38 +411,6 @@ def _limits_of(connection: Connection) -> PeerLimits:
         concurrency_max=usual.concurrency_max if places is None else places,
         rate_per_second=connection.rate_per_second,
     )
-
-
-def _check_externals(plan: Plan, config: Config) -> None:
-    wanted = {step.peer for step in plan.steps if step.kind is StepKind.CALL}
-    reached = {name for name, given in config.externals.items() if connection_of(given).url}
-    missing = sorted(wanted - reached)
-    if missing:
-        options = " ".join(f"--external {name}=URL" for name in missing)
-        sections = " ".join(f"[externals.{name}]" for name in missing)
-        raise ConfigurationError(
-            f"stage {plan.stage!r} calls {', '.join(missing)}, which no setting names:"
-            f" add {options}, or {sections} with its url to the file of --config"
-        )
-
-
-def _check_retention(config: Config) -> None:
-    answers, rows = config.answers_retention_days, config.rows_retention_days
-    if answers is not None and rows is not None and answers > rows:
-        raise ConfigurationError(
-            f"answers_retention_days is {answers:g}, and rows_retention_days {rows:g}: a row takes"
-            " its answer along, so keep answers no longer than rows, or leave out the former"
-        )
-
-
-def _check_steps(newest: Participant, config: Config) -> None:
-    """Refuse a policy of a step that no version has: it would be set and never hold."""
-    there = {step.name for version in family_of(newest) for step in version.plan.steps}
-    if unknown := sorted(set(config.steps) - there):
-        raise ConfigurationError(
-            f"steps.{unknown[0]} is set, and stage {newest.plan.stage!r} has no such step:"
-            f" its steps are {', '.join(sorted(there)) or 'none'}"
-        )
 
 
 def _descriptor(

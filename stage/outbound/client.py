@@ -64,6 +64,7 @@ class PeerRequest(msgspec.Struct, frozen=True, kw_only=True):
 class HttpTransport(Protocol):
     """Sends one HTTP request. `outbound.transport.Transport` keeps the law of the ports."""
 
+    # Many because a value for each request would cost time and say no more.
     async def send(
         self,
         method: str,

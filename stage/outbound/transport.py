@@ -66,6 +66,7 @@ class Transport:
             if connector is not None:
                 await connector.close()
 
+    # Many because a value for each request would cost time and say no more.
     async def send(
         self,
         method: str,

@@ -105,6 +105,7 @@ class DroppedKind(StrEnum):
 class Observer(Protocol):
     """Every method returns at once, may be called from any thread and never raises."""
 
+    # Many because a value for each request would cost time and say no more.
     def request(
         self,
         method: str,

@@ -397,6 +397,7 @@ class SimulatedTransport(Transport):
         self._doing: dict[str, list[tuple[str, str]]] = {}
 
     # Long because the faults and checks of a message follow it from its process to its end.
+    # Many because the transport in whose place it stands has as many.
     async def send(
         self,
         method: str,

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Protocol
 
+import msgspec
+
 from stage.core.errors import StoreUnavailable
 from stage.core.pause import INTAKE, Pause
 from stage.core.states import PARKED_IN_DOUBT, ParkCause, SagaState
@@ -64,29 +66,28 @@ class Running(Protocol):
         ...
 
 
+class Sources(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the gauges that are not the engine's are read from."""
+
+    queued: Callable[[], int]
+    """How many units wait for the writer."""
+    breakers: Callable[[], Mapping[str, bool]]
+    """Every peer that was asked, and whether it is left alone now."""
+    speaks: Callable[[], bool] = lambda: True
+    """Whether this process reports what is the database's, once for all replicas."""
+    files: Callable[[], Iterable[FileState]] = tuple
+    """The files of certificates and credentials in use."""
+    places: Callable[[], Iterable[Places]] = tuple
+    """The limits of this process, and how much of each is taken."""
+
+
 class Gauges:
     """The gauges of `names.METRICS`. Gauges read from the database are as of the last `refresh`."""
 
-    def __init__(
-        self,
-        engine: Running,
-        clock: Clock,
-        *,
-        queued: Callable[[], int],
-        breakers: Callable[[], Mapping[str, bool]],
-        speaks: Callable[[], bool] = lambda: True,
-        files: Callable[[], Iterable[FileState]] = tuple,
-        places: Callable[[], Iterable[Places]] = tuple,
-    ) -> None:
-        """`speaks`: whether this process reports what is the database's, once for all replicas."""
-        self.places = places
-        """The limits of this process, and how much of each is taken."""
-        self._files = files
+    def __init__(self, engine: Running, clock: Clock, sources: Sources) -> None:
         self._engine = engine
         self._clock = clock
-        self._queued = queued
-        self._breakers = breakers
-        self._speaks = speaks
+        self.sources = sources
         self._counts: dict[SagaState, int] | None = None
         self._backlog: Backlog | None = None
         self._stale = False
@@ -119,7 +120,7 @@ class Gauges:
                 counts = self._counts or {}
                 return {(state.value,): count for state, count in counts.items()}
             case names.M_BREAKER:
-                return {(peer,): float(broken) for peer, broken in self._breakers().items()}
+                return {(peer,): float(broken) for peer, broken in self.sources.breakers().items()}
             case names.M_PAUSED:
                 held: dict[Labels, float] = {
                     (each.target, _direction(each)): 1.0 for each in self._engine.pauses
@@ -141,7 +142,7 @@ class Gauges:
                 return {(): self._engine.live}
             case names.M_IN_DOUBT:
                 backlog = self._backlog
-                if not self._speaks():
+                if not self.sources.speaks():
                     return {(): self._engine.in_doubt}
                 # Without the database a parked doubt would seem to be settled.
                 if backlog is None:
@@ -152,14 +153,14 @@ class Gauges:
                 return {(): self._engine.clock_jump}
             case names.M_CERTIFICATE_EXPIRY:
                 now = self._clock.now()
-                ends = ((found.place, found.expires_at) for found in self._files())
+                ends = ((found.place, found.expires_at) for found in self.sources.files())
                 return {(place,): end - now for place, end in ends if end is not None}
             case names.M_FILES_REFUSED:
-                return {(found.place,): float(found.refused) for found in self._files()}
+                return {(found.place,): float(found.refused) for found in self.sources.files()}
             case names.M_LIMIT:
-                return {(place.what,): place.limit for place in self.places()}
+                return {(place.what,): place.limit for place in self.sources.places()}
             case names.M_IN_USE:
-                return {(place.what,): place.in_use for place in self.places()}
+                return {(place.what,): place.in_use for place in self.sources.places()}
             case names.M_DATABASE_SIZE:
                 backlog = self._backlog
                 sizes = {} if backlog is None else backlog.sizes
@@ -169,11 +170,11 @@ class Gauges:
             case names.M_DRAINING:
                 return {(): float(self._engine.draining)}
             case names.M_QUEUE:
-                return {(): self._queued()}
+                return {(): self.sources.queued()}
         raise KeyError(name)
 
     async def _read_database(self) -> None:
-        if not self._speaks():  # another replica counts them: the sum over all would be wrong
+        if not self.sources.speaks():  # another replica counts them, and sums have to be right
             self._counts, self._backlog, self._stale = None, None, False
             return
         try:

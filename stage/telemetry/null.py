@@ -51,6 +51,7 @@ class PassthroughSpan:
 class NullObserver:
     """ports.observer.Observer that only passes the trace on."""
 
+    # Many because a value for each request would cost time and say no more.
     def request(
         self,
         method: str,

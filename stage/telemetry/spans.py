@@ -164,6 +164,7 @@ class OtelObserver:
             parent = replace(propagation.new_trace(), baggage=parent.baggage)
         return PassthroughSpan(parent) if self._waits else UnrecordedSpan(parent)
 
+    # Many because a value for each request would cost time and say no more.
     def request(
         self,
         method: str,

@@ -120,6 +120,7 @@ class WireError(Exception):
     By default nothing happened (`not_executed`) and the same bytes will never be accepted.
     """
 
+    # Many because each is a member of the document that it becomes.
     def __init__(
         self,
         status: int,

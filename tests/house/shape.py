@@ -1,4 +1,4 @@
-"""The shape of code: how long a function is, and who imports whom."""
+"""The shape of code: how long a function is, how many parameters it has, and who imports whom."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import NamedTuple
 
 LINES_MAX = 70
 LINES_MAX_WITHOUT_REASON = 40
-REASON = re.compile(r"^\s*# Long because \w.*")
+REASON = re.compile(r"^\s*# Long (and many )?because \w.*")
+PARAMETERS_MAX = 6
+"""Without `self`. Past six, a struct says what belongs together."""
+REASON_OF_MANY = re.compile(r"^\s*# (Many|Long and many) because \w.*")
 
 
 class Function(NamedTuple):
@@ -19,6 +22,9 @@ class Function(NamedTuple):
     line: int
     length: int
     reasoned: bool
+    parameters: int
+    """How many it has; 0 for a command of click, whose parameters are the options of a person."""
+    many_reasoned: bool
 
 
 def functions(source: str) -> list[Function]:
@@ -32,9 +38,25 @@ def functions(source: str) -> list[Function]:
             head = (docstring.end_lineno or 0) + 2 if docstring else node.body[0].lineno
             near = [*lines[max(top - 3, 0) : top - 1], *lines[node.lineno : head]]
             length = (node.end_lineno or node.lineno) - node.lineno + 1
-            reasoned = any(REASON.match(line) for line in near)
-            found.append(Function(node.name, node.lineno, length, reasoned))
+            found.append(
+                Function(
+                    node.name,
+                    node.lineno,
+                    length,
+                    reasoned=any(REASON.match(line) for line in near),
+                    parameters=_parameters(node),
+                    many_reasoned=any(REASON_OF_MANY.match(line) for line in near),
+                )
+            )
     return found
+
+
+def _parameters(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    decorators = (ast.unparse(each).partition("(")[0] for each in node.decorator_list)
+    if any(each.endswith(".command") for each in decorators):
+        return 0
+    given = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+    return sum(each.arg not in ("self", "cls") for each in given)
 
 
 def too_long(source: str) -> list[str]:
@@ -43,6 +65,15 @@ def too_long(source: str) -> list[str]:
         f"{each.line}: {each.name} has {each.length} lines"
         for each in functions(source)
         if each.length > LINES_MAX or (each.length > LINES_MAX_WITHOUT_REASON and not each.reasoned)
+    ]
+
+
+def too_many_parameters(source: str) -> list[str]:
+    """Functions with more than six parameters that give no reason."""
+    return [
+        f"{each.line}: {each.name} has {each.parameters} parameters"
+        for each in functions(source)
+        if each.parameters > PARAMETERS_MAX and not each.many_reasoned
     ]
 
 

@@ -1,4 +1,4 @@
-"""The shape: functions are short, modules import each other in one direction only."""
+"""The shape: functions are short and take few parameters, imports go in one direction only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import grimp
 
 from tests.house.judged import broken
-from tests.house.shape import circles, too_long
+from tests.house.shape import circles, too_long, too_many_parameters
 
 # Contracts that still have exceptions.
 NOT_YET: set[str] = set()
@@ -37,6 +37,25 @@ def test_a_long_function_is_seen() -> None:
     assert [] == too_long(function_of(70, first=f"    {reason}"))
     assert [] == too_long(function_of(70, above=reason))
     assert 1 == len(too_long(function_of(71, first=f"    {reason}")))
+
+
+def test_no_function_has_too_many_parameters(root: Path, project_files: list[Path]) -> None:
+    """The product alone is judged: a test takes as many fixtures as it needs."""
+    names = [str(file.relative_to(root)) for file in project_files if file.suffix == ".py"]
+    product = [name for name in names if name.startswith(("stage/", "examples/"))]
+
+    assert {} == broken(root, product, lambda _, source: too_many_parameters(source))
+
+
+def test_many_parameters_are_seen() -> None:
+    """Past six need a reason; neither `self` counts, nor do the options of a command."""
+    planted = "def planted(self, a, b, c, d, e, f{}): ...\n"
+
+    assert [] == too_many_parameters(planted.format(""))
+    assert ["1: planted has 7 parameters"] == too_many_parameters(planted.format(", *, g"))
+    assert 1 == len(too_many_parameters("# Many because\n" + planted.format(", g")))
+    assert [] == too_many_parameters("# Many because it is one row\n" + planted.format(", g"))
+    assert [] == too_many_parameters("@root.command()\n" + planted.format(", g"))
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:

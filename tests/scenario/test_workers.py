@@ -21,6 +21,7 @@ from aiohttp.test_utils import TestServer
 from stage.bootstrap import build_app, open_database
 from stage.bootstrap.database import database_file, migration_folders
 from stage.bootstrap.seat import Seat
+from stage.bootstrap.wiring import Served
 from stage.config import Config
 from stage.core.errors import ConfigurationError
 from stage.demo.payment import payment
@@ -66,7 +67,11 @@ class Workers:
             for index in range(placement.members)
         ]
         servers = [
-            TestServer(build_app(payment, self.config(seat.index), seat=seat), host=HOST, port=port)
+            TestServer(
+                build_app(payment, self.config(seat.index), served=Served(seat=seat)),
+                host=HOST,
+                port=port,
+            )
             for seat, port in zip(seats, ports, strict=True)
         ]
         try:

@@ -65,7 +65,8 @@ class EmbeddedEngine(EmbeddedCommandsForMany):
         `redact` makes the words of others fit to be kept as reasons. `schedule` makes the scheduler
         of the sagas that no caller opens; the default one opens them here, when they are due.
         """
-        # Long because it lists the parts in the order in which they need each other.
+        # Long and many because it lists the parts in the order in which they need each other, and
+        # takes each that a test replaces by itself.
         clock, limits = clock or SystemClock(), limits or EngineLimits()
         ownership = store.ownership
         dropped = DroppedRows(store, clock)
@@ -79,7 +80,6 @@ class EmbeddedEngine(EmbeddedCommandsForMany):
         units = LiveUnits(interpreter, opening, journal, store, clock, fast_path)
         sender = Sender(interpreter, peers, ownership, clock)
         sagas = LiveSagas(
-            participant.plan,
             units,
             sender,
             observer,

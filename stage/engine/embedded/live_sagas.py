@@ -18,7 +18,6 @@ from stage.core.raised import raised
 from stage.core.saga import Saga, StepState
 from stage.core.shares import Shares
 from stage.core.states import ENDED, EXTERNAL_KINDS, PARKED_IN_DOUBT, ParkCause, Phase
-from stage.core.steps import Plan
 from stage.engine.embedded.inline import HandedOver, await_inline
 from stage.engine.embedded.limits import (
     DEFER_SECONDS_MAX,
@@ -58,7 +57,6 @@ class LiveSagas:
 
     def __init__(
         self,
-        plan: Plan,
         units: LiveUnits,
         sender: Sender,
         observer: Observer,
@@ -68,7 +66,7 @@ class LiveSagas:
         inline: bool,
     ) -> None:
         """With `inline` an attempt that is alone has no task of its own (inline.py)."""
-        self._plan = plan
+        self._plan = units.plan
         self._units = units
         self._sender = sender
         self._observer = observer

@@ -45,7 +45,8 @@ class LiveUnits:
         """New sagas begin on the `fast_path`, where there is one."""
         self._fast_path = fast_path
         self._interpreter = interpreter
-        self._plan = interpreter.plan
+        self.plan = interpreter.plan
+        """The plan of the newest version."""
         self._opening = opening
         self._journal = journal
         self._store = store
@@ -218,7 +219,7 @@ class LiveUnits:
                 if item.durable is not None and not item.durable.done():
                     item.durable.set_exception(error)
                 continue
-            saga = evolve(saga.under(self._plan), saga, item.event)
+            saga = evolve(saga.under(self.plan), saga, item.event)
             allowed.append(item)
         return allowed
 

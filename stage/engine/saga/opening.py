@@ -120,6 +120,7 @@ class _Found(NamedTuple):
 class Opening:
     """Opens sagas; each method runs within a unit of the store."""
 
+    # Many because it is made in one place, of parts that belong to other rooms of the engine.
     def __init__(
         self,
         interpreter: Interpreter,

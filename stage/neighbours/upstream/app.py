@@ -45,6 +45,7 @@ OF_THE_STAGE = {
 COMPENSATE_CODES = {State.COMPENSATED: 200, State.FAILED_TO_COMPENSATE: 409}
 
 
+# Many because each is an option of its command line.
 def make_app(
     *,
     name: str,

@@ -17,7 +17,7 @@ import aiohttp
 import msgspec
 import pytest
 
-from stage.bootstrap import build_app
+from stage.bootstrap import build_app, wiring
 from stage.config import Config
 from stage.core.errors import ConfigurationError
 from stage.demo.payment import payment
@@ -128,7 +128,7 @@ async def serving(
         },
         drain_seconds=0.0,
     )
-    app = build_app(payment, config, tls=served.tls)
+    app = build_app(payment, config, served=wiring.Served(tls=served.tls))
     reports = Reports(lambda _: None, lambda count, why: served.failed.append((count, why)))
     runner = BoundedRunner(app, ServerLimits(**limits), reports, served.tls)
     await runner.setup()

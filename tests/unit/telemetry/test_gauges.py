@@ -15,7 +15,7 @@ from stage.ports.store import Approvals, Backlog
 from stage.telemetry import gauges as measured
 from stage.telemetry import names
 from stage.telemetry.exposition import Exposition
-from stage.telemetry.gauges import Gauges
+from stage.telemetry.gauges import Gauges, Sources
 from stage.telemetry.metrics import Metrics
 
 NOW = 1_000.0
@@ -61,7 +61,7 @@ async def test_gauges_stay_fresh_after_any_error(monkeypatch: pytest.MonkeyPatch
     """Otherwise a collector would read the same numbers for ever. The error is reported, once."""
     monkeypatch.setattr(measured, "REFRESH_SECONDS", 0.0)
     engine, reported = Queried(), list[Exception]()
-    gauges = Gauges(engine, SystemClock(), queued=lambda: 0, breakers=dict)
+    gauges = Gauges(engine, SystemClock(), Sources(queued=lambda: 0, breakers=dict))
     fresh = asyncio.create_task(gauges.keep_fresh(reported.append))
     async with asyncio.timeout(5):
         await engine.enough.wait()
@@ -72,7 +72,7 @@ async def test_gauges_stay_fresh_after_any_error(monkeypatch: pytest.MonkeyPatch
 
 async def test_a_gauge_that_could_not_be_read_keeps_its_value() -> None:
     """An alert must not resolve itself because the database is damaged: an error gauge is up."""
-    gauges = Gauges(engine := Queried(), SystemClock(), queued=lambda: 0, breakers=dict)
+    gauges = Gauges(engine := Queried(), SystemClock(), Sources(queued=lambda: 0, breakers=dict))
     await gauges.refresh()
     assert {(SagaState.ACTIVE.value,): 1} == gauges.read(names.M_SAGAS)
     assert {(): 0.0} == gauges.read(names.M_STALE)
@@ -93,7 +93,7 @@ async def test_approvals_that_wait_are_said_by_step() -> None:
     """One that nobody is asked for has a count, and nothing that could end."""
     clock = SystemClock()
     clock.now = lambda: NOW  # type: ignore[method-assign]
-    gauges = Gauges(Queried(), clock, queued=lambda: 0, breakers=dict)
+    gauges = Gauges(Queried(), clock, Sources(queued=lambda: 0, breakers=dict))
     of_approvals = (names.M_APPROVALS, names.M_OLDEST_APPROVAL, names.M_APPROVAL_EXPIRY)
     assert [{}, {}, {}] == [gauges.read(name) for name in of_approvals]
     await gauges.refresh()
@@ -106,7 +106,7 @@ async def test_approvals_that_wait_are_said_by_step() -> None:
 
 async def test_callers_at_the_same_time_share_a_query() -> None:
     """A query counts every saga there ever was: many at once would keep other readers out."""
-    gauges = Gauges(engine := Queried(), SystemClock(), queued=lambda: 0, breakers=dict)
+    gauges = Gauges(engine := Queried(), SystemClock(), Sources(queued=lambda: 0, breakers=dict))
     await asyncio.gather(*(gauges.refresh() for _ in range(5)))
     assert 1 == engine.queries
     with pytest.raises(sqlite3.OperationalError):
@@ -123,9 +123,7 @@ async def test_one_replica_reports_the_gauges_of_the_database() -> None:
         Gauges(
             engine,
             SystemClock(),
-            queued=lambda: 0,
-            breakers=dict,
-            speaks=partial(share.__getitem__, name),
+            Sources(queued=lambda: 0, breakers=dict, speaks=partial(share.__getitem__, name)),
         )
         for engine, name in ((first, "first"), (other, "other"))
     ]
@@ -147,7 +145,7 @@ async def test_a_scrape_reads_the_gauges_in_the_event_loop() -> None:
         readers.add(threading.get_ident())
         return 7
 
-    gauges = Gauges(Queried(), SystemClock(), queued=queued, breakers=dict)
+    gauges = Gauges(Queried(), SystemClock(), Sources(queued=queued, breakers=dict))
     text, _ = await Exposition(Metrics(), gauges).write("")
     assert {threading.get_ident()} == readers
     assert b"\nstage_writer_queue 7.0\n" in text
