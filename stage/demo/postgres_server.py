@@ -103,7 +103,7 @@ class Server:
 
 @contextmanager
 def running(*settings: str, programs: Path | None = None) -> Iterator[Server]:
-    """A server that is stopped and forgotten at the end; it syncs nothing unless told to."""
+    """A server that is stopped and forgotten at the end; it syncs nothing unless asked to."""
     folder = Path(tempfile.mkdtemp(prefix="stage-postgres-"))
     server = Server(programs or wheel(), folder, *(settings or ("fsync=off",)))
     try:

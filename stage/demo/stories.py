@@ -145,7 +145,7 @@ async def behind_gateway(chain: Chain, client: Client, saga_id: str) -> Acted:
 
 
 async def pending(chain: Chain, client: Client, saga_id: str) -> Acted:
-    """The charge waits for the customer; the stage is killed meanwhile, and told by a webhook."""
+    """The charge waits for the customer; the stage is killed meanwhile, and gets a webhook."""
     await client.script(chain.psp, {"script": "pending", "match": saga_id})
     first = await send(chain, client, saga_id)
     await chain.payment.kill()

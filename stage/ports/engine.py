@@ -246,7 +246,7 @@ class Engine(Commands, Queries, Protocol):
 
     @property
     def draining(self) -> bool:
-        """True once this process was told to come to its end."""
+        """True once this process drains: it takes nothing new, and comes to its end."""
         ...
 
     @property

@@ -1,4 +1,4 @@
-"""The world's own books: what really happened, told by the world and not by our journal.
+"""The world's own books: what really happened, kept by the world and not by our journal.
 
 Three things are counted. *Effects* at external APIs, by key, when they take place. *Local work*,
 when the unit that held it has become durable. *What was made durable*, when the store said so: the

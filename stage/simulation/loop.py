@@ -149,7 +149,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _complain(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         if "never retrieved" in str(context.get("message", "")):
-            return  # told when memory is collected, which is no event of the simulation
+            return  # said when memory is collected, which is no event of the simulation
         self.complaints.append(f"{context.get('message')}: {context.get('exception')!r}")
 
 

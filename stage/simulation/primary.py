@@ -23,7 +23,7 @@ class Primary:
     """Which server stands there, and what each process knows of its own that must be on it."""
 
     def __init__(self, served: Callable[[str], None]) -> None:
-        """`served` is told of a process that uses an older state though it could know."""
+        """`served` is notified of a process that uses an older state though it could know."""
         self._served = served
         self.losses = 0
         """How often the primary was lost: a COMMIT that was under way then is in doubt."""

@@ -118,7 +118,7 @@ class LogListener:
 
         A foreign text, which may quote a payload, and those of causes only where asked to.
 
-        Neighbours are told its type and the trace id, under which this line is found.
+        Neighbours get its type and the trace id, under which this line is found.
         """
         stack = [
             f"{frame.filename}:{frame.lineno} {frame.name}"

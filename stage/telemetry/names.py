@@ -225,9 +225,7 @@ METRICS: Final = {
         kind="gauge", description="Steps in doubt of running sagas, and sagas parked for one."
     ),
     M_READY: Metric(kind="gauge", description="1 while new sagas are accepted, otherwise 0."),
-    M_DRAINING: Metric(
-        kind="gauge", description="1 while the process comes to its end, as it was told to."
-    ),
+    M_DRAINING: Metric(kind="gauge", description="1 while the process drains, from SIGTERM on."),
     M_CLOCK_JUMP: Metric(
         kind="gauge",
         unit="s",

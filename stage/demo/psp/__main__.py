@@ -25,8 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--otlp-endpoint", default="", metavar="URL", help="base URL of an OTLP/HTTP collector"
     )
-    parser.add_argument("--webhook-url", default="", metavar="URL", help="told of pending charges")
-    parser.add_argument("--webhook-secret-file", metavar="FILE", help="signs what it is told")
+    parser.add_argument(
+        "--webhook-url", default="", metavar="URL", help="notified of pending charges"
+    )
+    parser.add_argument("--webhook-secret-file", metavar="FILE", help="signs the webhooks")
     parser.add_argument(
         "--webhook-ca-file", default="", metavar="FILE", help="who is trusted there"
     )

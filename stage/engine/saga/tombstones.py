@@ -1,7 +1,7 @@
 """How many tombstones a caller may leave of sagas that were never seen (rules 9 and 37).
 
 A tombstone bars an id for ever, and an id can be guessed. So each caller leaves so many a second
-and no more: beyond that it is told to ask again, and nothing is written.
+and no more: beyond that it has to ask again, and nothing is written.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ class PostgresConnection:
             raise CommitRefused from reason
 
     async def commit(self) -> None:
-        """See store.connection.Connection. Never cut off: a server that is told to cancel a COMMIT
+        """See store.connection.Connection. Never cut off: a server that is asked to cancel a COMMIT
         may say so, and commit.
         """
         self._link.warned = ""

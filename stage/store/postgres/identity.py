@@ -1,7 +1,7 @@
 """Whose a database is, and whether it is still the one that this process opened (rule 33).
 
-Another database is told by its identity. An older state of the same one, such as a standby that was
-promoted without the last commits, is told by the number of our own last durable batch.
+Another database is recognised by its identity. An older state of the same one, such as a standby
+that was promoted without the last commits, is recognised by the number of our last durable batch.
 """
 
 from __future__ import annotations

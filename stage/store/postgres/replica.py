@@ -168,7 +168,7 @@ class PostgresReplica:
 
     @property
     def time(self) -> float | None:
-        """See ports.ownership.Ownership: as the last renewals told it."""
+        """See ports.ownership.Ownership: as of the last renewals."""
         return self._time.at(_now())
 
     @property

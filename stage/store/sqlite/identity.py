@@ -1,7 +1,7 @@
 """Whose a SQLite file is, and whether it is still the one that this process opened (rule 33).
 
 Three things can be put in the place of a database: nothing, another one, or an older copy of it.
-The file itself tells the first two apart by its identity. An older copy is told by the numbers of
+The identity in the file tells the first two apart. An older copy is recognised by the numbers of
 its batches, which only grow: the highest one is remembered here while the process runs, and in the
 lock file beside the database from one process to the next (`Mark`).
 """
