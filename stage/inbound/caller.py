@@ -60,7 +60,7 @@ def check_opener(principal: Principal, envelope: Envelope) -> None:
     """Raise WireError 403 unless the last name in the trail is that of the upstream that sends."""
     if principal.kind is not Kind.UPSTREAM:
         return
-    last = envelope.trail[-1].stage if envelope.trail else ""
+    last = envelope.upstream
     if last != principal.name:
         raise not_yours(
             f"the trail ends with {last!r}, and {principal.name!r} sends it"

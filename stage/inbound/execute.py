@@ -46,7 +46,7 @@ async def _run(service: Service, request: Request, body: bytes) -> Answer:
     h.check_idempotency_key(request.headers.getall(h.IDEMPOTENCY_KEY, ()), saga_id)
     deadline = deadline_of(request, envelope.deadline, service.clock.now())
     wait, respond_async = wait_of(request, service.wait_seconds_max, service.wait_seconds_max)
-    upstream = about.opener = envelope.trail[-1].stage if envelope.trail else ""
+    upstream = about.opener = envelope.upstream
     try:
         with service.admission.place(saga_id, upstream):
             reply = await service.engine.accept(

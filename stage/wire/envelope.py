@@ -68,6 +68,11 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     deadline: float | None = None
     trail: tuple[TrailEntry, ...] = ()
 
+    @property
+    def upstream(self) -> str:
+        """The neighbour that it came from: the last name of the trail; empty without one."""
+        return self.trail[-1].stage if self.trail else ""
+
 
 class _Usual(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The form of nearly every body, as the C decoder checks it; a member left out is unset."""

@@ -35,7 +35,6 @@ from stage.engine.saga.context import (
     fingerprint_of,
     same_opener,
     same_payload,
-    upstream_of,
 )
 from stage.engine.saga.dropped import past_retention
 from stage.engine.saga.opening import Offer, OpenRequest
@@ -435,7 +434,7 @@ class EmbeddedCommands(EmbeddedErasing):
             accepted=e.Accepted(
                 at=now,
                 deadline=deadline,
-                upstream=upstream_of(envelope),
+                upstream=envelope.upstream,
                 deferred=respond_async,
                 baggage=trace.baggage,
                 version=self._plan.version,
@@ -501,7 +500,7 @@ def _check_same(context: Context, state: SagaState, envelope: Envelope, fingerpr
     request. A tombstone has neither, and no payload.
     """
     opener = context.trail[-1] if context.trail else ""
-    foreign = bool(opener) and opener != upstream_of(envelope)
+    foreign = bool(opener) and opener != envelope.upstream
     if foreign or not same_opener(context.fingerprint, fingerprint):
         raise NotYours(f"saga {envelope.saga_id} was opened by another neighbour than you")
     if not same_payload(context.fingerprint, fingerprint):

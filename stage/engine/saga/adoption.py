@@ -10,7 +10,7 @@ from stage.core import events as e
 from stage.core.lost import Word, journal_of, nothing_stands
 from stage.core.saga import Saga
 from stage.engine.saga.acts import how_it_stands
-from stage.engine.saga.context import Context, buried, context_with, fingerprint_of, upstream_of
+from stage.engine.saga.context import Context, buried, context_with, fingerprint_of
 from stage.engine.saga.interpreter import Interpreter
 from stage.engine.saga.journal import Journal, Stored
 from stage.ports.codec import Codec
@@ -42,7 +42,7 @@ class Testimony(msgspec.Struct, frozen=True, kw_only=True):
     def upstream(self) -> str:
         """The neighbour that opened it; empty where no one can tell."""
         if self.envelope is not None:
-            return upstream_of(self.envelope)
+            return self.envelope.upstream
         return next((word.neighbour for word in self.words if word.from_upstream), "")
 
 
@@ -117,7 +117,7 @@ class Adoption:
 
 def as_it_came(envelope: Envelope, stage: str) -> Envelope:
     """The envelope that this stage accepted, from the one that it handed on."""
-    if not envelope.trail or envelope.trail[-1].stage != stage:
+    if envelope.upstream != stage:
         return envelope
     data = {name: value for name, value in envelope.data.items() if name != stage}
     return msgspec.structs.replace(envelope, data=data, trail=envelope.trail[:-1])

@@ -80,18 +80,13 @@ def context_with(
     )
 
 
-def upstream_of(envelope: Envelope) -> str:
-    """The neighbour that the envelope came from, by the trail's last name; empty without one."""
-    return envelope.trail[-1].stage if envelope.trail else ""
-
-
 def fingerprint_of(envelope: Envelope) -> str:
     """The payload hash of a request, followed by a short hash of the neighbour that sent it.
 
     Both are kept when everything else of the request is dropped, so that the saga still belongs to
     that neighbour. A neighbour without a name leaves no hash.
     """
-    return payload_hash(envelope) + opener_hash(envelope.saga_id, upstream_of(envelope))
+    return payload_hash(envelope) + opener_hash(envelope.saga_id, envelope.upstream)
 
 
 def same_opener(known: str, asked: str) -> bool:

@@ -9,7 +9,7 @@ from stage.core.requester import opener_hash
 from stage.core.saga import Saga
 from stage.core.states import Phase, SagaState
 from stage.core.steps import FORWARD_PREFIX, Plan
-from stage.engine.saga.context import PAYLOAD_HASH_CHARS, Context, upstream_of
+from stage.engine.saga.context import PAYLOAD_HASH_CHARS, Context
 from stage.ports.engine import Snapshot
 from stage.wire.envelope import encode_envelope, format_instant
 from stage.wire.outcome import Outcome
@@ -43,7 +43,7 @@ def shared_with(
     saga, envelope = snapshot.saga, context.envelope
     if envelope is None:
         return _without_contents(neighbour, plan, snapshot, context.fingerprint)
-    if upstream_of(envelope) == neighbour:
+    if envelope.upstream == neighbour:
         outcome = OF_THIS_STAGE[saga.state] if snapshot.readable else Outcome.UNKNOWN
         return _item(snapshot, Side.DOWNSTREAM, outcome, encode_envelope(envelope))
     name = FORWARD_PREFIX + neighbour
