@@ -7,6 +7,8 @@ import time
 from typing import Any
 from urllib.parse import quote
 
+from msgspec.structs import replace
+
 from stage.demo.chain import Chain
 from stage.demo.client import Client, Reply
 from stage.demo.story import Acted, Expected, Story
@@ -177,125 +179,81 @@ def new_id(letter: str) -> str:
     return f"{letter}.{new_saga_id()}"
 
 
+DONE = Expected(
+    outcome="executed",
+    order="completed",
+    payment="completed",
+    shipping="completed",
+    made=1,
+    standing=1,
+)
+"""One charge stands, and every service has done its part."""
+UNDONE = Expected(
+    outcome="compensated",
+    order="compensated",
+    payment="compensated",
+    shipping="compensated",
+    made=1,
+    standing=0,
+)
+"""One charge was made, and nothing stands anywhere."""
+
 STORIES = (
     Story(
         name="completed",
         title="everything goes well",
         act=completed,
-        expected=Expected(
-            outcome="executed",
-            order="completed",
-            payment="completed",
-            shipping="completed",
-            made=1,
-            standing=1,
-        ),
+        expected=DONE,
     ),
     Story(
         name="refused",
         title="downstream refuses; the refusal comes back as the answer, everything is undone",
         act=refused,
-        expected=Expected(
-            outcome="compensated",
-            order="compensated",
-            payment="compensated",
-            shipping="compensated",
-            made=1,
-            standing=0,
-        ),
+        expected=UNDONE,
     ),
     Story(
         name="in-doubt",
         title="the call times out although the charge landed: probed, found, one charge",
         act=in_doubt,
-        expected=Expected(
-            outcome="executed",
-            order="completed",
-            payment="completed",
-            shipping="completed",
-            made=1,
-            standing=1,
-        ),
+        expected=DONE,
     ),
     Story(
         name="late-failure",
         title="downstream answers 200 and fails later: all is undone, and upstream is notified",
         act=late_failure,
-        expected=Expected(
-            outcome="compensated",
-            order="compensated",
-            payment="compensated",
-            shipping="compensated",
-            made=1,
-            standing=0,
-        ),
+        expected=UNDONE,
     ),
     Story(
         name="overtaken",
         title="the compensation overtakes its request: a tombstone, the late request gets 410",
         act=overtaken,
-        expected=Expected(
-            outcome="compensated",
-            order="compensated",
-            payment="compensated",
-            shipping=None,
-            made=0,
-            standing=0,
-        ),
+        expected=replace(UNDONE, shipping=None, made=0),
     ),
     Story(
         name="five-times",
         title="the same request five times at once: one run, five equal answers",
         act=five_times,
-        expected=Expected(
-            outcome="executed",
-            order=None,
-            payment="completed",
-            shipping="completed",
-            made=1,
-            standing=1,
-        ),
+        expected=replace(DONE, order=None),
     ),
     Story(
         name="killed",
         title="killed with SIGKILL after the charge, before the commit; started again: one charge",
         act=killed,
         kills=True,
-        expected=Expected(
-            outcome="executed",
-            order="completed",
-            payment="completed",
-            shipping="completed",
-            made=1,
-            standing=1,
-        ),
+        expected=DONE,
     ),
     Story(
         name="gateway",
         title="a gateway says 504 while downstream works: asked again, and it was not a no",
         act=behind_gateway,
-        expected=Expected(
-            outcome="executed",
-            order="completed",
-            payment="completed",
-            shipping="completed",
-            made=1,
-            standing=1,
-        ),
+        expected=DONE,
     ),
     Story(
         name="pending",
         title="the charge waits for the customer, the stage is killed: a webhook goes on with it",
         act=pending,
         kills=True,
-        expected=Expected(
-            outcome="executed",
-            order=None,
-            payment="completed",
-            shipping="completed",
-            made=1,
-            standing=1,
-        ),
+        expected=replace(DONE, order=None),
     ),
 )
 LETTERS = "abcdefghi"
