@@ -85,6 +85,8 @@ class EffectDecorator(Protocol[P]):
 class StageDeclaration(Generic[P, A]):
     """One stage of a chain: declare its steps in the order in which they run.
 
+    A wrong declaration raises DeclarationError with the fix, where it stands.
+
     `accepts` is the payload type, decoded from the context's data; `adds` the type that the
     `output` function returns, added to the data under the stage's name. `migrations` is a folder
     of SQL files beside the declaring module.
@@ -280,9 +282,9 @@ class StageDeclaration(Generic[P, A]):
 
         It is for a vendor's SDK, gRPC or a queue. Its intent is durable before it runs in the
         event loop, and its outcome follows from what it raises: Refused, Transient and Pending as
-        in a call; anything else, and `timeout`, is in doubt. Its requests are not in the journal:
-        idempotence under `saga.key` is the author's promise, and `idempotent=False` says that there
-        is none. The other parameters are those of a call.
+        in a call; anything else, and `timeout` in seconds, is in doubt. Its requests are not in the
+        journal: idempotence under `saga.key` is the author's promise, and `idempotent=False` says
+        that there is none. The other parameters are those of a call.
         """
         self._check_external("effect", misplaced, to)
         self._check_seconds((timeout, key_lifetime_seconds or 1.0, pending_seconds_max))

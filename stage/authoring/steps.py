@@ -287,7 +287,10 @@ class ApprovalStep(DeclaredStep[P, Approval | None]):
     coroutine = False
 
     def shown(self, saga: Saga[P]) -> bytes | None:
-        """The words for a person, as JSON; None where nobody has to be asked."""
+        """The words for a person, as JSON; None where nobody has to be asked.
+
+        Raises StageError for more than SHOWN_BYTES_MAX of them, and what the function raises.
+        """
         value: Any = self.function(saga)
         if value is None:
             return None

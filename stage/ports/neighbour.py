@@ -74,7 +74,12 @@ CompensateReply = Compensated | InProgress | CannotCompensate | NotUnderstood | 
 
 
 class Neighbours(Protocol):
-    """The neighbours, by configured name. No name in a body becomes an address."""
+    """The neighbours, by configured name. No name in a body becomes an address.
+
+    No method raises for what the network or a neighbour does: that is a reply. `timeout` is in
+    seconds and covers the whole exchange. `budget` is what is left to the saga, in seconds; None
+    without a deadline.
+    """
 
     def is_upstream(self, peer: str) -> bool:
         """True when an upstream of that name is configured, so that it can be notified."""

@@ -16,6 +16,8 @@ The law, for every store (`tests/unit/store` holds each one to it):
    has another epoch, or another replica owns it (`ports.ownership`). A store may write at the end
    of the unit what `insert` and `save` are given; then their errors come out of `transact`.
 6. Reads outside of a unit see only durable data.
+
+Every instant, in rows and as a parameter, is in seconds since the epoch, UTC.
 """
 
 from __future__ import annotations

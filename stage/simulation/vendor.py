@@ -26,6 +26,8 @@ async def ask(
 ) -> Answer:
     """The answer of the model of that system, under that key; any code is an answer.
 
+    `timeout` is in seconds of the simulated world. `body` is sent as JSON, None as no body.
+
     Raises Transient where the request certainly never arrived, ConnectionError where nobody knows,
     and LookupError outside of a simulated world.
     """

@@ -41,7 +41,10 @@ def fake_webhook(
     secret: bytes = WEBHOOK_SECRET,
     now: float = 0.0,
 ) -> Webhook:
-    """A webhook as its function gets it, which came at `now`. No secret is configured for `b""`."""
+    """A webhook as its function gets it, which came at `now`, in seconds since the epoch.
+
+    No secret is configured for `b""`.
+    """
     request = WebhookRequest(
         external="a test",
         body=body,

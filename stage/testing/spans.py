@@ -225,7 +225,10 @@ class SpanCollector(Spans):
     async def until(
         self, name: str, *, seconds: float = UNTIL_SECONDS_MAX, **attributes: Any
     ) -> SpanSeen:
-        """The only span of that name, once it has ended; a run ends a moment after its answer."""
+        """The only span of that name, once it has ended; a run ends a moment after its answer.
+
+        Raises AssertionError with the tree of all spans when none has ended within `seconds`.
+        """
         try:
             async with asyncio.timeout(seconds):
                 while not self.all(name, **attributes):  # noqa: ASYNC110 - any thread ends spans
