@@ -13,8 +13,8 @@ from stage.bootstrap.database import make_store, open_database
 from stage.config import Config
 from stage.core.errors import ConfigurationError
 from stage.engine.clock import SystemClock
+from stage.engine.live_reconcile import Reconciling
 from stage.engine.reconcile import Reconciler, Reconciliation, answers_of
-from stage.engine.reconciling import Reconciling
 from stage.engine.saga.adoption import Adoption
 from stage.engine.saga.interpreter import Interpreter
 from stage.engine.saga.journal import Journal

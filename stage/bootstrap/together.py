@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from stage.bootstrap.seat import Seat
 from stage.engine.embedded.engine import EmbeddedEngine
-from stage.engine.reconciling import Reconciling
+from stage.engine.live_reconcile import Reconciling
 from stage.engine.workers.duties import Duties
 from stage.engine.workers.engine import Answers, WorkersEngine
 from stage.engine.workers.link import WorkerDoor, WorkerLink

@@ -1,5 +1,4 @@
-"""The names of stages and steps, in a module that imports nothing of ours: the command line
-starts with it."""
+"""The names of stages and steps. It imports nothing of ours: the command line starts with it."""
 
 from __future__ import annotations
 

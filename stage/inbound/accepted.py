@@ -1,4 +1,4 @@
-"""Shared by execute and compensate: the answer 202, and the link to the trace of a saga."""
+"""The answer 202 and the link to the trace of a saga, for execute and for compensate."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The journal at rest, in memory or on SQLite: units, group commit, migrations."""
+"""The journal at rest, in memory, on SQLite or on PostgreSQL: units, group commit, migrations."""

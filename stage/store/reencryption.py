@@ -1,4 +1,4 @@
-"""Shared by the exchange of payload keys on every database."""
+"""The exchange of payload keys, as far as it is the same on every database."""
 
 from __future__ import annotations
 

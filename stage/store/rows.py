@@ -1,4 +1,4 @@
-"""Between our values and the rows of the database."""
+"""Turns our values into the rows of a database, and rows into values."""
 
 from __future__ import annotations
 

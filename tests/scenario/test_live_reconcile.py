@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from stage.core.errors import ConfigurationError
-from stage.engine.reconciling import Reconciling
+from stage.engine.live_reconcile import Reconciling
 from tests.scenario.attacks.names import named_chain, shown_by
 from tests.scenario.chain import Chain, running_chain
 from tests.scenario.restored import RestoredChain, restored_chain

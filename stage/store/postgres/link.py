@@ -1,4 +1,4 @@
-"""Connections to the server.
+"""One connection to the server: how it is made, and how a statement is run on it.
 
 Nothing here keeps anything in a session of the server, so that a pooler may stand between: every
 setting is made within the transaction it is for.
