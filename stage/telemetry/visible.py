@@ -61,11 +61,6 @@ SPAN_ATTRIBUTES: Final = {
 against it."""
 
 
-def attributes_of(span: str) -> frozenset[str]:
-    """The attributes that a span of that type (one of SPANS) may have."""
-    return frozenset(name for name, spans in SPAN_ATTRIBUTES.items() if span in spans)
-
-
 # --- log lines -----------------------------------------------------------------------------------
 
 LEVELS: Final = {level: logging.getLevelNamesMapping()[level.upper()] for level in Level}

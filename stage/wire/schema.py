@@ -116,8 +116,3 @@ PROBLEM_SCHEMA: dict[str, Any] = {
         },
     },
 }
-
-SCHEMAS: dict[str, dict[str, Any]] = {
-    schema["title"]: schema
-    for schema in (ENVELOPE_SCHEMA, EXECUTED_SCHEMA, COMPENSATE_REQUEST_SCHEMA, PROBLEM_SCHEMA)
-}

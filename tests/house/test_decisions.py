@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from tests.house.rules import DECISION_NAME, DECISION_SECTIONS, missing_sections
 
 TEMPLATE = "template.md"
+STATUS = re.compile(r"^Status: (?:proposed|accepted|replaced by \[?\d{4})\b.*\.$", re.MULTILINE)
 MISSING_MAX = 4
 """Records that are written at the same time have their numbers before they are there."""
 
@@ -31,6 +33,21 @@ def test_every_record_has_the_four_sections(root: Path, records: list[Path]) -> 
 
     assert records
     assert {} == wrong
+
+
+def test_every_record_has_a_status(records: list[Path]) -> None:
+    """It is proposed, accepted or replaced, in a whole sentence, with what others changed of it."""
+    wrong = [file.name for file in records if not STATUS.search(file.read_text(encoding="utf-8"))]
+
+    assert [] == wrong
+
+
+def test_a_status_that_is_none_is_seen() -> None:
+    """The word has to be one of three, and the sentence has to end."""
+    assert STATUS.search("# 1. x\n\nStatus: accepted. Completes 2.\n")
+    assert STATUS.search("Status: replaced by 0004.\n")
+    assert not STATUS.search("Status: accepted\n")
+    assert not STATUS.search("Status: good.\n")
 
 
 def test_records_are_numbered(records: list[Path]) -> None:

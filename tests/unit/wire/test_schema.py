@@ -20,11 +20,14 @@ from stage.wire.schema import (
     ENVELOPE_SCHEMA,
     EXECUTED_SCHEMA,
     PROBLEM_SCHEMA,
-    SCHEMAS,
 )
 from tests.unit.wire.strategies import envelopes
 from tests.unit.wire.test_envelope import AT, GOOD, WRONG
 
+SCHEMAS: dict[str, dict[str, Any]] = {
+    schema["title"]: schema
+    for schema in (ENVELOPE_SCHEMA, EXECUTED_SCHEMA, COMPENSATE_REQUEST_SCHEMA, PROBLEM_SCHEMA)
+}
 # Dates that do not exist, which a schema cannot know; and a line break at the end, which `$` of
 # Python lets through and `$` of JSON Schema (ECMA 262) does not.
 BEYOND_SCHEMA = ("2026-02-30", "T24:", ":60Z", "+24:00", "0000-", "\\n")
