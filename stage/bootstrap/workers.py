@@ -16,7 +16,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from typing import Any, Final
 import msgspec
 
 from stage.authoring.declaration import StageDeclaration
+from stage.bootstrap.code_files import CodeFiles
 from stage.bootstrap.database import MEMORY, database_file, migration_folders
 from stage.bootstrap.seat import Seat
 from stage.config import Config
@@ -224,6 +225,7 @@ class _Parent:
         self._seats = seats
         self._serve = serve
         self._workers = [_Worker(seat.index) for seat in seats]
+        self._code = CodeFiles(migration_folders(stage))
         self._ports: tuple[int, int | None] | None = None
         self._stopping = False
         self._served = False
@@ -254,11 +256,14 @@ class _Parent:
         sys.stdout.flush()
         sys.stderr.flush()
         parent = os.getpid()
+        # A signal that comes while the worker takes off its parent's actions waits until it has.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         pid = os.fork()
         if pid == 0:
             os.close(heard)
             os.close(says)
-            self._be(worker, Orders(from_parent, to_parent, parent))
+            self._be(worker, Orders(from_parent, to_parent, parent), before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.close(to_parent)
         os.close(from_parent)
         worker.pid, worker.heard, worker.says = pid, heard, says
@@ -266,8 +271,8 @@ class _Parent:
         worker.again_at = None
         worker.started_at = time.monotonic()
 
-    def _be(self, worker: _Worker, orders: Orders) -> None:
-        """Be a worker: this never returns."""
+    def _be(self, worker: _Worker, orders: Orders, mask: Iterable[int]) -> None:
+        """Be a worker: this never returns. The signals of `mask` alone are blocked in it."""
         status = 0
         try:
             self._reserved.pop_all()  # theirs is the parent's copy of them
@@ -275,6 +280,7 @@ class _Parent:
             for number in (*SIGNALS, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             for each in self._workers:
                 each.close()
             seat = self._seats[worker.index]
@@ -315,7 +321,8 @@ class _Parent:
                 self._start(worker)
 
     def _check(self, worker: _Worker) -> None:
-        """Raise ConfigurationError where its file is not the one that it had."""
+        """Raise ConfigurationError where its file or its code is not the one that it had."""
+        self._code.check()
         if (placement := self._seats[worker.index].placement) is not None:
             check_listed(database_file(self._stage, self._config), placement.sizes, worker.index)
 

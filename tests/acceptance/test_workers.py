@@ -10,11 +10,12 @@ import asyncio
 import json
 import os
 import signal
+import sqlite3
 import sys
 from asyncio.subprocess import Process
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from aiohttp.test_utils import TestServer
 from stage.demo.chain import free_ports
 from stage.engine.workers.placement import home_of
 from stage.wire.tokens import accept_line
+from tests.forked import ROOT
 from tests.forked import stage as forked
 from tests.processes import children, lives
 
@@ -101,22 +103,28 @@ class Serving:
             return await self.process.wait()
 
 
-def command(folder: Path, bank: Bank, *more: str) -> tuple[str, ...]:
+TARGET = "stage.demo.payment:payment"
+
+
+def command(folder: Path, bank: Bank, *more: str, target: str = TARGET) -> tuple[str, ...]:
     return (
-        *("-m", "stage", "serve", "stage.demo.payment:payment", "--port", "0"),
+        *("-m", "stage", "serve", target, "--port", "0"),
         *("--database", f"sqlite:///{folder / 'payment.db'}", "--external", f"psp={bank.url}"),
         *more,
     )
 
 
 @asynccontextmanager
-async def serving(folder: Path, bank: Bank, *more: str) -> AsyncIterator[Serving]:
+async def serving(
+    folder: Path, bank: Bank, *more: str, target: str = TARGET
+) -> AsyncIterator[Serving]:
     """The stage, once every worker listens."""
     log = folder / "serve.log"
     with log.open("wb") as err:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, *command(folder, bank, *more)),
-            env={**os.environ, "STAGE_LOG_FORMAT": "json"},
+            *(sys.executable, *command(folder, bank, *more, target=target)),
+            cwd=folder,
+            env={**os.environ, "STAGE_LOG_FORMAT": "json", "PYTHONPATH": str(ROOT)},
             stdout=asyncio.subprocess.PIPE,
             stderr=err,
         )
@@ -516,6 +524,91 @@ async def test_workers_that_wait_for_their_files_end_at_once(tmp_path: Path, ban
                 pass
             waiting.terminate()
             assert 0 == await waiting.wait()
+
+
+AUTHORED = """
+import msgspec
+from stage import Stage
+
+class Order(msgspec.Struct):
+    amount: int
+
+payment = Stage("payment", accepts=Order, migrations="sql")
+
+@payment.transaction(compensation=None, reason="it reads")
+async def look(tx, saga) -> None: ...
+"""
+
+
+async def test_a_worker_is_not_started_anew_with_other_code(tmp_path: Path, bank: Bank) -> None:
+    """The files of the next release are there, and the stage was not restarted: others go on.
+
+    It would apply the migrations of that release under the code of this one.
+    """
+    (tmp_path / "pay.py").write_text(AUTHORED)
+    (tmp_path / "sql").mkdir()
+    (tmp_path / "sql" / "0001_payment.sql").write_text("CREATE TABLE payment (id TEXT, more INT);")
+    following = tmp_path / "sql" / "0002_less.contract.sql"
+    given = ("--auth", "none", "--workers", "2")
+    async with serving(tmp_path, bank, *given, target="pay:payment") as stage:
+        following.write_text("ALTER TABLE payment DROP COLUMN more;")
+        first, second = stage.workers
+        os.kill(second, signal.SIGKILL)
+        async with asyncio.timeout(LIMIT_SECONDS):
+            while not (said := refusals(stage)) and stage.workers in (  # noqa: ASYNC110
+                [first],
+                [first, second],
+            ):
+                await asyncio.sleep(0.05)  # nobody tells
+        assert said and str(following) in said[0] and "restart the stage" in said[0]
+        assert [first] == stage.workers
+        following.unlink()
+        async with asyncio.timeout(LIMIT_SECONDS):
+            while len(stage.workers) < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)  # nobody tells
+    for file in ("payment.db", "payment.1.db"):
+        with closing(sqlite3.connect(tmp_path / file)) as connection:
+            connection.execute("SELECT more FROM payment")
+
+
+def refusals(stage: Serving) -> list[str]:
+    """The reasons for which a worker was not started anew."""
+    reasons = [line["reason"] for line in stage.log if line["event"] == "worker_ended"]
+    return [each for each in reasons if not each.startswith("status")]
+
+
+STOPPED_EARLY = """
+import os, signal, sys
+from pathlib import Path
+from stage.bootstrap import workers
+from stage.config import Config
+from stage.demo.payment import payment
+
+parent, heard = os.getpid(), signal.set_wakeup_fd
+
+def signalled(fd, **given):
+    if os.getpid() != parent:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return heard(fd, **given)
+
+signal.set_wakeup_fd = signalled
+config = Config(database=f"sqlite:///{Path(sys.argv[1]) / 'p.db'}", auth="none", workers=2)
+try:
+    workers.serve_workers(payment, config, lambda *_: print("serves", flush=True))
+except Exception as error:
+    print(error, flush=True)
+"""
+
+
+async def test_a_signal_is_not_lost_while_a_worker_begins(tmp_path: Path) -> None:
+    """It comes when the worker has not yet taken off the actions of its parent."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", STOPPED_EARLY, str(tmp_path)), stdout=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(LIMIT_SECONDS):
+        said, _ = await process.communicate()
+    assert f"ended with status {-signal.SIGTERM}" in said.decode(), said
+    assert "serves" not in said.decode()
 
 
 async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
