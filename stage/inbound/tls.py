@@ -1,7 +1,9 @@
 """The certificate of the listener, and the authorities of its callers: read anew on change.
 
 A renewed file needs no restart: connections that come in afterwards are shown it within a second.
-Files that cannot be used are refused at start. While the stage runs, the former ones stay in force.
+Files that cannot be used are refused at start. While the stage runs, what they held before stays in
+force. The certificate with its key and the authorities stand by themselves: a wrong file of one
+keeps no renewed one of the other from being used.
 """
 
 from __future__ import annotations
@@ -22,10 +24,10 @@ from stage.inbound.file_marks import LOOK_SECONDS, Mark, Warn, mark_of
 from stage.ports.certificates import (
     MINIMUM,
     FileState,
+    Pair,
     Shows,
     authorities,
-    expiry_of,
-    load_pair,
+    read_pair,
 )
 
 CERT, KEY, CLIENT_CA = "tls_cert", "tls_key", "tls_client_ca"
@@ -63,6 +65,8 @@ class ListenerTls:
     def __init__(self, files: ListenerFiles, *, warn: Warn) -> None:
         self._files = files
         self._warn = warn
+        self._pair: Pair | None = None
+        self._pair_marks: tuple[Mark, ...] = ()
         self._trusted: Trusted | None = None if files.client_ca else Trusted()
         self._trusted_mark: Mark | None = None
         self._made_of: tuple[tuple[Mark, ...], bytes] | None = None
@@ -86,8 +90,8 @@ class ListenerTls:
         if self._in_force is None:
             return
         yield FileState(CERT, CERT in self._warned, self._in_force.expires_at)
-        if self.names_callers:  # new ones are taken up beside a certificate that can be used
-            yield FileState(CLIENT_CA, bool(self._warned), self._in_force.trust_expires_at)
+        if self.names_callers:
+            yield FileState(CLIENT_CA, CLIENT_CA in self._warned, self._in_force.trust_expires_at)
 
     async def open(self) -> None:
         """Read the files. Raises ConfigurationError with the fix; warns of a key that others
@@ -120,29 +124,31 @@ class ListenerTls:
         problems: dict[str, str] = {}
         pair = self._read_pair(problems)
         trusted = self._read_trusted(problems)
-        if pair is None or trusted is None or (pair, trusted.digest) == self._made_of:
+        if pair is None or trusted is None:
+            return problems
+        made_of = (self._pair_marks, trusted.digest)
+        if made_of == self._made_of:
             return problems
         try:
-            self._in_force = _in_force(self._files, trusted)
-        except (OSError, ValueError) as error:  # it was replaced just now
+            self._in_force = _in_force(pair, trusted)
+        except (OSError, ValueError) as error:  # no descriptor is left, say
             return {**problems, CERT: f"{CERT} {error}"}
-        self._made_of = (pair, trusted.digest)
+        self._made_of = made_of
         return problems
 
-    def _read_pair(self, problems: dict[str, str]) -> tuple[Mark, ...] | None:
-        """The marks of certificate and key, of before they are read; None where they are wrong."""
+    def _read_pair(self, problems: dict[str, str]) -> Pair | None:
+        """Certificate and key, those of before where they are wrong now; None without any."""
         files = self._files
         try:
             marks = tuple(mark_of(path) for path in (files.cert, files.key) if path)
-            if self._made_of is None or marks != self._made_of[0]:
-                expiry_of(files.cert, files.key, Shows.SERVER)
+            if marks != self._pair_marks:  # of before: a change since then is seen at the next look
+                self._pair = read_pair(files.cert, files.key, Shows.SERVER)
+                self._pair_marks = marks
         except OSError as error:
             problems[CERT] = _unreadable(CERT, error)
         except ValueError as error:
             problems[CERT] = f"{CERT} {error}"
-        else:
-            return marks
-        return None
+        return self._pair
 
     def _read_trusted(self, problems: dict[str, str]) -> Trusted | None:
         """The authorities, those of before where the file is wrong now; None without any."""
@@ -175,15 +181,14 @@ def _exposed(key: str) -> list[str]:
     return [f"{KEY} {key} may be read by others (mode {mode:04o}): chmod 600 it"]
 
 
-def _in_force(files: ListenerFiles, trusted: Trusted) -> InForce:
+def _in_force(pair: Pair, trusted: Trusted) -> InForce:
     """All of it in a new context: a session of the one of before is not taken up again."""
     context = _context()
-    load_pair(context, files.cert, files.key)
+    pair.load_into(context)
     if trusted.pem:
         context.load_verify_locations(cadata=trusted.pem)
         context.verify_mode = ssl.CERT_OPTIONAL  # a token is a name as well
-    expires_at = expiry_of(files.cert, files.key, Shows.SERVER)
-    return InForce(context, trusted.digest, expires_at, trusted.expires_at)
+    return InForce(context, trusted.digest, pair.expires_at, trusted.expires_at)
 
 
 def _context() -> ssl.SSLContext:

@@ -10,7 +10,7 @@ import stat
 from collections.abc import Callable
 from typing import NamedTuple
 
-from stage.ports.certificates import MINIMUM, Shows, expiry_of, load_pair, words_of
+from stage.ports.certificates import MINIMUM, Pair, Shows, read_pair, read_pem, words_of
 from stage.ports.connection import Connection
 from stage.ports.credentials import ENGINE_HEADERS
 
@@ -20,7 +20,8 @@ SECRETS = frozenset(
     {"token_file", "bearer_file", "basic_file", "headers_file", "webhook_secret_file", "client_key"}
 )
 HEADERS = ("token_file", "bearer_file", "basic_file", "headers_file")
-TLS = ("ca_file", "client_cert", "client_key")
+AUTHORITIES = ("ca_file",)
+PAIR = ("client_cert", "client_key")
 WEBHOOKS = ("webhook_secret_file",)
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
@@ -48,6 +49,9 @@ class Shown(NamedTuple):
     """The end of the client's certificate."""
     webhook_secrets: tuple[bytes, ...] = ()
     """The secrets that verify its webhooks; they are shown to nobody."""
+    authorities: str = ""
+    """The TLS is made of these and of `pair`."""
+    pair: Pair | None = None
 
     def __repr__(self) -> str:
         names = ", ".join(name for name, _ in self.headers)
@@ -102,10 +106,33 @@ def with_headers(shown: Shown, connection: Connection) -> Shown:
     return shown._replace(headers=tuple(headers))
 
 
-def with_tls(shown: Shown, connection: Connection) -> Shown:
-    """With the certificates of now."""
-    tls, expires_at = _tls(connection)
-    return shown._replace(tls=tls, expires_at=expires_at)
+def with_authorities(shown: Shown, connection: Connection) -> Shown:
+    """Believe the authorities of now."""
+    if not (path := connection.ca_file):
+        return shown
+    try:
+        pem = read_pem(path)
+        if not pem.strip():  # none at all would stand for those of the system
+            raise ValueError("it is empty")
+        return _with_context(shown._replace(authorities=pem))
+    except (OSError, ValueError) as error:  # SSLError is an OSError
+        raise ValueError(
+            f"ca_file {path} cannot be used ({words_of(error)}): give PEM with certificates of"
+            " authorities"
+        ) from None
+
+
+def with_pair(shown: Shown, connection: Connection) -> Shown:
+    """Show the certificate of now."""
+    if not (path := connection.client_cert):
+        return shown
+    try:
+        pair = read_pair(path, connection.client_key, Shows.CLIENT)
+        return _with_context(shown._replace(pair=pair, expires_at=pair.expires_at))
+    except OSError as error:
+        raise ValueError(_unreadable("client_cert", error.filename or path, error)) from None
+    except ValueError as error:
+        raise ValueError(f"client_cert {error}") from None
 
 
 def with_webhook_secrets(shown: Shown, connection: Connection) -> Shown:
@@ -115,7 +142,8 @@ def with_webhook_secrets(shown: Shown, connection: Connection) -> Shown:
 
 PARTS: tuple[tuple[tuple[str, ...], Callable[[Shown, Connection], Shown]], ...] = (
     (HEADERS, with_headers),
-    (TLS, with_tls),
+    (AUTHORITIES, with_authorities),
+    (PAIR, with_pair),
     (WEBHOOKS, with_webhook_secrets),
 )
 """The keys of files that are taken up together or not at all, and how they are read.
@@ -213,27 +241,11 @@ _UNDERSTAND: dict[str, Callable[[str], list[tuple[str, str]]]] = {
 }
 
 
-def _tls(connection: Connection) -> tuple[ssl.SSLContext | None, float | None]:
-    """The TLS context, and when the client's certificate expires; None where there is none.
-
-    Raises ValueError with the fix.
-    """
-    if not connection.ca_file and not connection.client_cert:
-        return None, None
-    try:
-        context = ssl.create_default_context(cafile=connection.ca_file or None)
-    except (OSError, ValueError) as error:  # SSLError is an OSError
-        raise ValueError(
-            f"ca_file {connection.ca_file} cannot be used ({words_of(error)}): give PEM with"
-            " certificates of authorities"
-        ) from None
+def _with_context(shown: Shown) -> Shown:
+    """With a new context for what is believed and shown now. Raises OSError, ValueError."""
+    context = ssl.create_default_context(cadata=shown.authorities or None)
     context.minimum_version = MINIMUM
     context.set_alpn_protocols(("http/1.1",))
-    if not connection.client_cert:
-        return context, None
-    try:
-        expires_at = expiry_of(connection.client_cert, connection.client_key, Shows.CLIENT)
-        load_pair(context, connection.client_cert, connection.client_key)
-    except ValueError as error:
-        raise ValueError(f"client_cert {error}") from None
-    return context, expires_at
+    if shown.pair is not None:
+        shown.pair.load_into(context)
+    return shown._replace(tls=context)

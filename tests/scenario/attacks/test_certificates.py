@@ -231,7 +231,7 @@ async def test_a_renewed_certificate_is_taken_up_and_no_connection_is_lost(
         served.server[1].write_bytes(order[1].read_bytes())  # the key of another one
         assert not await served.tls.renew()
         assert served.tls.in_force.context is before
-        assert [True, True] == [state.refused for state in served.tls.states()]
+        assert [True, False] == [state.refused for state in served.tls.states()]
         assert "the key belongs to another certificate" in served.warned[0]
         served.ca.sign("payment", "localhost", HOST, end=60 * DAY)
         assert not await served.tls.renew()
@@ -273,6 +273,39 @@ async def test_a_certificate_is_renewed_beside_authorities_that_cannot_be_used(
         assert 200 == await again.send("GET", "/sagas/s-1")
     assert not await served.tls.renew()
     assert [False, False] == [state.refused for state in served.tls.states()]
+
+
+@pytest.mark.parametrize("wrong", ["half", "empty", "gone", "of another key"])
+async def test_authorities_are_renewed_beside_a_certificate_that_cannot_be_used(
+    served: Served, tmp_path: Path, wrong: str
+) -> None:
+    """One that was taken out lets nobody in, and the certificate of before is shown on."""
+    (tmp_path / "next").mkdir()
+    following = Authority(tmp_path / "next", "next")
+    old, new = served.ca.sign("a", "order"), following.sign("b", "order")
+    before, (cert, key) = served.tls.in_force, served.server
+    whole = key.read_bytes() if wrong == "of another key" else cert.read_bytes()
+    if wrong == "gone":
+        cert.unlink()
+    elif wrong == "of another key":
+        key.write_bytes(old[1].read_bytes())
+    else:
+        cert.write_bytes(whole[:200] if wrong == "half" else b"")
+    trusted, served.ca.file = served.ca.file, tmp_path / "of the server.pem"
+    served.ca.file.write_bytes(trusted.read_bytes())
+    trusted.write_bytes(following.file.read_bytes())
+    assert await served.tls.renew()
+    renewed = served.tls.in_force
+    assert before.trust != renewed.trust and before.expires_at == renewed.expires_at
+    assert [True, False] == [state.refused for state in served.tls.states()]
+    (line,) = served.warned
+    assert line.startswith("tls_cert ") and line.endswith("is still used")
+    assert not await served.tls.renew()
+    assert renewed is served.tls.in_force
+    async with served.caller(new) as caller:
+        assert 202 == await caller.start("order", "s-1")
+    async with served.caller(old) as nobody:
+        assert 0 == await nobody.start("order", "s-2")
 
 
 @pytest.mark.parametrize("first", ["replaced", "read"])

@@ -31,7 +31,7 @@ from stage.ports.external import ExternalRequest
 from stage.ports.observer import TraceContext
 from stage.ports.stage import Answer, Lost
 from stage.wire.replies import CompensateRequest
-from tests.certificates import Authority
+from tests.certificates import DAY, Authority
 from tests.unit.outbound.scripted import FixedClock, ScriptedTransport, answered
 
 URL = "http://psp:1"
@@ -339,6 +339,45 @@ async def opened_transport() -> AsyncIterator[Transport]:
         yield transport
     finally:
         await transport.close()
+
+
+def trusts(context: ssl.SSLContext | None, authority: Authority) -> bool:
+    """Whether the certificate of the authority is among those that are believed."""
+    assert context is not None
+    der = ssl.PEM_cert_to_DER_cert(authority.file.read_text())
+    return der in context.get_ca_certs(binary_form=True)
+
+
+async def test_authorities_and_certificate_are_renewed_each_by_itself(tmp_path: Path) -> None:
+    """A neighbour's new authority is believed beside a certificate that is half written."""
+    (tmp_path / "next").mkdir()
+    first, following = Authority(tmp_path), Authority(tmp_path / "next", "next")
+    cert, key = first.sign("stage", "stage")
+    ca, seconds, warned = tmp_path / "trusted", Seconds(), list[str]()
+    ca.write_bytes(first.file.read_bytes())
+    connection = Connection(
+        url="https://psp", ca_file=str(ca), client_cert=str(cert), client_key=str(key)
+    )
+    credentials = credentials_of(connection, seconds=seconds, warned=warned)
+    await credentials.open()
+    before = credentials.state
+    cert.write_bytes(cert.read_bytes()[:200])
+    ca.write_bytes(following.file.read_bytes())
+    seconds.now += LOOK_SECONDS
+    renewed = (await credentials.show(REQUEST)).tls
+    assert (True, False) == (trusts(renewed, following), trusts(renewed, first))
+    (line,) = warned
+    assert line.startswith("externals.psp.client_cert ") and line.endswith("is still used")
+    first.sign("stage", "stage", end=60 * DAY)
+    for wrong in (b"", b"# none\n", following.file.read_bytes()[:200]):
+        ca.write_bytes(wrong)
+        seconds.now += LOOK_SECONDS
+        shown = (await credentials.show(REQUEST)).tls
+        assert (True, False) == (trusts(shown, following), trusts(shown, first))
+    after = credentials.state
+    assert before is not None and after is not None and after.refused
+    assert before.expires_at is not None and after.expires_at is not None
+    assert before.expires_at < after.expires_at
 
 
 async def test_client_certificates_are_shown_and_read_anew(tmp_path: Path) -> None:
