@@ -150,10 +150,11 @@ class StepTransient(_Event, frozen=True, kw_only=True, tag="step_transient"):
     """The attempt certainly did not happen; it may be tried again.
 
     `denied`, here and in the events below: the answer was 401 or 403, whether from the peer or from
-    a gateway. `defect`: the author's code failed before it prepared a request (rule 4). `final`,
-    here and below: the author declared that such an attempt is never repeated. `may_come`:
-    downstream said no for now, and may accept a copy of the request that is still on its way; or
-    nobody vouches for the no of an API, which may have acted all the same (decision 0087).
+    a gateway, or the peer refused our certificate. `defect`: the author's code failed before it
+    prepared a request (rule 4). `final`, here and below: the author declared that such an attempt
+    is never repeated. `may_come`: downstream said no for now, and may accept a copy of the request
+    that is still on its way; or nobody vouches for the no of an API, which may have acted all the
+    same (decision 0087).
     """
 
     step: str

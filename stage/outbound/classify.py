@@ -1,10 +1,14 @@
 """The one table from errors of the network to what is known about the request.
 
-`certain` means that the request never left this process whole, so that nothing happened there.
-Everything else may have arrived: in doubt (rule 4).
+`certain` means that the request never left this process whole, or that the peer has ended the
+handshake of TLS before it read any of it, so that nothing happened there. Everything else may have
+arrived: in doubt (rule 4).
 """
 
 from __future__ import annotations
+
+import ssl
+from typing import Final
 
 import aiohttp
 from aiohttp.http import HttpProcessingError
@@ -25,13 +29,48 @@ EXPECTED: tuple[type[BaseException], ...] = (
     ValueError,
 )
 """A request may raise these for reasons of the network. Any other exception is a defect of ours."""
+CERTIFICATE_REFUSED: Final = frozenset(
+    {
+        "SSLV3_ALERT_BAD_CERTIFICATE",
+        "SSLV3_ALERT_CERTIFICATE_EXPIRED",
+        "SSLV3_ALERT_CERTIFICATE_REVOKED",
+        "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
+        "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
+        "TLSV13_ALERT_CERTIFICATE_REQUIRED",
+        "TLSV1_ALERT_ACCESS_DENIED",
+        "TLSV1_ALERT_UNKNOWN_CA",
+    }
+)
+"""The alerts of a peer that does not take our certificate, as OpenSSL names them (RFC 8446, 6.2).
+
+In TLS 1.3 we may write as soon as our own part of the handshake is done, and the peer judges our
+certificate afterwards. It reads no request before that.
+"""
 
 
 def classify_exception(error: BaseException) -> Lost:
     """The knowledge that remains after a request raised."""
     text = str(error) or type(error).__name__
+    if (alert := _alert_of(error)) in CERTIFICATE_REFUSED:
+        return Lost(
+            reason=f"not taken: the peer refuses the certificate that it is shown ({alert})",
+            certain=True,
+            error="refused",
+            denied=True,
+        )
     if isinstance(error, CERTAIN):
         return Lost(reason=f"not sent: {text}", certain=True, error="refused")
     if isinstance(error, TimeoutError):
         return Lost(reason="no answer in time", error="timeout")
     return Lost(reason=f"connection broken: {type(error).__name__}: {text}"[:300])
+
+
+def _alert_of(error: BaseException) -> str:
+    """The name of the alert of TLS that is behind an error; empty for none."""
+    cause: BaseException | None = error
+    while cause is not None:
+        reason = getattr(cause, "reason", None)  # some errors of aiohttp are SSLErrors without one
+        if isinstance(cause, ssl.SSLError) and isinstance(reason, str):
+            return reason
+        cause = cause.__cause__
+    return ""

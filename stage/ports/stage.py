@@ -45,7 +45,10 @@ class Lost(msgspec.Struct, frozen=True, kw_only=True):
     retry_after: float | None = None
     error: str = "broken"
     denied: bool = False
-    """The answer was 401 or 403: a wrong or rotated key. The operator is notified at once."""
+    """The answer was 401 or 403, or the peer refused our certificate: a wrong or rotated key.
+
+    The operator is notified at once.
+    """
     unserved: bool = False
     """The answer was that of a server which does not serve such a request."""
     not_now: bool = False

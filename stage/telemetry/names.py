@@ -328,7 +328,8 @@ METRICS: Final = {
     M_DENIED: Metric(
         kind="counter",
         labels=("step",),
-        description="Attempts that a neighbour or a gateway answered 401 or 403.",
+        description="Attempts that a neighbour or a gateway answered 401 or 403, or for which a"
+        " peer refused our certificate.",
     ),
     M_DEFECTS: Metric(
         kind="counter",

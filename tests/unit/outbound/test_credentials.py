@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import datetime
 import os
 import shutil
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -417,6 +419,50 @@ async def test_client_certificates_are_shown_and_read_anew(tmp_path: Path) -> No
         assert [b'"server"', b'"client"', b'"server"'] == names
         lost = await external.exchange(msgspec.structs.replace(outgoing(), peer="bare"))
         assert isinstance(lost, Lost) and lost.certain
+
+
+def refuse(listening: socket.socket, context: ssl.SSLContext) -> list[bytes]:
+    """Take one connection and try a handshake; what could be read of a request afterwards."""
+    raw, _ = listening.accept()
+    tls = context.wrap_socket(raw, server_side=True, do_handshake_on_connect=False)
+    read = []
+    with suppress(ssl.SSLError):
+        tls.do_handshake()
+        read.append(tls.recv(1))
+    with socket.socket(fileno=tls.detach()) as ended:
+        while ended.recv(65_536):  # until the other side has heard of it
+            pass
+    return read
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("shows", ["nothing", "another authority's", "expired"])
+async def test_a_certificate_that_the_peer_does_not_take_has_no_effect(
+    tmp_path: Path, shows: str, version: ssl.TLSVersion
+) -> None:
+    """In TLS 1.3 the request has left before the peer says so, and none of it was read."""
+    (tmp_path / "other").mkdir()
+    ours, other = Authority(tmp_path), Authority(tmp_path / "other", "other")
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.minimum_version = server.maximum_version = version
+    server.load_cert_chain(*ours.sign("psp", "127.0.0.1"))
+    server.load_verify_locations(ours.file)
+    server.verify_mode = ssl.CERT_REQUIRED
+    client = ssl.create_default_context(cafile=ours.file)
+    if shows != "nothing":
+        end = -DAY / 2 if shows == "expired" else DAY
+        client.load_cert_chain(*(ours if shows == "expired" else other).sign("a", "a", end=end))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        url = f"https://127.0.0.1:{listening.getsockname()[1]}/charges"
+        async with opened_transport() as transport, asyncio.timeout(20.0):
+            refusing = asyncio.create_task(asyncio.to_thread(refuse, listening, server))
+            lost = await transport.send(
+                "POST", url, headers=[], body=b"{}", timeout=10.0, tls=client
+            )
+            assert [] == await refusing
+    assert isinstance(lost, Lost) and lost.certain, lost
+    if version is ssl.TLSVersion.TLSv1_3:  # before, no connection comes about
+        assert lost.denied and "refuses the certificate" in lost.reason
 
 
 async def test_a_new_token_is_shown_beside_a_certificate_that_cannot_be_used(
