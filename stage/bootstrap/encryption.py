@@ -38,7 +38,7 @@ def sealed_codec(path: str) -> SealedCodec:
             body = stream.read(FILE_BYTES_MAX + 1)
         if len(body) > FILE_BYTES_MAX:
             raise ValueError(f"is larger than {FILE_BYTES_MAX} bytes: shorten it")
-        keys = parse_keys(body.decode("ascii", "replace"))
+        keys = parse_keys(body.decode("utf-8-sig", "replace"))
     except OSError as error:
         raise ConfigurationError(
             f"payload_key_file {path} cannot be read ({error.strerror}): let `stage keys payload`"

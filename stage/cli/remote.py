@@ -234,8 +234,9 @@ def _token_headers() -> dict[str, str]:
         return {}
     try:
         with open(path, "rb") as stream:
-            token = stream.read(TOKEN_BYTES_MAX).strip().decode("ascii")
-    except (OSError, UnicodeDecodeError):
+            token = stream.read(TOKEN_BYTES_MAX).decode("utf-8-sig").strip()
+            token.encode("ascii")
+    except (OSError, UnicodeError):
         raise Failure(
             f"option --token-file: {path} cannot be read: give the file that `stage keys new` wrote"
         ) from None

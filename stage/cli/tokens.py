@@ -74,7 +74,7 @@ def payload(file: str, add: bool, use: bool) -> None:
         ) from None
     path = Path(file)
     try:
-        lines = path.read_text("ascii").split() if add or use else []
+        lines = path.read_text("utf-8-sig").split() if add or use else []
         if add:
             lines.append(new_key_line())
         elif use:
@@ -98,7 +98,7 @@ def _latest_line(accept_file: Path) -> str:
     from stage.wire.tokens import parse_accept_lines
 
     try:
-        digests = parse_accept_lines(accept_file.read_text())
+        digests = parse_accept_lines(accept_file.read_text("utf-8-sig"))
     except (OSError, ValueError) as error:
         raise Failure(f"{accept_file} cannot be rotated: {error}") from None
     return f"sha256:{digests[0].hex()}\n" if digests else ""

@@ -28,7 +28,7 @@ def from_file(path: str | Path | None, problems: list[str]) -> Iterator[Given]:
         if len(body) > FILE_BYTES_MAX:
             problems.append(f"{shown}: is larger than {FILE_BYTES_MAX} bytes: shorten it")
             return
-        text = body.decode("utf-8")
+        text = body.decode("utf-8-sig")  # some editors put a mark before the first byte
         table = tomllib.loads(text)
     except OSError as error:
         problems.append(

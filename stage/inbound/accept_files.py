@@ -184,4 +184,7 @@ def _text(path: str) -> str:
         body = stream.read(FILE_BYTES_MAX + 1)
     if len(body) > FILE_BYTES_MAX:
         raise ValueError(f"is larger than {FILE_BYTES_MAX} bytes: shorten it")
-    return body.decode()  # UnicodeDecodeError is a ValueError
+    try:
+        return body.decode("utf-8-sig")  # some editors put a mark before the first byte
+    except UnicodeDecodeError:
+        raise ValueError("is not UTF-8: write it anew") from None

@@ -192,7 +192,7 @@ def _text(key: str, path: str) -> str:
     if len(body) > FILE_BYTES_MAX:
         raise _NotUnderstood(f"is larger than {FILE_BYTES_MAX} bytes: shorten it")
     try:
-        return body.decode()
+        return body.decode("utf-8-sig")  # some editors put a mark before the first byte
     except UnicodeDecodeError:
         raise _NotUnderstood("is not UTF-8: write it anew") from None
 

@@ -98,6 +98,13 @@ def test_options_hold_over_the_environment_and_that_over_the_file(file: Path) ->
     assert origins["database"] == "default"
 
 
+def test_a_file_of_another_system_is_understood(file: Path) -> None:
+    """With a mark before its first byte, and other ends of lines."""
+    file.write_bytes("\ufeffport = 9000\r\nlog_level = 'debug'\r\n".encode())
+    config = load({}, {}, file)
+    assert (9000, "debug") == (config.port, config.log_level)
+
+
 def test_the_environment_may_name_the_file(file: Path) -> None:
     """An option holds over it; a variable set to nothing is not set."""
     file.write_text("port = 1\n")

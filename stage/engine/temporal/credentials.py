@@ -75,7 +75,7 @@ class TemporalFiles(msgspec.Struct, frozen=True, kw_only=True):
         """None without one. Raises OSError, ValueError."""
         if not self.api_key_file:
             return None
-        key = Path(self.api_key_file).read_text("ascii", "replace").strip()
+        key = Path(self.api_key_file).read_text("utf-8-sig", "replace").strip()
         if not key or not key.isascii() or not key.isprintable() or " " in key:
             raise ValueError("holds no API key: write the key alone, on one line")
         return key

@@ -64,7 +64,7 @@ class ChainConfig(msgspec.Struct, frozen=True, kw_only=True):
 def load(path: Path) -> ChainConfig:
     """Read the file. Raises ConfigurationError with the fix."""
     try:
-        given = tomllib.loads(path.read_text("utf-8"))
+        given = tomllib.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -85,6 +85,18 @@ async def test_a_file_that_is_gone_or_half_written_revokes_nothing(callers: Call
 
 
 @pytest.mark.blocking  # the test writes files
+async def test_a_file_of_another_system_holds_the_same_hashes(callers: Callers) -> None:
+    """With a mark before its first byte, and other ends of lines; one of UTF-16 is refused."""
+    line = accept_line(OLD)
+    callers.path.write_bytes(f"\ufeff{line}\r\n".encode())
+    await callers.tokens.open()
+    assert await callers.knows(OLD)
+    callers.path.write_bytes(f"{line}\r\n".encode("utf-16"))
+    with pytest.raises(ConfigurationError, match="is not UTF-8: write it anew"):
+        await callers.made().open()
+
+
+@pytest.mark.blocking  # the test writes files
 async def test_a_file_of_the_same_size_and_time_is_read_anew(callers: Callers) -> None:
     """Tokens are all as long, and a tool that unpacks files may give all of them one time."""
     callers.write(OLD)

@@ -99,6 +99,19 @@ async def test_each_file_becomes_its_header(tmp_path: Path) -> None:
     assert frozenset({"authorization", "x-api-key", "x-tenant"}) == credentials.names
 
 
+@pytest.mark.parametrize("ends", ["\r\n", "\n", ""])
+async def test_a_file_of_another_system_holds_the_same_secret(tmp_path: Path, ends: str) -> None:
+    """With a mark before its first byte, and other ends of lines: neither belongs to the secret."""
+    token, hook = tmp_path / "token", tmp_path / "hook"
+    for path, line in ((token, "abc"), (hook, "s1")):
+        path.write_bytes(f"\ufeff{line}{ends}".encode())
+    connection = Connection(url=URL, bearer_file=str(token), webhook_secret_file=str(hook))
+    credentials = credentials_of(connection)
+    await credentials.open()
+    assert {"Authorization": "Bearer abc"} == await shown(credentials)
+    assert (b"s1",) == await credentials.webhook_secrets()
+
+
 @pytest.mark.parametrize("how", ["renamed", "in place"])
 async def test_a_rotated_file_is_shown_within_a_second(tmp_path: Path, how: str) -> None:
     """Also when it has the same size and time: the inode differs, or the time of its change."""
