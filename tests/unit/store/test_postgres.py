@@ -550,10 +550,12 @@ async def test_a_scrub_does_not_queue_behind_a_long_reader(
 ) -> None:
     """Behind a waiting lock of its kind everybody else would wait too."""
     monkeypatch.setattr(scrub, "LOCK_TRIES_MAX", 3)
+    large = await other.fetch("file_of_table", "stage.journal")
     await other.raw.execute("BEGIN; LOCK TABLE stage.signal IN ACCESS SHARE MODE")
     with pytest.raises(StoreUnavailable, match=r"table signal is in use by session \d+"):
         await store.scrub()
     await other.raw.execute("ROLLBACK")
+    assert large == await other.fetch("file_of_table", "stage.journal")  # for the next time
     monkeypatch.undo()
     await store.scrub()
 
