@@ -6,7 +6,7 @@ Each part is judged by the code that serves, so that what passes here starts the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any
@@ -27,13 +27,14 @@ from stage.authoring.steps import CallStep, DeclaredStep, ExternalStep, Transact
 from stage.bootstrap.binding import bind_configured
 from stage.bootstrap.callers import callers_of, check_loopback, open_callers
 from stage.bootstrap.credentials import credentials_of, webhooks_without_secret
-from stage.bootstrap.database import is_there, migration_folders, migration_states
+from stage.bootstrap.database import is_there, migration_folders
+from stage.bootstrap.database_files import open_all
 from stage.bootstrap.listener import listener_tls
 from stage.config import Config
 from stage.core.errors import StageError
 from stage.core.states import EXTERNAL_KINDS, LOCAL_KINDS
 from stage.core.steps import Plan, Step
-from stage.store.migrate import MigrationState
+from stage.store.migrate import MigrationState, MigrationStatus
 from stage.store.postgres.address import POSTGRESQL
 from stage.store.sqlite.preparing import Preparing
 
@@ -256,19 +257,28 @@ def _check_database(stage: StageDeclaration[Any, Any], config: Config, findings:
         text = "there is no database yet: `stage serve` makes it, and so does `stage db init`"
         findings.add(Level.NOTE, About.DATABASE, text)
         return
+    with open_all(stage, config) as databases:
+        for database in databases:
+            where = f" in {database.path}" if len(databases) > 1 else ""
+            _check_migrations(database.status(), config, findings, where)
+
+
+def _check_migrations(
+    lines: Sequence[MigrationStatus], config: Config, findings: _Findings, where: str
+) -> None:
     served = Level.ERROR if config.database.startswith(POSTGRESQL) else Level.WARNING
     levels = {
-        MigrationState.PENDING: (served, "is pending: run `stage db upgrade`"),
+        MigrationState.PENDING: (served, f"is pending{where}: run `stage db upgrade`"),
         MigrationState.CHANGED: (
             Level.ERROR,
-            "was applied, and its file was changed since: take the change back, write another file",
+            f"was applied{where}, and its file was changed since: take it back, write another file",
         ),
         MigrationState.UNKNOWN: (
             Level.ERROR,
-            "was applied, and there is no such file: the database is of a later release",
+            f"was applied{where}, and there is no such file: the database is of a later release",
         ),
     }
-    for line in migration_states(stage, config):
+    for line in lines:
         if line.state in levels:
             level, text = levels[line.state]
             findings.add(level, About.MIGRATIONS, f"{line.owner}/{line.name} {text}")

@@ -29,8 +29,7 @@ from stage.store.migrate import Migration, MigrationStatus
 from stage.store.postgres.address import POSTGRESQL, DatabaseServer
 from stage.store.sqlite import dialect
 from stage.store.sqlite.backup import Backup, back_up, wrongs
-from stage.store.sqlite.errors import unavailable
-from stage.store.sqlite.file_set import check_listed, copy_list, mark_restored, other_files
+from stage.store.sqlite.file_set import check_listed, copy_list, mark_restored
 from stage.store.sqlite.identity import (
     DatabaseFile,
     Mark,
@@ -182,6 +181,8 @@ class Database:
         self._folders = folders
         self._make = make
         self._lock = FileLock(file.path)
+        self._alone: bool | None = None
+        """Whether the lock was had for an upgrade; None before it was asked for."""
 
     def __enter__(self) -> Self:
         path = self._file.path
@@ -234,11 +235,6 @@ class Database:
         return self._file.path
 
     @property
-    def others(self) -> list[Path]:
-        """The files of the other workers, where this is the first of several."""
-        return other_files(self.path)
-
-    @property
     def identity(self) -> Identity | None:
         """The identity of the database; None before its first upgrade."""
         return read_identity(self._connection)
@@ -251,24 +247,33 @@ class Database:
         """The SQL of all pending migrations."""
         return dialect.pending_sql(self._connection, self._folders)
 
-    def upgrade(self) -> list[Migration]:
-        """Apply the pending migrations, and return them. Raises ConfigurationError."""
+    def admit_upgrade(self) -> None:
+        """Take the lock, so that no process serves from the file while all is applied.
+
+        Beside one that does, expansions alone may be: raises ConfigurationError where anything else
+        is pending. Nothing is applied yet.
+        """
         pending = dialect.pending(self._connection, self._folders)
-        alone = True
         try:
             self._lock.acquire()
+            self._alone = True
         except ConfigurationError as error:
-            alone = False
-            closed = [f"{one.owner}/{one.name}" for one in pending if not one.expands]
-            if closed or not pending:
-                what = f"{', '.join(closed)} is none" if closed else "nothing is pending"
+            self._alone = False
+            if closed := [one.title for one in pending if not one.expands]:
                 raise ConfigurationError(
-                    f"{error}. Only expansions may be applied beside it, and {what}:"
-                    " stop the stage for it"
+                    f"{error}. Only expansions may be applied beside it, and {', '.join(closed)} is"
+                    " none: stop the stage for it"
                 ) from error
+
+    def upgrade(self) -> list[Migration]:
+        """Apply the pending migrations, and return them. Raises ConfigurationError."""
+        if self._alone is None:
+            self.admit_upgrade()
+        if not (self._alone or dialect.pending(self._connection, self._folders)):
+            return []
         now = SystemClock().now()
         applied = dialect.upgrade(self._connection, self._folders, now=now)
-        if alone:
+        if self._alone:
             take(self._connection, self._file, now)
         return applied
 
@@ -322,6 +327,10 @@ class Database:
         copy_list(self.path, path)
         return made
 
+    def read(self, name: str, *parameters: object) -> list[Row]:
+        """The rows of a statement that only reads."""
+        return self._connection.execute(statement(name), parameters).fetchall()
+
     def lost_sagas(self) -> list[Row]:
         """Saga id, neighbour and reason of each request about a lost saga."""
         found = self._connection.execute(statement("lost_sagas"), (LOST_SAGAS_MAX,))
@@ -366,17 +375,6 @@ def is_there(stage: StageDeclaration[Any, Any], config: Config) -> bool:
     Raises ConfigurationError.
     """
     return config.database.startswith(POSTGRESQL) or is_made(database_file(stage, config).path)
-
-
-def migration_states(stage: StageDeclaration[Any, Any], config: Config) -> list[MigrationStatus]:
-    """Every migration with its state in the configured database. Raises ConfigurationError."""
-    try:
-        with open_database(stage, config) as database:
-            return database.status()
-    except sqlite3.Error as error:
-        raise ConfigurationError(
-            f"the database {config.database} cannot be used: {unavailable(error) or error}"
-        ) from error
 
 
 def migration_folders(stage: StageDeclaration[Any, Any]) -> tuple[Path, ...]:

@@ -18,6 +18,7 @@ from stage.store.identity import values
 from stage.store.migrate import Migration, MigrationStatus
 from stage.store.postgres.address import DatabaseServer
 from stage.store.postgres.dialect import PostgresDialect
+from stage.store.postgres.errors import unavailable
 from stage.store.postgres.identity import read_identity, refuse_owner, take
 from stage.store.postgres.link import Link, connect
 
@@ -73,7 +74,13 @@ class ServerDatabase:
         self._runner.close()
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        return self._runner.run(work)
+        """Raises StoreUnavailable where the server is away."""
+        try:
+            return self._runner.run(work)
+        except Exception as error:
+            if (gone := unavailable(error)) is None:
+                raise
+            raise gone from error
 
     @property
     def _dialect(self) -> PostgresDialect:
@@ -83,11 +90,6 @@ class ServerDatabase:
     def path(self) -> str:
         """Where the database is, without credentials."""
         return self._server.shown
-
-    @property
-    def others(self) -> list[Path]:
-        """The files of other workers: on a server all share one database."""
-        return []
 
     @property
     def identity(self) -> Identity | None:
@@ -101,6 +103,9 @@ class ServerDatabase:
     def sql(self) -> str:
         """The SQL of all pending migrations."""
         return self._run(migrate.pending_sql(self._dialect, self._folders))
+
+    def admit_upgrade(self) -> None:
+        """Each migration looks by itself, under the lock of all that change the schema."""
 
     def upgrade(self) -> list[Migration]:
         """Apply the pending migrations, and return them. Raises ConfigurationError."""
@@ -159,6 +164,10 @@ class ServerDatabase:
             f"the database {self.path} is on a server: back it up with pg_basebackup or pg_dump,"
             " or as your platform does"
         )
+
+    def read(self, name: str, *parameters: object) -> list[Row]:
+        """The rows of a statement that only reads."""
+        return self._run(self._link.fetch(name, *parameters))
 
     def lost_sagas(self) -> list[Row]:
         """Saga id, neighbour and reason of each request about a lost saga."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,15 +13,19 @@ from stage.cli.failure import NEGATIVE, Failure
 from stage.cli.options import config_of, configured
 
 if TYPE_CHECKING:
-    from stage.bootstrap import Database
-    from stage.bootstrap.server_database import ServerDatabase
+    from stage.bootstrap.database_files import Databases
+    from stage.ports.identity import Identity
+    from stage.store.migrate import MigrationStatus
 
 NEEDED = ("database",)
+ALL_FILES = click.option(
+    "--all-files", is_flag=True, help="With several workers: the files of all, and not the first."
+)
 
 
 @click.group()
 def db() -> None:
-    """The database of a stage: its file and its migrations."""
+    """The database of a stage: its files and its migrations."""
 
 
 @db.command()
@@ -30,14 +34,20 @@ def db() -> None:
 def init(target: str, **given: Any) -> None:
     """Make the database, with --workers a file for each. It must not be there already."""
     config = config_of(given)
+
+    from stage.cli.target import find_stage
+
+    stage = find_stage(target)
     if config.workers > 1 and config.database.startswith("sqlite:"):
         from stage.bootstrap.workers import make_files
-        from stage.cli.target import find_stage
 
-        for path in make_files(find_stage(target), config):
+        for path in make_files(stage, config):
             click.echo(f"made {path}")
         return
-    with _open(target, given, make=True) as database:
+
+    from stage.bootstrap.database_files import open_all
+
+    with open_all(stage, config, make=True) as (database,):
         identity = database.identity
         assert identity is not None
         click.echo(f"made {database.path}: database {identity.id} of stage {identity.stage}")
@@ -49,13 +59,18 @@ def init(target: str, **given: Any) -> None:
 def upgrade(target: str, **given: Any) -> None:
     """Apply what is pending, each file in a transaction of its own.
 
-    Expansions may be applied while the stage is up; for any other the stage has to be stopped.
+    Expansions may be applied while the stage is up; for any other the stage has to be stopped. With
+    several workers it is applied to the files of all, or refused for all.
     """
-    with _open(target, given) as database:
-        applied = database.upgrade()
-    for migration in applied:
-        click.echo(f"applied {migration.owner}/{migration.name}")
-    if not applied:
+    from stage.bootstrap.database_files import upgrade_all
+
+    with _open_all(target, given) as databases:
+        applied = upgrade_all(databases)
+        several = len(databases) > 1
+    for database, migrations in applied:
+        for migration in migrations:
+            click.echo(f"applied {migration.title}" + f" to {database.path}" * several)
+    if not any(migrations for _, migrations in applied):
         click.echo("nothing is pending")
 
 
@@ -67,12 +82,22 @@ def status(target: str, **given: Any) -> int:
 
     A migration that is ahead is an expansion of a later version, on which this one runs.
     """
-    from stage.cli.draw import table
     from stage.store.migrate import MigrationState
+
+    fits = (MigrationState.APPLIED, MigrationState.AHEAD)
+    with _open_all(target, given) as databases:
+        found = [(each.path, each.identity, each.status()) for each in databases]
+    for path, identity, lines in found:
+        _show_status(path, identity, lines)
+    return 0 if all(line.state in fits for _, _, lines in found for line in lines) else NEGATIVE
+
+
+def _show_status(
+    path: Path | str, identity: Identity | None, lines: Sequence[MigrationStatus]
+) -> None:
+    from stage.cli.draw import table
     from stage.wire.envelope import format_instant
 
-    with _open(target, given) as database:
-        lines, identity, path = database.status(), database.identity, database.path
     rows = [
         (
             f"{line.owner}/{line.name}",
@@ -88,8 +113,6 @@ def status(target: str, **given: Any) -> int:
             f" generation {identity.generation}, written by {identity.release or 'no release'}"
         )
     click.echo(table(("MIGRATION", "STATE", "APPLIED AT"), rows))
-    fits = (MigrationState.APPLIED, MigrationState.AHEAD)
-    return 0 if all(line.state in fits for line in lines) else NEGATIVE
 
 
 @db.command()
@@ -97,16 +120,20 @@ def status(target: str, **given: Any) -> int:
 @configured(NEEDED)
 def sql(target: str, **given: Any) -> None:
     """Print the SQL that is pending, to be applied by hand."""
-    with _open(target, given) as database:
-        text = database.sql()
-    click.echo(text, nl=False)
+    with _open_all(target, given) as databases:
+        texts = [(each.path, each.sql()) for each in databases]
+    for path, text in texts:
+        if text and len(texts) > 1:
+            click.echo(f"-- in {path}")
+        click.echo(text, nl=False)
 
 
 @db.command()
 @click.argument("target", metavar="MODULE:ATTRIBUTE")
 @configured(NEEDED)
 @click.option("--as-of", required=True, metavar="TIME", help="When the backup was made, RFC 3339.")
-def restored(target: str, as_of: str, **given: Any) -> None:
+@ALL_FILES
+def restored(target: str, as_of: str, all_files: bool, **given: Any) -> None:
     """Accept a backup that was put back. Unknown sagas are answered 503 until `released`."""
     from stage.wire.envelope import parse_instant
 
@@ -114,13 +141,14 @@ def restored(target: str, as_of: str, **given: Any) -> None:
         instant = parse_instant(as_of)
     except ValueError as error:
         raise Failure(f"--as-of is {error}: give for example 2026-11-23T02:30:00Z") from error
-    with _open(target, given) as database:
-        identity = database.restored(instant)
-        click.echo(
-            f"generation {identity.generation} of {database.path} begins with the backup of"
-            f" {as_of}. Until `stage reconcile` and `stage db released` sagas that are not in"
-            " it are answered 503"
-        )
+    with _open_chosen(target, given, all_files=all_files) as databases:
+        for database in databases:
+            identity = database.restored(instant)
+            click.echo(
+                f"generation {identity.generation} of {database.path} begins with the backup of"
+                f" {as_of}. Until `stage reconcile` and `stage db released` sagas that are not in"
+                " it are answered 503"
+            )
 
 
 @db.command()
@@ -128,22 +156,25 @@ def restored(target: str, as_of: str, **given: Any) -> None:
 @configured((*NEEDED, "upstreams", "downstreams"))
 @click.option("--reason", required=True, help="Why nothing is lost any more.")
 @click.option("--no-neighbours", is_flag=True, help="This stage has none to ask.")
-def released(target: str, reason: str, no_neighbours: bool, **given: Any) -> None:
+@ALL_FILES
+def released(target: str, reason: str, no_neighbours: bool, all_files: bool, **given: Any) -> None:
     """Vouch for a restored database: a saga that is not in it was never here."""
     config = config_of(given)
     neighbours = (*config.upstreams, *config.downstreams)
-    with _open(target, given) as database:
-        identity = database.identity
-        waits = identity is not None and identity.awaits_release
-        if waits and not neighbours and not no_neighbours:
-            raise Failure(
-                "no neighbour is configured, so nobody knows who had to be asked: give every"
-                " --upstream and --downstream of the stage, or --no-neighbours where it has none"
-            )
-        for saga_id, requested_by, why in database.lost_sagas():
-            click.echo(f"lost: {saga_id}, asked for by {requested_by}: {why}")
-        identity = database.released(neighbours)
-        click.echo(f"generation {identity.generation} of {database.path} is released: {reason}")
+    with _open_chosen(target, given, all_files=all_files) as databases:
+        for database in databases:
+            identity = database.identity
+            waits = identity is not None and identity.awaits_release
+            if waits and not neighbours and not no_neighbours:
+                raise Failure(
+                    "no neighbour is configured, so nobody knows who had to be asked: give every"
+                    " --upstream and --downstream of the stage, or --no-neighbours where it has"
+                    " none"
+                )
+            for saga_id, requested_by, why in database.lost_sagas():
+                click.echo(f"lost: {saga_id}, asked for by {requested_by}: {why}")
+            identity = database.released(neighbours)
+            click.echo(f"generation {identity.generation} of {database.path} is released: {reason}")
 
 
 @db.command()
@@ -157,10 +188,13 @@ def reencrypt(target: str, **given: Any) -> None:
     key_file = config_of(given).payload_key_file
     if not key_file:
         raise Failure("no payload_key_file is given: `stage keys payload` writes one")
-    with _open(target, given) as database:
-        done = database.reencrypt(key_file)
-        click.echo(f"{done.renewed} encrypted anew; all of {database.path} is under {done.key}")
-    for key in done.ended:
+    ended: set[str] = set()
+    with _open_all(target, given) as databases:
+        for database in databases:
+            done = database.reencrypt(key_file)
+            click.echo(f"{done.renewed} encrypted anew; all of {database.path} is under {done.key}")
+            ended.update(done.ended)
+    for key in sorted(ended):  # in none of the files
         click.echo(f"nothing is left {'in the clear' if key == 'plain' else f'under {key}'}")
 
 
@@ -172,15 +206,19 @@ def verify(target: str, **given: Any) -> int:
 
     Every page and index is read, and each journal is compared with its row.
     """
-    with _open(target, given) as database:
-        found, path = database.wrongs(), database.path
-    for each in found:
-        click.echo(each)
-    if found:
-        click.echo(f"database {path} is damaged: keep the file, and put the last backup back")
-        return NEGATIVE
-    click.echo(f"database {path} is whole")
-    return 0
+    status = 0
+    with _open_all(target, given) as databases:
+        for database in databases:
+            found = database.wrongs()
+            for each in found:
+                click.echo(each)
+            if found:
+                status = NEGATIVE
+                mend = "keep the file, and put the last backup back"
+                click.echo(f"database {database.path} is damaged: {mend}")
+            else:
+                click.echo(f"database {database.path} is whole")
+    return status
 
 
 @db.command()
@@ -188,51 +226,49 @@ def verify(target: str, **given: Any) -> int:
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @configured(NEEDED)
 def backup(target: str, file: Path, **given: Any) -> None:
-    """Copy the database to a new FILE, also while the stage is up, and check the copy."""
+    """Copy the database to a new FILE, also while the stage is up, and check the copy.
+
+    The files of other workers are copied to files beside it, with the list of all.
+    """
+    from stage.bootstrap.database_files import back_up_all
     from stage.wire.envelope import format_instant
 
-    with _open(target, given) as database:
-        made, others = database.back_up(file), database.others
-    as_of = format_instant(made.as_of)
-    click.echo(
-        f"backed up {made.sagas} sagas with {made.entries} entries to {made.path}"
-        f" ({made.size} bytes), checked. Put back, it is accepted with"
-        f" `stage db restored --as-of {as_of}`"
-    )
-    if others:
-        click.echo(f"the list of the files of all workers is in {made.path}.workers")
+    with _open_all(target, given) as databases:
+        copies = back_up_all(databases, file)
+    for made in copies:
+        click.echo(
+            f"backed up {made.sagas} sagas with {made.entries} entries to {made.path}"
+            f" ({made.size} bytes), checked. Put back, it is accepted with"
+            f" `stage db restored --as-of {format_instant(made.as_of)}`"
+        )
+    if len(copies) > 1:
+        click.echo(f"the list of the files of all workers is in {file}.workers")
 
 
 @contextmanager
-def _open(
-    target: str, given: dict[str, Any], *, make: bool = False
-) -> Iterator[Database | ServerDatabase]:
-    """The database of the stage. Raises Failure for an error of SQLite."""
+def _open_all(target: str, given: dict[str, Any]) -> Iterator[Databases]:
+    """The database of the stage, or those of all its workers."""
     config = config_of(given)
 
     from stage.cli.target import find_stage
 
     stage = find_stage(target)
 
-    import sqlite3
+    from stage.bootstrap.database_files import open_all
 
-    from stage.bootstrap import open_database
-    from stage.store.sqlite.errors import unavailable
-
-    try:
-        with open_database(stage, config, make=make) as database:
-            _tell_others(database)
-            yield database
-    except sqlite3.Error as error:
-        raise Failure(
-            f"the database {config.database} cannot be used: {unavailable(error) or error}"
-        ) from error
+    with open_all(stage, config) as databases:
+        yield databases
 
 
-def _tell_others(database: Database | ServerDatabase) -> None:
-    """Nobody shall think that a command was for all files where it is for the first one."""
-    if others := database.others:
-        names = ", ".join(str(each) for each in others)
-        click.echo(
-            f"{database.path} is that of worker 0 alone; the stage has also {names}", err=True
-        )
+@contextmanager
+def _open_chosen(target: str, given: dict[str, Any], *, all_files: bool) -> Iterator[Databases]:
+    """The database of the stage; with several workers its first file, or all of them."""
+    with _open_all(target, given) as databases:
+        if not all_files and len(databases) > 1:
+            names = ", ".join(str(each.path) for each in databases[1:])
+            click.echo(
+                f"{databases[0].path} is that of worker 0 alone; the stage has also {names}: say"
+                " --all-files for all of them, or name one with --database",
+                err=True,
+            )
+        yield databases if all_files else databases[:1]

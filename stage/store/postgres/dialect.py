@@ -14,6 +14,7 @@ import asyncpg
 
 from stage.core.errors import ConfigurationError
 from stage.store.migrate import Applied, Migration
+from stage.store.postgres.errors import unavailable
 from stage.store.postgres.link import Link
 
 NAME: Final = "postgres"
@@ -37,6 +38,12 @@ def statements_of(sql: str) -> list[str]:
     """The statements of a file that runs outside of a transaction, without its comments."""
     pieces = (piece.strip() for piece in _STATEMENT_END.split(_COMMENT.sub("", sql)))
     return [piece for piece in pieces if piece]
+
+
+def _refuse_away(error: asyncpg.PostgresError) -> None:
+    """Raise StoreUnavailable for a full disk, say: nothing in a file mends that."""
+    if (gone := unavailable(error)) is not None:
+        raise gone from error
 
 
 class PostgresDialect:
@@ -126,6 +133,7 @@ class PostgresDialect:
             for sql in statements_of(migration.sql):
                 await link.raw.execute(sql)
         except asyncpg.PostgresError as error:
+            _refuse_away(error)
             raise ConfigurationError(
                 f"the migration {migration.owner}/{migration.name} failed: {error}; what stands"
                 " before that statement was applied, and is run again the next time. Mend the file"
@@ -140,6 +148,7 @@ class PostgresDialect:
         except asyncpg.LockNotAvailableError:
             raise
         except asyncpg.PostgresError as error:
+            _refuse_away(error)
             raise ConfigurationError(
                 f"the migration {name} failed: {error}; nothing of it was applied. Mend the file"
             ) from error

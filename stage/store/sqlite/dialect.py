@@ -19,6 +19,7 @@ from stage.core.errors import ConfigurationError
 from stage.store import migrate
 from stage.store.drive import complete
 from stage.store.migrate import Applied, Migration, MigrationStatus
+from stage.store.sqlite.errors import unavailable
 from stage.store.sqlite.statements import statement
 
 NAME: Final = "sqlite"
@@ -157,6 +158,8 @@ def _run(connection: sqlite3.Connection, migration: Migration) -> None:
         try:
             connection.execute(text)
         except sqlite3.Error as error:
+            if unavailable(error) is not None:
+                raise  # a full disk, say: nothing in the file mends that
             raise ConfigurationError(
                 f"the migration {migration.owner}/{migration.name} failed: {error};"
                 f" nothing of it was applied. Mend the file: {text.strip()[:200]}"

@@ -7,9 +7,11 @@ reaches only the unit whose statement it was.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
-from stage.core.errors import StoreUnavailable
+from stage.core.errors import ConfigurationError, StoreUnavailable
 
 AWAY: Final = {
     sqlite3.SQLITE_PERM: "the file may not be accessed: check owner and mode",
@@ -50,3 +52,14 @@ def unavailable(error: BaseException) -> StoreUnavailable | None:
     if isinstance(error, OSError):
         return StoreUnavailable(f"{error}: check the path and its folder")
     return None
+
+
+@contextmanager
+def refused(database: str) -> Iterator[None]:
+    """Raise ConfigurationError, with the fix, for an error of SQLite in a command."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise ConfigurationError(
+            f"the database {database} cannot be used: {unavailable(error) or error}"
+        ) from error

@@ -92,13 +92,6 @@ def read_file_set(path: Path) -> FileSet | None:
     return found
 
 
-def other_files(path: Path) -> list[Path]:
-    """The files that are listed beside the first one, without it. Raises ConfigurationError."""
-    files = read_file_set(path)
-    members = range(1, 1 if files is None else len(files.databases))
-    return [member_path(path, member) for member in members]
-
-
 def mark_restored(connection: sqlite3.Connection, path: Path, identity: Identity) -> None:
     """Mark a backup of the first file that is older than its list: it was alone then."""
     files = read_file_set(path)

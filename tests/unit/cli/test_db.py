@@ -76,6 +76,93 @@ def test_a_contraction_is_refused_beside_a_stage_that_is_up(folder: Path) -> Non
     assert shown.status == 1 and "pending" in shown.out
 
 
+def test_an_update_without_a_migration_passes_beside_a_stage_that_is_up(folder: Path) -> None:
+    """A platform runs `upgrade` before every update: with nothing pending it is done."""
+    assert db("init", folder).status == 0
+    with (folder / "p.db.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        done = db("upgrade", folder)
+    assert (0, "nothing is pending\n", "") == done
+
+
+def of_workers(folder: Path, workers: int) -> list[Path]:
+    """The files of so many workers."""
+    made = stage(*("db", "init", "pay:payment", *DATABASE, "--workers", str(workers)), cwd=folder)
+    assert made.status == 0, made
+    return [folder / ("p.db" if each == 0 else f"p.{each}.db") for each in range(workers)]
+
+
+def test_the_files_of_all_workers_are_upgraded_alike(folder: Path) -> None:
+    """Or none of them: a release needs what it needs in each."""
+    paths = of_workers(folder, 3)
+    (folder / "sql" / "0002_more.expand.sql").write_text("ALTER TABLE payment ADD COLUMN more;")
+    pending = db("status", folder)
+    assert (1, 3) == (pending.status, pending.out.count("pending"))
+    done = db("upgrade", folder)
+    assert [f"applied sql/0002_more.expand to {path}" for path in paths] == done.out.splitlines()
+    assert 0 == db("status", folder).status
+    (folder / "sql" / "0003_less.contract.sql").write_text("ALTER TABLE payment DROP more;")
+    with (folder / "p.1.db.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        refused = db("upgrade", folder)
+        shown = db("status", folder)
+    assert 2 == refused.status and "p.1.db is in use" in refused.err, refused
+    assert (1, 3) == (shown.status, shown.out.count("pending"))
+    assert 3 == db("upgrade", folder).out.count("applied sql/0003_less.contract")
+
+
+def test_one_file_of_several_that_lags_behind_is_brought_up_to_date(folder: Path) -> None:
+    """An upgrade was stopped between two files. It is seen, and the next one does the rest."""
+    paths = of_workers(folder, 2)
+    (folder / "sql" / "0002_more.expand.sql").write_text("ALTER TABLE payment ADD COLUMN more;")
+    alone = ("--database", "sqlite:///p.1.db")
+    first = stage("db", "upgrade", "pay:payment", *alone, cwd=folder)
+    assert (0, "applied sql/0002_more.expand\n") == (first.status, first.out)
+    assert (1, 1) == (db("status", folder).status, db("status", folder).out.count("pending"))
+    assert f"applied sql/0002_more.expand to {paths[0]}\n" == db("upgrade", folder).out
+
+
+def test_the_files_of_all_workers_are_verified_and_backed_up(folder: Path) -> None:
+    """One that is damaged is found, and no backup lacks a file of the list."""
+    paths = of_workers(folder, 2)
+    made = backup(folder, "copy.db")
+    assert (0, 2) == (made.status, made.out.count("backed up")), made
+    copies = ("--database", f"sqlite:///{folder / 'copy.db'}")
+    whole = stage("db", "verify", "pay:payment", *copies, cwd=folder)
+    assert (0, 2) == (whole.status, whole.out.count("is whole")), whole
+    for path in folder.glob("copy.*"):
+        path.unlink()
+    with closing(sqlite3.connect(paths[1])) as connection, connection:
+        connection.execute("INSERT INTO journal VALUES ('s-1', 1, 1, 0.0, 'accepted', x'')")
+    seen = db("verify", folder)
+    assert (1, True) == (seen.status, f"{paths[1]} is damaged" in seen.out)
+    refused = backup(folder, "copy.db")
+    assert (2, True) == (refused.status, "the copy is damaged" in refused.err)
+    assert [] == list(folder.glob("copy.*"))
+    paths[1].unlink()
+    assert "p.1.db of worker 1 is missing" in db("status", folder).err
+
+
+def test_all_files_of_workers_are_accepted_as_a_backup(folder: Path) -> None:
+    """Or the first one alone, which is said; and none is made in the place of one that is lost."""
+    paths = of_workers(folder, 2)
+    accept = ("db", "restored", "pay:payment", *DATABASE, "--as-of", "2026-11-23T02:30:00Z")
+    alone = stage(*accept, cwd=folder)
+    assert (0, 1) == (alone.status, alone.out.count("begins with the backup")), alone
+    assert "--all-files" in alone.err and str(paths[1]) in alone.err
+    both = stage(*accept, "--all-files", cwd=folder)
+    assert (0, "") == (both.status, both.err)
+    assert f"generation 3 of {paths[0]}" in both.out and f"generation 2 of {paths[1]}" in both.out
+    release = ("db", "released", "pay:payment", *DATABASE, "--reason", "x", "--no-neighbours")
+    assert 2 == stage(*release, "--all-files", cwd=folder).out.count("is released")
+    for path in folder.glob("p.db*"):
+        if not path.name.endswith(".workers"):
+            path.unlink()
+    lost = db("init", folder)
+    assert 2 == lost.status and "lists it as that of worker 0" in lost.err
+    assert not paths[0].exists()
+
+
 def test_a_release_runs_on_a_schema_that_is_one_expansion_ahead(folder: Path) -> None:
     """The code is taken back to the release before: its additive migration stays, and harms not."""
     (folder / "sql" / "0002_more.expand.sql").write_text("ALTER TABLE payment ADD COLUMN more;")

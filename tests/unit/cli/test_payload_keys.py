@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 import stat
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from stage.bootstrap.encryption import sealed_codec
 from tests.unit.cli.programs import Done, stage
 from tests.unit.cli.test_start import DECLARED
 
@@ -51,3 +54,21 @@ def test_a_key_that_no_stage_writes_with_is_refused(folder: Path) -> None:
     assert 2 == none.status and "stage keys payload" in none.err
     missing = reencrypt(folder, "--payload-key-file", "nothing")
     assert 2 == missing.status and "cannot be read" in missing.err
+
+
+def test_a_key_is_ended_in_the_files_of_all_workers(folder: Path) -> None:
+    """The word that nothing is left under it holds for each: the operator then drops the key."""
+    init = ("db", "init", "pay:payment", *DATABASE, "--workers", "2")
+    assert 0 == stage(*init, cwd=folder).status
+    assert 0 == payload(folder).status
+    key = sealed_codec(str(folder / "payload.keys")).admit(())
+    paths = [folder / name for name in ("p.db", "p.1.db")]
+    for path in paths:  # as workers that served with it and before it
+        with closing(sqlite3.connect(path)) as connection, connection:
+            for each in ("plain", key):
+                connection.execute("INSERT OR IGNORE INTO stage_payload_key VALUES (?)", (each,))
+    done = reencrypt(folder, "--payload-key-file", "payload.keys")
+    assert (0, 1) == (done.status, done.out.count("nothing is left in the clear")), done
+    for path in paths:
+        with closing(sqlite3.connect(path)) as connection:
+            assert [(key,)] == connection.execute("SELECT id FROM stage_payload_key").fetchall()

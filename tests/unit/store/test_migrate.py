@@ -11,6 +11,7 @@ import pytest
 from stage.core.errors import ConfigurationError
 from stage.store.migrate import MigrationState, authored
 from stage.store.sqlite import dialect
+from stage.store.sqlite.errors import unavailable
 
 
 @pytest.fixture
@@ -81,6 +82,24 @@ def test_a_failing_file_leaves_nothing_of_itself(
     assert states(connection, migrations)["migrations/0002_bad"] is MigrationState.PENDING
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
     assert "good" not in tables
+
+
+def test_a_full_disk_is_no_fault_of_the_file(
+    connection: sqlite3.Connection, migrations: Path
+) -> None:
+    """Nobody is told to mend it; nothing of it is applied, and it is once there is room."""
+    dialect.upgrade(connection, [migrations], now=1.0)
+    big = "CREATE TABLE big (body BLOB); INSERT INTO big VALUES (zeroblob(1000000));"
+    (migrations / "0002_big.sql").write_text(big)
+    ((pages,),) = connection.execute("PRAGMA page_count")
+    connection.execute(f"PRAGMA max_page_count = {pages + 20}")
+    with pytest.raises(sqlite3.OperationalError, match="disk is full") as caught:
+        dialect.upgrade(connection, [migrations], now=1.0)
+    assert "make room" in str(unavailable(caught.value))
+    assert MigrationState.PENDING is states(connection, migrations)["migrations/0002_big"]
+    connection.execute(f"PRAGMA max_page_count = {pages + 2000}")
+    (done,) = dialect.upgrade(connection, [migrations], now=1.0)
+    assert "0002_big" == done.name
 
 
 def test_a_file_may_not_end_its_transaction(
