@@ -28,13 +28,15 @@ from stage.bootstrap.binding import bind_configured
 from stage.bootstrap.callers import callers_of, check_loopback, open_callers
 from stage.bootstrap.credentials import credentials_of, webhooks_without_secret
 from stage.bootstrap.database import is_there, migration_folders
-from stage.bootstrap.database_files import open_all
+from stage.bootstrap.database_files import Databases, open_all
+from stage.bootstrap.encryption import codec_of
+from stage.bootstrap.in_flight import misfits_in
 from stage.bootstrap.listener import listener_tls
 from stage.config import Config
 from stage.core.errors import StageError
 from stage.core.states import EXTERNAL_KINDS, LOCAL_KINDS
 from stage.core.steps import Plan, Step
-from stage.store.migrate import MigrationState, MigrationStatus
+from stage.store.migrate import OWNER, MigrationState, MigrationStatus
 from stage.store.postgres.address import POSTGRESQL
 from stage.store.sqlite.preparing import Preparing
 
@@ -56,6 +58,7 @@ class About(StrEnum):
     SETTINGS = "settings"
     MIGRATIONS = "migrations"
     DATABASE = "database"
+    SAGAS = "sagas"
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -105,7 +108,7 @@ def check_stage(stage: StageDeclaration[Any, Any], config: Config) -> Checked:
     prepared = _check_source(stage, config, findings)
     if "database" in config.origins:
         with findings.of(About.DATABASE):
-            _check_database(stage, config, findings)
+            _check_database(stage, config, findings, bound=plan is not None)
     return Checked(
         stage=stage.name,
         version=stage.lineage.version,
@@ -156,7 +159,7 @@ def _plan(stage: StageDeclaration[Any, Any], config: Config, findings: _Findings
 
 def _check_settings(stage: StageDeclaration[Any, Any], config: Config, findings: _Findings) -> None:
     """The settings as `stage serve` judges them, where any neighbour or API is configured."""
-    if not (config.upstreams or config.downstreams or config.externals):
+    if not _names_peers(config):
         text = "no peer is configured, so no setting of one was judged: give --config stage.toml"
         findings.add(Level.NOTE, About.SETTINGS, text)
         return
@@ -175,6 +178,10 @@ def _check_settings(stage: StageDeclaration[Any, Any], config: Config, findings:
         credentials = credentials_of(stage, config)
         asyncio.run(credentials.open())
         bind_configured(stage, config, credentials)
+
+
+def _names_peers(config: Config) -> bool:
+    return bool(config.upstreams or config.downstreams or config.externals)
 
 
 def _check_plan(plan: Plan, config: Config, findings: _Findings) -> None:
@@ -251,16 +258,31 @@ def _functions(step: DeclaredStep[Any, Any]) -> Iterator[Any]:
     yield from filter(None, (step.function, step.compensating, probing))
 
 
-def _check_database(stage: StageDeclaration[Any, Any], config: Config, findings: _Findings) -> None:
-    """Compare the migrations with the database, if it was made. Raises ConfigurationError."""
+def _check_database(
+    stage: StageDeclaration[Any, Any], config: Config, findings: _Findings, *, bound: bool
+) -> None:
+    """Compare migrations and sagas with the database, if it was made. Raises ConfigurationError.
+
+    Sagas are compared where the stage could be `bound`.
+    """
     if not config.database_must_exist and not is_there(stage, config):
         text = "there is no database yet: `stage serve` makes it, and so does `stage db init`"
         findings.add(Level.NOTE, About.DATABASE, text)
         return
     with open_all(stage, config) as databases:
+        ours_pending = False
         for database in databases:
             where = f" in {database.path}" if len(databases) > 1 else ""
-            _check_migrations(database.status(), config, findings, where)
+            lines = database.status()
+            _check_migrations(lines, config, findings, where)
+            ours_pending |= any(
+                line.owner == OWNER and line.state is MigrationState.PENDING for line in lines
+            )
+        if ours_pending:
+            text = "its sagas are compared with this stage once our migrations are applied"
+            findings.add(Level.NOTE, About.DATABASE, text)
+        elif bound:
+            _check_sagas(stage, config, databases, findings)
 
 
 def _check_migrations(
@@ -282,6 +304,22 @@ def _check_migrations(
         if line.state in levels:
             level, text = levels[line.state]
             findings.add(level, About.MIGRATIONS, f"{line.owner}/{line.name} {text}")
+
+
+def _check_sagas(
+    stage: StageDeclaration[Any, Any], config: Config, databases: Databases, findings: _Findings
+) -> None:
+    """Name the sagas that this release could not go on with. A deploy shows them too late."""
+    if not _names_peers(config):
+        text = "its sagas were not compared with this stage, whose peers are not configured"
+        findings.add(Level.NOTE, About.SAGAS, text)
+        return
+    newest = stage.bind(tuple(config.downstreams))
+    misfits = misfits_in(databases, newest, codec_of(config))
+    for line in misfits.unfinished:
+        findings.add(Level.ERROR, About.SAGAS, line)
+    for line in (*misfits.completed, *misfits.newer):
+        findings.add(Level.WARNING, About.SAGAS, line)
 
 
 def _steps(stage: StageDeclaration[Any, Any], plan: Plan) -> Iterator[StepChecked]:

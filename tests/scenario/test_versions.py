@@ -5,6 +5,7 @@ The world outlives the releases: what was charged and refunded is read from its 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import msgspec
 import pytest
 
 from stage.bootstrap import open_database
-from stage.config import Config
+from stage.bootstrap.check import About, Level, check_stage
+from stage.config import Config, load
 from stage.core.errors import ConfigurationError
 from stage.wire.envelope import parse_instant
 from tests.scenario.chain import HOST, Chain
@@ -299,3 +301,47 @@ async def test_a_downstream_that_is_gone_for_good_is_given_up_and_the_rest_undon
         status, _, body = await chain.compensate("s-1")
         assert (409, "unknown") == (status, msgspec.json.decode(body)["outcome"])
     assert (1, 0) == await world.standing("psp")
+
+
+async def found(world: World, tmp_path: Path, stage: Any) -> list[tuple[Level, str]]:
+    """The findings of `stage check` about sagas in flight, before that release is deployed."""
+    options = {
+        "auth": "none",
+        "database": f"sqlite:///{tmp_path / 'payment.db'}",
+        "downstreams": [f"shipping=http://{HOST}"],
+        "externals": [f"{name}=http://{HOST}" for name in ("psp", "psp2")],
+    }
+    checked = await asyncio.to_thread(check_stage, stage, load(options, {}))
+    return [(each.level, each.text) for each in checked.findings if each.about is About.SAGAS]
+
+
+async def test_sagas_that_a_release_does_not_fit_are_named_before_its_deploy(
+    world: World, tmp_path: Path
+) -> None:
+    """By version and reason, with the ways out; a release that fits all is not warned of."""
+    before = payment()
+    await in_doubt(world, before)
+    assert [] == await found(world, tmp_path, before)
+    fits = payment(version=2, to="psp2", step="collect", supersedes=before)
+    assert [] == await found(world, tmp_path, fits)
+    ((level, text),) = await found(world, tmp_path, payment(version=2))
+    assert Level.ERROR is level
+    assert text.startswith("1 saga of version 1 is in flight, and would be parked")
+    assert "supersedes=" in text and "stage resolve" in text
+    ((level, text),) = await found(world, tmp_path, payment(to="psp2"))
+    assert (Level.ERROR, True) == (level, "was a call to 'psp', and is a call to 'psp2'" in text)
+
+
+async def test_a_way_back_is_said_before_it_is_gone(world: World, tmp_path: Path) -> None:
+    """Sagas of the newer release would wait, and a completed one could not be undone."""
+    before = payment()
+    await in_doubt(world, payment(version=2, step="collect", supersedes=before))
+    ((level, text),) = await found(world, tmp_path, before)
+    assert Level.WARNING is level
+    assert text.startswith("1 saga of version 2 is in flight, and would be left alone")
+    async with world.release(payment(version=2, step="collect", supersedes=before)) as chain:
+        await chain.until("s-1", lambda saga: saga["state"] == "completed")
+    ((level, text),) = await found(world, tmp_path, payment(version=2))
+    assert Level.WARNING is level
+    assert text.startswith("1 saga of version 2 is completed, and could not be compensated")
+    assert "there is no step 'collect'" in text

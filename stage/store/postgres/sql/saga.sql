@@ -29,6 +29,27 @@ FROM stage.saga WHERE id = $1 FOR UPDATE;
 -- Epoch, length and owner of a saga, for the reason why a save was refused.
 SELECT epoch, length, owner FROM stage.saga WHERE id = $1;
 
+-- name: unfinished_versions
+-- The number of sagas that are not at rest by the version that accepted them. A person may have given
+-- one up: then it is at rest.
+SELECT version, count(*) FROM stage.saga
+WHERE closed_at IS NULL AND (due_at IS NOT NULL OR parked <> ''
+    OR (state = 'failed_to_compensate' AND coalesce(answer_status, 0) <> 410))
+GROUP BY version;
+
+-- name: unfinished_sagas
+-- At most $1 of those sagas, with the version that accepted each.
+SELECT id, version FROM stage.saga
+WHERE closed_at IS NULL AND (due_at IS NOT NULL OR parked <> ''
+    OR (state = 'failed_to_compensate' AND coalesce(answer_status, 0) <> 410))
+ORDER BY id LIMIT $1;
+
+-- name: latest_completed
+-- The last $1 sagas, by their ids, that have completed and can be compensated.
+SELECT id, version FROM stage.saga
+WHERE state = 'completed' AND closed_at IS NULL AND due_at IS NULL AND parked = ''
+ORDER BY id DESC LIMIT $1;
+
 -- name: get_journal
 -- All entries of a saga, in order.
 SELECT number, epoch, event FROM stage.journal WHERE saga_id = $1 ORDER BY number;

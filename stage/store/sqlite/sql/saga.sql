@@ -61,6 +61,27 @@ ORDER BY due_at, id LIMIT ?2;
 -- The number of sagas that need a run by a newer version than ?1.
 SELECT count(*) FROM saga WHERE due_at IS NOT NULL AND version > ?1;
 
+-- name: unfinished_versions
+-- The number of sagas that are not at rest by the version that accepted them. A person may have given
+-- one up: then it is at rest.
+SELECT version, count(*) FROM saga
+WHERE closed_at IS NULL AND (due_at IS NOT NULL OR parked <> ''
+    OR (state = 'failed_to_compensate' AND coalesce(answer_status, 0) <> 410))
+GROUP BY version;
+
+-- name: unfinished_sagas
+-- At most ?1 of those sagas, with the version that accepted each.
+SELECT id, version FROM saga
+WHERE closed_at IS NULL AND (due_at IS NOT NULL OR parked <> ''
+    OR (state = 'failed_to_compensate' AND coalesce(answer_status, 0) <> 410))
+ORDER BY id LIMIT ?1;
+
+-- name: latest_completed
+-- The last ?1 sagas, by their ids, that have completed and can be compensated.
+SELECT id, version FROM saga
+WHERE state = 'completed' AND closed_at IS NULL AND due_at IS NULL AND parked = ''
+ORDER BY id DESC LIMIT ?1;
+
 -- name: count_sagas
 -- The number of sagas in each state, read from indexes alone. A saga that was given up is closed in
 -- the state that it had, and is taken off again in a second row.
