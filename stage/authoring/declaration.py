@@ -12,6 +12,14 @@ from typing import Any, Generic, Never, Protocol, TypeVar, overload
 import msgspec
 
 from stage.authoring.annotations import declaring_place, place_of
+from stage.authoring.checks import (
+    check_codes,
+    check_compensations,
+    check_external,
+    check_payload,
+    check_seconds,
+    check_uncompensated,
+)
 from stage.authoring.lineage import Lineage
 from stage.authoring.participant import Adds, StageParticipant
 from stage.authoring.payload import Codec
@@ -24,7 +32,6 @@ from stage.authoring.steps import (
     DeclaredStep,
     EffectFunction,
     EffectStep,
-    ExternalStep,
     ResultCallStep,
     ResultEffectStep,
     TransactionFunction,
@@ -32,7 +39,6 @@ from stage.authoring.steps import (
     check_function,
 )
 from stage.core.errors import DeclarationError
-from stage.core.names import STEP_NAME
 from stage.core.retry import (
     COMPENSATION,
     EXECUTION,
@@ -41,9 +47,8 @@ from stage.core.retry import (
     SETTLEMENT,
     RetryPolicy,
 )
-from stage.core.steps import Plan, Step, StepKind, adjusted, plan_of
+from stage.core.steps import Step, StepKind, adjusted, plan_of
 from stage.ports.credentials import CredentialsFunction
-from stage.ports.store import TRACE_TERM
 from stage.wire.limits import DEFAULT_LIMITS
 
 P = TypeVar("P")
@@ -52,10 +57,6 @@ R = TypeVar("R")
 D = TypeVar("D", bound=DeclaredStep[Any, Any])
 
 
-INDEXED_MAX = 8
-"""Business numbers that a stage may be searched by."""
-SHOWS_MAX = 8
-"""Members of the payload that a stage may show."""
 MIGRATIONS = "migrations"
 """The usual name of the folder of an author's migrations."""
 
@@ -137,7 +138,7 @@ class StageDeclaration(Generic[P, A]):
         self.indexed: Mapping[str, str] | None = None if indexed is None else dict(indexed)
         self.shows: Mapping[str, str] = dict(shows or {})
         self.accepts: Codec[P] = Codec(accepts)
-        self._check_payload()
+        check_payload(name, self.accepts, indexed or {}, self.shows)
         self.adds: Codec[A] | None = Codec(adds) if adds is not None else None
         self.migrations = _beside_caller(migrations)
         self.folder = _beside_caller(".")
@@ -175,7 +176,7 @@ class StageDeclaration(Generic[P, A]):
         when it raises anything else. `compensation=None` says that nothing has to be undone, and
         `reason` why.
         """
-        self._check_uncompensated(compensation)
+        check_uncompensated(compensation)
 
         def declare(function: Callable[..., Any]) -> TransactionStep[Any, Any]:
             rules = Step(
@@ -223,18 +224,18 @@ class StageDeclaration(Generic[P, A]):
         the probe after an undo without a result. `compensation=None` says that nothing has to be
         undone, and `reason` why.
         """
-        self._check_external("call", misplaced, to)
+        check_external(self.name, "call", misplaced, to)
         seconds = (timeout, key_lifetime_seconds or 1.0, pending_seconds_max)
-        self._check_seconds(seconds)
-        self._check_codes(
-            {"transient_on": transient_on, "refused_on": refused_on, "pending_on": pending_on}
+        check_seconds(self.name, seconds)
+        check_codes(
+            self.name, transient_on=transient_on, refused_on=refused_on, pending_on=pending_on
         )
         if not min(seconds) > 0 or requests < 1:
             raise DeclarationError(
                 f"{declaring_place()}: a call of stage {self.name!r} needs requests of at least 1,"
                 " and timeout, key_lifetime_seconds and pending_seconds_max > 0, in seconds"
             )
-        self._check_uncompensated(compensation)
+        check_uncompensated(compensation)
 
         def declare(function: CallFunction[P, R]) -> ResultCallStep[P, R]:
             rules = Step(
@@ -286,14 +287,14 @@ class StageDeclaration(Generic[P, A]):
         journal: idempotence under `saga.key` is the author's promise, and `idempotent=False` says
         that there is none. The other parameters are those of a call.
         """
-        self._check_external("effect", misplaced, to)
-        self._check_seconds((timeout, key_lifetime_seconds or 1.0, pending_seconds_max))
+        check_external(self.name, "effect", misplaced, to)
+        check_seconds(self.name, (timeout, key_lifetime_seconds or 1.0, pending_seconds_max))
         if not min(timeout, key_lifetime_seconds or 1.0, pending_seconds_max) > 0:
             raise DeclarationError(
                 f"{declaring_place()}: an effect of stage {self.name!r} needs timeout,"
                 " key_lifetime_seconds and pending_seconds_max > 0, in seconds"
             )
-        self._check_uncompensated(compensation)
+        check_uncompensated(compensation)
 
         def declare(function: EffectFunction[P, R]) -> ResultEffectStep[P, R]:
             rules = Step(
@@ -411,7 +412,7 @@ class StageDeclaration(Generic[P, A]):
                 f" write a function under @{self.name}.output"
             )
         plan = plan_of(self.name, tuple(step.as_step() for step in self.steps), downstreams)
-        self._check_compensations(plan)
+        check_compensations(self.name, self.steps, plan)
         plan = self.lineage.applied_to(plan)
         plan = msgspec.structs.replace(plan, patience_seconds=patience_seconds)
         if adjust is not None:
@@ -445,112 +446,6 @@ class StageDeclaration(Generic[P, A]):
                 f' Stage({self.name!r}, ..., migrations="{MIGRATIONS}"), or give the folder another'
                 " name if it is not the stage's"
             )
-
-    def _check_payload(self) -> None:
-        """Refuse members that no payload can have, and one that is not the caller's to give."""
-        if self.name in self.accepts.members():
-            raise DeclarationError(
-                f"accepts= of stage {self.name!r} names a member {self.name!r}, which the stage"
-                " itself adds: rename the member, or the stage"
-            )
-        self._check_paths("indexed", self.indexed or {}, INDEXED_MAX, "a row more of every saga")
-        self._check_paths("shows", self.shows, SHOWS_MAX, "a column more of every list")
-
-    def _check_paths(self, word: str, paths: Mapping[str, str], most: int, each: str) -> None:
-        """Refuse a member that no payload can have."""
-        if len(paths) > most:
-            raise DeclarationError(
-                f"{word}= of stage {self.name!r} has {len(paths)} names, each {each}: keep at most"
-                f" {most}"
-            )
-        members = self.accepts.members()
-        for name, path in paths.items():
-            if not STEP_NAME.fullmatch(name) or name == TRACE_TERM:
-                raise DeclarationError(
-                    f"{word}= of stage {self.name!r} has a name {name!r}: use letters, digits and"
-                    f" underscores, and not {TRACE_TERM}, which is the trace's"
-                )
-            first = path.partition(".")[0]
-            if members and first not in members:
-                raise DeclarationError(
-                    f"{word}= of stage {self.name!r} looks for {name!r} at {path!r}, and accepts="
-                    f" has no member {first!r}: its members are {', '.join(sorted(members))}"
-                )
-
-    def _check_external(self, kind: str, misplaced: tuple[Any, ...], to: str) -> None:
-        """Refuse a step written without parentheses, or without a word on whom it asks."""
-        if misplaced or not to:
-            article, peer = ("an", "system") if kind == "effect" else ("a", "API")
-            raise DeclarationError(
-                f"{declaring_place()}: {article} {kind} of stage {self.name!r} has to say whom it"
-                f" asks: write @{self.name}.{kind}(to='name of the {peer}')"
-            )
-
-    def _check_seconds(self, given: tuple[object, ...]) -> None:
-        """Refuse a time that is no number."""
-        for each in given:
-            if isinstance(each, bool) or not isinstance(each, int | float):
-                raise DeclarationError(
-                    f"{declaring_place()}: a step of stage {self.name!r} has {each!r} where a time"
-                    " stands: give seconds as a number, such as timeout=2.0"
-                )
-
-    def _check_codes(self, given: Mapping[str, object]) -> None:
-        """Refuse what is no set of HTTP codes, and a code of which two things are said."""
-        said: dict[object, str] = {}
-        for word, codes in given.items():
-            fits = isinstance(codes, AbstractSet) and all(
-                isinstance(code, int) and 200 <= code <= 599 for code in codes
-            )
-            if not fits or not isinstance(codes, AbstractSet):
-                raise DeclarationError(
-                    f"{declaring_place()}: {word}={codes!r} of a call of stage {self.name!r} is no"
-                    f" set of HTTP codes: write them as numbers, such as {word}={{402}}"
-                )
-            for code in codes:
-                if code in said:
-                    raise DeclarationError(
-                        f"{declaring_place()}: a call of stage {self.name!r} has {code} in"
-                        f" {said[code]} and in {word}: a code has one meaning, keep one"
-                    )
-                said[code] = word
-
-    def _check_uncompensated(self, compensation: object) -> None:
-        if compensation is not None:
-            raise DeclarationError(
-                f"{declaring_place()}: compensation= takes None alone: declare a compensation below"
-                " its step, with @step.compensation"
-            )
-
-    def _check_compensations(self, plan: Plan) -> None:
-        """Refuse a step before the pivot without a word about its compensation."""
-        before = plan.steps if plan.pivot is None else plan.steps[: plan.pivot]
-        for step in self.steps:
-            if (
-                isinstance(step, ExternalStep)
-                and step.pending_on
-                and not (step.probing or step.hearing)
-            ):
-                raise DeclarationError(
-                    f"{step.place}: step {step.name!r} of stage {self.name!r} says pending_on= and"
-                    " has no probe, so that nothing would tell how it ends: write one under"
-                    f" @{step.name}.probe, or a webhook under @{step.name}.webhook"
-                )
-            silent = step.compensating is None and not step.reason
-            if step.rules.probe_after_undo and not (
-                step.compensating is not None and step.as_step().probed
-            ):
-                raise DeclarationError(
-                    f"{step.place}: step {step.name!r} of stage {self.name!r} says"
-                    " probe_after_undo=True, and lacks a probe or a compensation: write both"
-                )
-            if silent and any(step.name == each.name for each in before):
-                raise DeclarationError(
-                    f"{step.place}: step {step.name!r} of stage {self.name!r} has no compensation,"
-                    f" so a saga that turns back would leave what it did: write one under"
-                    f" @{step.name}.compensation, or say why nothing has to be undone:"
-                    f" compensation=None, reason='...'"
-                )
 
     @property
     def output_function(self) -> Callable[[Saga[P]], A] | None:
