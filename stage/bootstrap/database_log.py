@@ -17,7 +17,7 @@ from stage.wire.envelope import format_instant
 LOOK_SECONDS: Final = 0.25
 
 
-def tell_database(store: Store) -> None:
+def log_database(store: Store) -> None:
     """One line at start: the absolute path and the identity. A warning where it was made anew.
 
     A second one where the schema of a database that was there has grown.
@@ -37,7 +37,7 @@ def tell_database(store: Store) -> None:
         log.warning("migrations_applied", path=store.place, detail=", ".join(store.migrated))
 
 
-def tell_skew(store: Store) -> None:
+def log_skew(store: Store) -> None:
     """A warning at start about a machine whose clock is not that of its database (rule 34)."""
     shared = store.ownership.time
     if shared is not None and abs(ahead := time.time() - shared) > JUMP_SECONDS:
@@ -54,7 +54,7 @@ def report_unpromised(reason: str) -> None:
     logs.default_logger().warning("commits_may_be_lost", reason=reason)
 
 
-async def tell_newer(queries: Queries) -> None:
+async def log_newer(queries: Queries) -> None:
     """A warning at start about sagas of a newer release: they wait for it (rule 32)."""
     try:
         newer = (await queries.backlog()).newer
@@ -64,7 +64,7 @@ async def tell_newer(queries: Queries) -> None:
         logs.default_logger().warning("sagas_of_a_newer_version", count=newer)
 
 
-async def tell_trouble(store: Store, clock: Clock) -> None:
+async def log_trouble(store: Store, clock: Clock) -> None:
     """A line when the database goes away, when the reason changes, and when it is back.
 
     Likewise when the wall clock jumps, and when it is believed again.

@@ -20,7 +20,7 @@ from stage.bootstrap.callers import check_loopback
 from stage.bootstrap.descriptors import connections_max
 from stage.bootstrap.exit_guard import EXIT_SECONDS_MAX, ExitGuard
 from stage.bootstrap.listener import listener_tls
-from stage.bootstrap.process_log import tell_drain, tell_end, tell_start
+from stage.bootstrap.process_log import log_drain, log_end, log_start
 from stage.bootstrap.seat import Seat
 from stage.bootstrap.together import TOGETHER
 from stage.bootstrap.wiring import Served, build_app
@@ -60,7 +60,7 @@ def serve_one(
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_serve(stage, config, seat, orders))
-        tell_end(stage.name)
+        log_end(stage.name)
     finally:
         sdk.shutdown()
 
@@ -87,13 +87,13 @@ async def _serve(
     parent = None if orders is None else Parent(orders, partial(_hear, started, stopping))
     await runner.setup()
     started.set()
-    tell_start(stage.name, config)
+    log_start(stage.name, config)
     _collect_rarely()
     beside = await _listen_beside(runner, config)
     try:
         if parent is None:
             port = await _listen(runner, config, app[DOORS])
-            _tell(port, app[DOORS].admin_port, config)
+            _say_where(port, app[DOORS].admin_port, config)
         elif (ports := await parent.ports(stopping)) is not None:
             await app[TOGETHER].meet()  # so that it is ready when it listens
             if seat is None or seat.takes_sagas:
@@ -101,7 +101,7 @@ async def _serve(
                 await _listen(runner, config, app[DOORS], among=True)
             parent.report_ready()
         await stopping.wait()
-        tell_drain(app[SERVICE].engine.live, config)
+        log_drain(app[SERVICE].engine.live, config)
         # Not ready at once, serving on until the load balancer has seen it.
         app[SERVICE].engine.leave_rotation()
         runner.retire()
@@ -126,7 +126,7 @@ def _hear(started: asyncio.Event, stopping: asyncio.Event) -> None:
         os._exit(0)
 
 
-def _tell(port: int, admin_port: int | None, config: Config) -> None:
+def _say_where(port: int, admin_port: int | None, config: Config) -> None:
     scheme = "https" if config.tls_cert else "http"
     print(f"listening on {scheme}://{config.host}:{port}", flush=True)
     if admin_port is not None:

@@ -20,7 +20,7 @@ RECOVERS: Final = "it takes over what was under way"
 STUCK: Final = "code of the author does not come to an end: see code_stuck"
 
 
-def tell_start(stage: str, config: Config) -> None:
+def log_start(stage: str, config: Config) -> None:
     """A line before its ports are open: the release, and the origin of each setting of its own.
 
     The values are not in it: `stage config` shows them, to somebody who may read the files.
@@ -29,7 +29,7 @@ def tell_start(stage: str, config: Config) -> None:
     logs.default_logger().info("started", stage=stage, release=__version__, settings=origins)
 
 
-def tell_drain(live: int, config: Config) -> None:
+def log_drain(live: int, config: Config) -> None:
     """A signal came: how many sagas are live, and how long they have."""
     logs.default_logger().info(
         "draining",
@@ -39,12 +39,12 @@ def tell_drain(live: int, config: Config) -> None:
     )
 
 
-def tell_end(stage: str) -> None:
+def log_end(stage: str) -> None:
     """The last line of a process that ended in order."""
     logs.default_logger().info("stopped", stage=stage)
 
 
-async def tell_readiness(engine: Engine, store: Store, stuck: Callable[[], bool]) -> None:
+async def log_readiness(engine: Engine, store: Store, stuck: Callable[[], bool]) -> None:
     """A line when the stage becomes ready, and when it is not any more, with the reason.
 
     Every start takes over first, so that this alone is no line.

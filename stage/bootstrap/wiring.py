@@ -25,13 +25,13 @@ from stage.bootstrap.console import make_console
 from stage.bootstrap.credentials import credentials_of
 from stage.bootstrap.database import make_store, make_suspects
 from stage.bootstrap.database_log import (
-    tell_database,
-    tell_newer,
-    tell_skew,
-    tell_trouble,
+    log_database,
+    log_newer,
+    log_skew,
+    log_trouble,
 )
 from stage.bootstrap.listener import check_not_ours
-from stage.bootstrap.process_log import tell_readiness
+from stage.bootstrap.process_log import log_readiness
 from stage.bootstrap.reconcile import reconciling_of
 from stage.bootstrap.scheduler import scheduler_of
 from stage.bootstrap.seat import Seat
@@ -205,13 +205,13 @@ class WiredStage:
         await open_callers(self.service.callers)
         await self._store.open()
         begin(self.service.clock)
-        tell_database(self._store)
-        tell_skew(self._store)
+        log_database(self._store)
+        log_skew(self._store)
         loop = asyncio.get_running_loop()
         watching = (
-            loop.create_task(tell_trouble(self._store, self.service.clock)),
+            loop.create_task(log_trouble(self._store, self.service.clock)),
             loop.create_task(
-                tell_readiness(self._engine, self._store, lambda: self._watch.code.stuck)
+                log_readiness(self._engine, self._store, lambda: self._watch.code.stuck)
             ),
         )
         try:
@@ -219,7 +219,7 @@ class WiredStage:
                 await self._transport.open()
                 try:
                     await self._engine.start()
-                    await tell_newer(self._engine)
+                    await log_newer(self._engine)
                     places = self._config.concurrency_max
                     working_tasks = working(self.service, self._tasks, places)
                     others = alone() if self.together is None else self.together.opened()

@@ -109,7 +109,7 @@ class Watchdog:
         self._unanswered += 1
         if self._unanswered == self._looks_max:
             mark = self._running.get(self._loop_thread, ("", ""))
-            self._tell(Thread.LOOP, self._loop_thread, mark, self._unanswered)
+            self._report_stuck(Thread.LOOP, self._loop_thread, mark, self._unanswered)
         return (Thread.LOOP,) if self._unanswered >= self._looks_max else ()
 
     def _answered(self, question: int) -> None:
@@ -125,12 +125,12 @@ class Watchdog:
             looks = looks + 1 if known is mark else 1
             self._seen[thread] = mark, looks
             if looks == self._looks_max:
-                self._tell(Thread.WRITER, thread, mark, looks)
+                self._report_stuck(Thread.WRITER, thread, mark, looks)
             if looks >= self._looks_max:
                 stuck = (Thread.WRITER,)
         return stuck
 
-    def _tell(self, which: Thread, thread: int, mark: Mark, looks: int) -> None:
+    def _report_stuck(self, which: Thread, thread: int, mark: Mark, looks: int) -> None:
         frame = sys._current_frames().get(thread)
         saga_id, step = mark
         calls = traceback.extract_stack(frame)[-STACK_CALLS_MAX:] if frame is not None else []

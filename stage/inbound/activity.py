@@ -131,7 +131,7 @@ class ActivityWorker:
                     task = await self._tasks.next()
                     self._away = False
                 except OSError as error:
-                    self._tell_away(error)
+                    self._warn_away(error)
                     await asyncio.sleep(AGAIN_SECONDS)
                 except Exception as error:
                     self._report(error)
@@ -161,7 +161,7 @@ class ActivityWorker:
     def _report(self, error: BaseException) -> None:
         self._service.observer.defect("activity", "", TraceContext(), error)
 
-    def _tell_away(self, error: OSError) -> None:
+    def _warn_away(self, error: OSError) -> None:
         if not self._away:
             self._warn(
                 f"Step Functions does not answer, and tasks wait: {error}. "
@@ -243,9 +243,9 @@ class ActivityWorker:
             try:
                 return await say() or doubted
             except NotHeard as error:
-                self._tell_away(error)
+                self._warn_away(error)
             except OSError as error:
-                self._tell_away(error)
+                self._warn_away(error)
                 doubted = True
             await asyncio.sleep(AGAIN_SECONDS)
 

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from stage.bootstrap import make_store, open_database
-from stage.bootstrap.database_log import tell_database
+from stage.bootstrap.database_log import log_database
 from stage.config import Config
 from stage.core.errors import ConfigurationError
 from stage.demo.payment import payment
@@ -82,7 +82,7 @@ async def test_a_relative_path_from_another_folder_makes_no_database_in_silence(
         monkeypatch.chdir(tmp_path / name)
         store = make_store(payment, config)
         await store.open()
-        tell_database(store)
+        log_database(store)
         await store.close()
     (tmp_path / "third").mkdir()
     monkeypatch.chdir(tmp_path / "third")

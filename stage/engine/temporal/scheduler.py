@@ -211,7 +211,7 @@ class TemporalScheduler:
                 )
             except RPCError as error:
                 self._poked.pop(saga_id, None)
-                self._tell_away(error)
+                self._log_away(error)
                 return
         self._away = False
 
@@ -225,14 +225,14 @@ class TemporalScheduler:
                 self._client = await fresh.open()
                 await self._run_worker(self._client, fresh)
             except Exception as error:
-                self._tell_away(error)
+                self._log_away(error)
             await self._wait(CONNECT_AGAIN_SECONDS)
 
     async def _connect(self, *, tls: TLSConfig | None, api_key: str | None) -> Client:
         where, namespace = self._settings.address, self._settings.namespace
         return await Client.connect(where, namespace=namespace, tls=tls, api_key=api_key)
 
-    def _tell_away(self, error: Exception) -> None:
+    def _log_away(self, error: Exception) -> None:
         if not self._away:
             where = self._settings.address
             self._warn(f"Temporal at {where} does not answer, and sagas wait for it: {error}")
