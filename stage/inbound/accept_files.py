@@ -16,9 +16,9 @@ import msgspec
 
 from stage.core.errors import ConfigurationError
 from stage.inbound.console_paths import is_console
-from stage.inbound.file_marks import LOOK_SECONDS, Mark, Warn, mark_of
 from stage.inbound.principal import PLATFORM, STRANGER, Principal, local
 from stage.inbound.request import Door, Request
+from stage.ports.file_marks import LOOK_SECONDS, Mark, Warn, mark_of
 from stage.wire.tokens import (
     AUTHORIZATION,
     basic_token_of,

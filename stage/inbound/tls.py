@@ -20,7 +20,6 @@ from typing import NamedTuple
 import msgspec
 
 from stage.core.errors import ConfigurationError
-from stage.inbound.file_marks import LOOK_SECONDS, Mark, Warn, mark_of
 from stage.ports.certificates import (
     MINIMUM,
     FileState,
@@ -29,6 +28,7 @@ from stage.ports.certificates import (
     authorities,
     read_pair,
 )
+from stage.ports.file_marks import LOOK_SECONDS, Mark, Warn, mark_of
 
 CERT, KEY, CLIENT_CA = "tls_cert", "tls_key", "tls_client_ca"
 

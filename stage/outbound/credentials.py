@@ -11,23 +11,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 from stage.core.errors import ConfigurationError
-from stage.outbound.secret_files import (
-    PARTS,
-    Mark,
-    Shown,
-    check_header,
-    exposed,
-    marks_of,
-)
+from stage.outbound.secret_files import PARTS, Shown, check_header, exposed, marks_of
 from stage.ports.certificates import FileState
 from stage.ports.connection import Connection
 from stage.ports.credentials import CredentialsFunction, OutgoingRequest
-
-LOOK_SECONDS = 1.0
-"""How long a file is believed to be unchanged."""
+from stage.ports.file_marks import LOOK_SECONDS, Mark, Warn
 
 Headers = tuple[tuple[str, str], ...]
-Warn = Callable[[str], None]
 
 
 class NotShown(Exception):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 import re
 import ssl
 import stat
@@ -13,6 +12,7 @@ from typing import NamedTuple
 from stage.ports.certificates import MINIMUM, Pair, Shows, read_pair, read_pem, words_of
 from stage.ports.connection import Connection
 from stage.ports.credentials import ENGINE_HEADERS
+from stage.ports.file_marks import Mark, mark_of
 
 FILE_BYTES_MAX = 65_536
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -27,17 +27,6 @@ WEBHOOKS = ("webhook_secret_file",)
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 _VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 _TOKEN = re.compile(r"[\x21-\x7e]+")
-
-
-class Mark(NamedTuple):
-    """The identity of a file and of its contents: it differs when the file has changed."""
-
-    inode: int
-    size: int
-    written_ns: int
-    changed_ns: int
-    """A tool may set the time of a write, and tokens are all as long; this one nobody sets."""
-    mode: int
 
 
 class Shown(NamedTuple):
@@ -64,16 +53,9 @@ def marks_of(connection: Connection, keys: tuple[str, ...]) -> dict[str, Mark]:
     for key in keys:
         if path := getattr(connection, key):
             try:
-                found = os.stat(path)
+                marks[key] = mark_of(path)
             except OSError as error:
                 raise ValueError(_unreadable(key, path, error)) from None
-            marks[key] = Mark(
-                inode=found.st_ino,
-                size=found.st_size,
-                written_ns=found.st_mtime_ns,
-                changed_ns=found.st_ctime_ns,
-                mode=found.st_mode,
-            )
     return marks
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from stage.core.errors import ConfigurationError
 from stage.inbound.accept_files import AcceptFile, TokenCallers
-from stage.inbound.file_marks import LOOK_SECONDS
 from stage.inbound.principal import Kind, Principal
 from stage.inbound.request import HeaderPairs, Request
+from stage.ports.file_marks import LOOK_SECONDS
 from stage.wire.tokens import accept_line
 from tests.unit.outbound.test_credentials import Seconds
 

@@ -23,13 +23,14 @@ from aiohttp.test_utils import TestServer
 from stage.core.errors import ConfigurationError
 from stage.core.events import Request
 from stage.outbound.client import PeerClient
-from stage.outbound.credentials import LOOK_SECONDS, Credentials, PeerCredentials
+from stage.outbound.credentials import Credentials, PeerCredentials
 from stage.outbound.peers import http_peers
 from stage.outbound.secret_files import Shown
 from stage.outbound.transport import Transport
 from stage.ports.connection import Connection
 from stage.ports.credentials import CredentialsFunction, OutgoingRequest
 from stage.ports.external import ExternalRequest
+from stage.ports.file_marks import LOOK_SECONDS
 from stage.ports.observer import TraceContext
 from stage.ports.stage import Answer, Lost
 from stage.wire.replies import CompensateRequest
