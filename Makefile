@@ -1,4 +1,7 @@
 # A few words. Needed: make, and Python 3.11 or newer. The rest comes by hash into .venv.
+#
+# A default stands where its variable is used, and never before a word (`kills: SEED ?= 1`): there
+# GNU make keeps SEED=7 of the environment from the programs of all words.
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -12,9 +15,8 @@ PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 help: ## show these words
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: DATABASE ?= sqlite
 demo: $(VENV)/.ready ## start the whole chain, tell its stories, show the books (DATABASE=postgres)
-	@$(BIN)/stage demo --database $(DATABASE)
+	@$(BIN)/stage demo --database $(or $(DATABASE),sqlite)
 
 # Rooms that need no process of their own; new rooms are in.
 quick: $(VENV)/.ready ## run the unit tests of the rooms, for the inner loop
@@ -22,9 +24,8 @@ quick: $(VENV)/.ready ## run the unit tests of the rooms, for the inner loop
 	    --ignore tests/unit/cli --ignore tests/unit/stubs --ignore tests/unit/benchmarks
 
 # Four workers on two processors: a test of real processes waits for more than half of its time.
-test: WORKERS ?= 4
 test: $(VENV)/.ready ## run all tests, with a small helping of each fault kit (WORKERS=4)
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	@$(BIN)/python -m pytest -n $(or $(WORKERS),4) --dist worksteal
 
 # The sizes of both tiers stand in tests/sizes.py. A kit that does not reach its size is an error.
 # Kits that measure a speed run last, by themselves.
@@ -32,22 +33,17 @@ prove: $(VENV)/.ready ## run every fault kit at level G, and print what each has
 	@$(BIN)/python -m tests.prove
 
 # Level L of the simulation: that many worlds, from seed FIRST on, of so many sagas each.
-sim: SEEDS ?= 20000
-sim: SAGAS ?= 50
-sim: FIRST ?= 0
 sim: $(VENV)/.ready ## simulate SEEDS=20000 worlds and write docs/evidence/simulation.json
-	@$(BIN)/python -m tests.simulation.level_l --first $(FIRST) --seeds $(SEEDS) --sagas $(SAGAS)
+	@$(BIN)/python -m tests.simulation.level_l --first $(or $(FIRST),0) \
+	    --seeds $(or $(SEEDS),20000) --sagas $(or $(SAGAS),50)
 
 mutants: $(VENV)/.ready ## plant defects of our own rules and find each of them
 	@$(BIN)/python -m tests.simulation.find_mutants
 
 # Level L of the kills, and its seed.
-kills: KILLS ?= 1800
-kills: SAGAS ?= 250000
-kills: SEED ?= 1
 kills: $(VENV)/.ready ## kill real processes under load: KILLS=1800 SAGAS=250000 SEED=1
-	@$(BIN)/python -m tests.acceptance.kills --kills $(KILLS) --sagas $(SAGAS) --seed $(SEED) \
-	    --out docs/evidence/kills.json
+	@$(BIN)/python -m tests.acceptance.kills --kills $(or $(KILLS),1800) \
+	    --sagas $(or $(SAGAS),250000) --seed $(or $(SEED),1) --out docs/evidence/kills.json
 
 bench: $(VENV)/.ready ## measure against handlers without a stage, and DBOS (needs wrk, nginx)
 	@$(BIN)/python -m benchmarks
