@@ -28,7 +28,9 @@ from stage.bootstrap.workers import READY, UP, Orders, file_set_of, serve_worker
 from stage.config import Config, local_socket
 from stage.core.errors import ConfigurationError
 from stage.inbound.aiohttp import DOORS, SERVICE, Doors
-from stage.inbound.aiohttp_server import BoundedRunner, Reports, ServerLimits
+from stage.inbound.aiohttp_connection import ServerLimits
+from stage.inbound.aiohttp_runner import BoundedRunner
+from stage.inbound.aiohttp_server import Reports
 from stage.inbound.local import open_socket
 from stage.telemetry import logs, sdk
 

@@ -190,6 +190,7 @@ def _request(
     query: str,
 ) -> Request:
     door, address, user = _came_in(request, mount.doors)
+    service = mount.service
     return Request(
         method=request.method,
         path=path,
@@ -201,7 +202,9 @@ def _request(
         local_address=address,
         local_user=user,
         certificate=_certificate(request),
-        read_body=partial(_read_body, mount.service, request),
+        read_body=partial(
+            read_body, request, service.limits.body_bytes_max, service.body_seconds_max
+        ),
         parameters=parameters,
     )
 
@@ -225,9 +228,8 @@ def _certificate(request: web.BaseRequest) -> ClientCertificate | None:
     return connection.certificate if isinstance(connection, Connection) else None
 
 
-async def _read_body(service: Service, request: web.BaseRequest) -> bytes:
+async def read_body(request: web.BaseRequest, limit: int, seconds_max: float) -> bytes:
     """The body, capped and timed. Raises WireError 400, 408 or 413."""
-    limit = service.limits.body_bytes_max
     length = request.content_length
     if length is not None and length > limit:
         raise too_large(limit)
@@ -239,14 +241,14 @@ async def _read_body(service: Service, request: web.BaseRequest) -> bytes:
     parts: list[bytes] = []
     size = 0
     try:
-        async with asyncio.timeout(service.body_seconds_max):
+        async with asyncio.timeout(seconds_max):
             async for chunk in content.iter_any():
                 size += len(chunk)
                 if size > limit:
                     raise too_large(limit)
                 parts.append(chunk)
     except TimeoutError:
-        raise too_slow(service.body_seconds_max) from None
+        raise too_slow(seconds_max) from None
     except RequestPayloadError as error:
         raise not_readable(str(error)) from None
     except ConnectionError:  # the caller has gone: no defect, and there is nobody to answer
@@ -271,4 +273,5 @@ __all__ = [
     "SERVICE",
     "direct",
     "make_app",
+    "read_body",
 ]

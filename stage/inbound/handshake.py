@@ -7,12 +7,12 @@ count it, and a stranger could hold every descriptor of the process by saying no
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import ssl
 from contextlib import suppress
 from typing import Protocol
 
+from stage.inbound.kernel_queue import left_in_kernel
 from stage.inbound.tls import ListenerTls
 
 NO_DESCRIPTOR_SECONDS = 0.1
@@ -132,22 +132,6 @@ class TlsPort:
         shaken = handshake.shake(self._server, self._tls, *self._seconds)
         handshake.task = asyncio.get_running_loop().create_task(shaken)
         return handshake.task
-
-
-def left_in_kernel(port: int) -> list[socket.socket]:
-    """The connections that the kernel has made at that descriptor and nobody has accepted.
-
-    Otherwise the kernel resets them when it closes, with the requests that were sent on them.
-    """
-    found: list[socket.socket] = []
-    with socket.socket(fileno=os.dup(port)) as listening:
-        listening.setblocking(False)
-        with suppress(OSError):  # none is left, or no descriptor
-            while True:
-                accepted, _ = listening.accept()
-                accepted.setblocking(False)
-                found.append(accepted)
-    return found
 
 
 def _listen(host: str, port: int, backlog: int, among: bool) -> socket.socket:

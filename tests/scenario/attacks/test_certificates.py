@@ -21,7 +21,9 @@ from stage.bootstrap import build_app, wiring
 from stage.config import Config
 from stage.core.errors import ConfigurationError
 from stage.demo.payment import payment
-from stage.inbound.aiohttp_server import BoundedRunner, Reports, ServerLimits
+from stage.inbound.aiohttp_connection import ServerLimits
+from stage.inbound.aiohttp_runner import BoundedRunner
+from stage.inbound.aiohttp_server import Reports
 from stage.inbound.tls import ListenerFiles, ListenerTls
 from stage.ports.connection import Connection
 from stage.ports.operator import Operator, Role

@@ -11,8 +11,9 @@ import pytest
 
 from stage.core.errors import StoreUnavailable
 from stage.inbound.aiohttp import SERVICE
-from stage.inbound.aiohttp_server import BoundedServer, key_in
+from stage.inbound.aiohttp_server import BoundedServer
 from stage.inbound.overload import Overload
+from stage.inbound.unparsed import key_in
 from stage.wire.envelope import Envelope, TrailEntry, encode_envelope
 from tests.scenario.attacks.test_slow_clients import Client, Served, ended, serving
 from tests.scenario.chain import HOST, ORDER, Chain, running_chain

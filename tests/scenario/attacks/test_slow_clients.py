@@ -21,14 +21,9 @@ from stage.bootstrap import build_app
 from stage.config import Config
 from stage.demo.payment import payment
 from stage.inbound.aiohttp import SERVICE
-from stage.inbound.aiohttp_server import (
-    GIVE_WAY_SECONDS,
-    BoundedProtocol,
-    BoundedRunner,
-    BoundedServer,
-    Reports,
-    ServerLimits,
-)
+from stage.inbound.aiohttp_connection import GIVE_WAY_SECONDS, BoundedProtocol, ServerLimits
+from stage.inbound.aiohttp_runner import BoundedRunner
+from stage.inbound.aiohttp_server import BoundedServer, Reports
 from stage.telemetry.null import NullObserver
 from tests.scenario.chain import HOST
 

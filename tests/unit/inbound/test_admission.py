@@ -10,8 +10,8 @@ from random import Random
 import pytest
 
 from stage.inbound.admission import JOINS_MAX, Admission, NotSaid, TooManyJoined
-from stage.inbound.aiohttp_server import is_whole_start
 from stage.inbound.overload import LATE_SECONDS, LATE_TICKS, RATE_MIN, TICK_SECONDS, Overload
+from stage.inbound.unparsed import is_whole_start
 from stage.ports.engine import Busy
 
 LATE = 0.3
@@ -219,6 +219,12 @@ START = b"POST /sagas HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
         START.replace(b"Host: x", b"Expect: 100-continue"),
         START.replace(b"Content-Length: 2", b"Content-Length: 0x2"),
         START.replace(b"Content-Length: 2", b"Content-Length: +2"),
+        START.replace(b"Host: x", b"Content-Length : 0"),
+        START.replace(b"Host: x", b"Host: x\nX: y"),
+        START.replace(b"Host: x", b"Host: x\rContent-Length: 0"),
+        START.replace(b"Host: x", b"Host: x\r\n Content-Length: 0"),
+        START.replace(b"Host: x", b"Host: x\x00"),
+        START.replace(b"Host: x", b"Host"),
     ],
 )
 def test_only_a_whole_start_is_shed_without_the_parser(data: bytes) -> None:

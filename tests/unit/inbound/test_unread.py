@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import pytest
 
-from stage.inbound import aiohttp_server
-from stage.inbound.aiohttp_server import READ_SECONDS, BoundedProtocol
+from stage.inbound import aiohttp_connection
+from stage.inbound.aiohttp_connection import READ_SECONDS, BoundedProtocol
 
 
 class Connection:
@@ -22,7 +22,7 @@ class Connection:
         self.queued = True
         self._unread: float | None = None
         self._read_since: float | None = None
-        monkeypatch.setattr(aiohttp_server, "_queued", self._in_kernel)
+        monkeypatch.setattr(aiohttp_connection, "queued", self._in_kernel)
 
     def _in_kernel(self, *_: object) -> bool:
         self.asked += 1
