@@ -12,6 +12,7 @@ from stage.neighbours.downstream.books import OUTCOMES, Answer, Silence
 from stage.neighbours.downstream.participant import Participant
 from stage.neighbours.downstream.script import Script, ScriptName, scripts_with
 from stage.neighbours.downstream.upstream import Upstream
+from stage.neighbours.shared.no_store import no_store
 from stage.neighbours.shared.problems import problems
 from stage.neighbours.shared.scripts import decode_script
 from stage.neighbours.shared.shared_sagas import shared_page
@@ -57,14 +58,15 @@ def make_app(
     app[PARTICIPANT] = participant
     app[SPANS] = spans
     app.cleanup_ctx.append(live)
+    app.on_response_prepare.append(no_store)
     app.add_routes(
         [
             web.post("/sagas", post_saga),
-            web.get("/sagas", get_sagas),
-            web.get("/sagas/{saga_id}", get_saga),
+            web.get("/sagas", get_sagas, allow_head=False),
+            web.get("/sagas/{saga_id}", get_saga, allow_head=False),
             web.post("/sagas/{saga_id}/compensate", post_compensate),
             web.put("/script", put_script),
-            web.get("/script", get_scripts),
+            web.get("/script", get_scripts, allow_head=False),
         ]
     )
     return app
@@ -91,6 +93,9 @@ async def post_saga(request: web.Request) -> web.StreamResponse:
 
 async def post_compensate(request: web.Request) -> web.Response:
     """Undo a saga for any requester; the body may be left out."""
+    h.check_content_type(
+        request.headers.get("Content-Type"), request.headers.get("Content-Encoding")
+    )
     saga_id = request.match_info["saga_id"]
     check_saga_id(saga_id)
     asked = decode_compensate(await request.read(), DEFAULT_LIMITS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from stage.neighbours.shared.trace import read_trace
@@ -30,7 +30,10 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
             outcome=Outcome.NOT_EXECUTED,
             trace_id=trace_id,
         )
-        return problem_response(problem)
+        response = problem_response(problem)
+        if hdrs.ALLOW in error.headers:
+            response.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
+        return response
 
 
 def problem_response(problem: Problem) -> web.Response:

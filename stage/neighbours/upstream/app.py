@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from aiohttp import web
 from opentelemetry.trace import TracerProvider
 
+from stage.neighbours.shared.no_store import no_store
 from stage.neighbours.shared.problems import RETRY_AFTER_SECONDS, problem_response, problems
 from stage.neighbours.shared.scripts import decode_script
 from stage.neighbours.shared.shared_sagas import shared_page
@@ -76,6 +77,7 @@ def make_app(
     app[HEAD] = head
     app[SPANS] = spans
     app.cleanup_ctx.append(live)
+    app.on_response_prepare.append(no_store)
     _add_routes(app)
     return app
 
@@ -84,11 +86,11 @@ def _add_routes(app: web.Application) -> None:
     app.add_routes(
         [
             web.post("/orders", post_order),
-            web.get("/sagas", get_sagas),
-            web.get("/sagas/{saga_id}", get_saga),
+            web.get("/sagas", get_sagas, allow_head=False),
+            web.get("/sagas/{saga_id}", get_saga, allow_head=False),
             web.post("/sagas/{saga_id}/compensate", post_compensate),
             web.put("/script", put_script),
-            web.get("/script", get_scripts),
+            web.get("/script", get_scripts, allow_head=False),
         ]
     )
 
@@ -123,6 +125,9 @@ async def post_order(request: web.Request) -> web.Response:
 
 async def post_compensate(request: web.Request) -> web.Response:
     """Compensate a saga: 200 nothing stands, 202 in progress, 409 cannot, 503 by script."""
+    h.check_content_type(
+        request.headers.get("Content-Type"), request.headers.get("Content-Encoding")
+    )
     saga_id = check_saga_id(request.match_info["saga_id"])
     asked = decode_compensate(await request.read(), DEFAULT_LIMITS)
     head = request.app[HEAD]
