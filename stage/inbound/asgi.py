@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -22,6 +23,8 @@ Message = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
+SENT_ONCE = ("Host", "Content-Type", "Content-Length")
+_ABSOLUTE = re.compile(r"\A[hH][tT][tT][pP][sS]?://[^/]*")
 NOT_STARTED = (
     "the stage was not started: an application that is mounted gets no lifespan events;"
     " pass its lifespan to the outer one: FastAPI(lifespan=payment_app.lifespan)"
@@ -81,13 +84,17 @@ class AsgiApplication:
         if service is None:
             await _send_answer(_not_started(), scope, send)
             raise ConfigurationError(NOT_STARTED)
-        await _send_answer(await dispatch(service, _request(service, scope, receive)), scope, send)
+        request = _request(service, scope, receive)
+        ambiguous = _ambiguous(request.headers)
+        answered = ambiguous or await dispatch(service, request)
+        await _send_answer(answered, scope, send)
 
 
 def _request(service: Service, scope: Scope, receive: Receive) -> Request:
     prefix = quote(scope.get("root_path", "").rstrip("/"))
     raw_path = scope.get("raw_path")
     path = quote(scope["path"]) if raw_path is None else raw_path.decode("latin-1")
+    path = _ABSOLUTE.sub("", path, count=1)  # some servers leave the form for proxies to us
     headers = HeaderPairs([(_text(name), _text(value)) for name, value in scope["headers"]])
     return Request(
         method=scope["method"],
@@ -100,6 +107,21 @@ def _request(service: Service, scope: Scope, receive: Receive) -> Request:
         local_address=str((scope.get("server") or ("",))[0]),
         read_body=partial(_read_body, service, headers, receive),
     )
+
+
+def _ambiguous(headers: Headers) -> Answer | None:
+    """400 for a head that two readers understand in two ways, which some servers let pass.
+
+    `stage serve` refuses it too: a gateway that goes by the other one of two lengths would take a
+    part of one request for the next one.
+    """
+    twice = [name for name in SENT_ONCE if len(headers.getall(name, ())) > 1]
+    framed_twice = headers.get("Content-Length", "") and headers.get("Transfer-Encoding", "")
+    if not twice and not framed_twice:
+        return None
+    why = f"{twice[0]} stands twice" if twice else "the body has a length and chunks"
+    problem = not_readable(why).problem()
+    return Answer(status=problem.status, headers=(PROBLEM_JSON,), body=problem.encode(), close=True)
 
 
 def _text(value: bytes) -> str:

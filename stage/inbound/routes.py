@@ -167,8 +167,8 @@ def _parameters(template: list[str], parts: list[str]) -> dict[str, str] | None:
             if not part:
                 return None
             parameters[name[1:-1]] = unquote(part)
-        elif name != part:
-            return None
+        elif name != part and ("%" not in part or name != unquote(part)):
+            return None  # an escape of what needs none leaves a path the same
     return parameters
 
 

@@ -104,6 +104,51 @@ async def test_errors_are_problems_there_too(application: AsgiApplication) -> No
         assert (413, "not_executed") == (status, problem["outcome"])
 
 
+START = b"POST /sagas HTTP/1.1\r\n"
+LENGTH = b"Content-Length: %d\r\n" % len(BODY)
+JSON = b"Content-Type: application/json\r\n"
+HOST_HEADER = b"Host: 127.0.0.1\r\n"
+
+
+async def raw(url: str, sent: bytes) -> bytes:
+    """The answer to bytes as they are; they ask for the end of the connection."""
+    reader, writer = await asyncio.open_connection(HOST, int(url.rsplit(":", 1)[1]))
+    writer.write(sent)
+    answer = await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    return answer
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        JSON + b"Content-Type: text/plain\r\n" + LENGTH,
+        b"Content-Type: text/plain\r\n" + JSON + LENGTH,
+        JSON + LENGTH + b"Transfer-Encoding: chunked\r\n",
+    ],
+)
+async def test_a_head_with_two_meanings_is_refused_there_too(
+    application: AsgiApplication, headers: bytes
+) -> None:
+    """uvicorn lets it pass; under `stage serve` it is 400 as well. Nothing was begun."""
+    async with under_uvicorn(application) as url:
+        body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY) if b"chunked" in headers else BODY
+        close = b"Connection: close\r\n\r\n"
+        answer = await raw(url, START + HOST_HEADER + headers + close + body)
+        assert answer.startswith(b"HTTP/1.1 400 ") and b'"not_executed"' in answer
+        async with aiohttp.ClientSession() as session, session.get(f"{url}/sagas/s-1") as response:
+            assert 404 == response.status
+
+
+async def test_a_target_in_absolute_form_is_that_path(application: AsgiApplication) -> None:
+    """Every server has to take it (RFC 9112, 3.2.2), and some leave it to the application."""
+    async with under_uvicorn(application) as url:
+        line = START.replace(b"/sagas", f"{url}/sagas".encode())
+        close = b"Connection: close\r\n\r\n"
+        answer = await raw(url, line + HOST_HEADER + JSON + LENGTH + close + BODY)
+        assert answer.startswith(b"HTTP/1.1 200 "), answer
+
+
 async def test_a_body_that_does_not_come_is_given_up(tmp_path: Path, api: str) -> None:
     """408 after body_seconds_max, and the connection is closed."""
     config = Config(auth="none", database=f"sqlite:///{tmp_path / 'p.db'}", externals={"psp": api})

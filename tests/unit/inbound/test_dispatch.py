@@ -143,6 +143,16 @@ def test_a_path_that_fits_no_template_is_not_found(method: str, path: str, allow
     assert allowed == find(method, path)
 
 
+@pytest.mark.parametrize("path", ["/%73agas", "/s%61gas", "/%73%61%67%61%73"])
+def test_an_escape_that_a_path_does_not_need_changes_nothing(path: str) -> None:
+    """As under `stage serve`: a gateway that guards a path may see it with escapes (RFC 3986)."""
+    found = find("POST", path)
+
+    assert isinstance(found, Found)
+    assert "/sagas" == found.route.template
+    assert () == find("POST", "/%2Fsagas")
+
+
 async def test_an_answer_carries_the_ids_and_the_span_its_status() -> None:
     made, observer = service(Reply(status=200, body=b"{}", replayed=True))
     answer = await dispatch(made, request(prefix="/outer"))
