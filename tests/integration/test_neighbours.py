@@ -1,0 +1,198 @@
+"""Neighbours in another language, written from the page alone, around a real stage.
+
+Their books say what stands at them, those of the external API what stands there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from stage.demo.chain import free_ports
+from tests.scenario.chain import HOST, Chain, running_chain
+
+HERE = Path(__file__).parents[2] / "examples" / "neighbours"
+NODE = shutil.which("node")
+SECONDS_MAX = 30.0
+
+pytestmark = pytest.mark.skipif(NODE is None, reason="node is not installed")
+
+
+class Neighbour:
+    """One process of node, with its books in a file."""
+
+    def __init__(self, script: str, name: str, port: int, stage: str, books: Path) -> None:
+        self.url = f"http://{HOST}:{port}"
+        self._command = [str(HERE / script), str(port), name, stage, str(books)]
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        """Return once it listens."""
+        assert NODE is not None
+        self._process = await asyncio.create_subprocess_exec(
+            NODE, *self._command, stdout=asyncio.subprocess.PIPE
+        )
+        assert self._process.stdout is not None
+        async with asyncio.timeout(SECONDS_MAX):
+            assert b"listening" in await self._process.stdout.readline()
+
+    async def kill(self) -> None:
+        """At once, without a chance to write anything."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+
+
+class Trio:
+    """An order service and a shipping service in node, and the payment stage between them."""
+
+    def __init__(self, chain: Chain, order: Neighbour, shipping: Neighbour) -> None:
+        self.chain = chain
+        self.order = order
+        self.shipping = shipping
+
+    async def buy(self, saga_id: str, order_id: str, budget_ms: int = 15_000) -> dict[str, Any]:
+        """The row of an order that has ended."""
+        data = {"order_id": order_id, "amount": 100, "currency": "KRW"}
+        body = msgspec.json.encode({"id": saga_id, "data": data, "budget_ms": budget_ms})
+        _, _, answer = await self.chain.request("POST", f"{self.order.url}/orders", body)
+        row: dict[str, Any] = msgspec.json.decode(answer)
+        return row
+
+    async def row(self, neighbour: Neighbour, saga_id: str) -> dict[str, Any]:
+        """One saga in its books."""
+        rows = await self.chain.get(f"{neighbour.url}/books")
+        return next((row for row in rows if row["id"] == saga_id), {})
+
+    async def until(
+        self, neighbour: Neighbour, saga_id: str, holds: Callable[[dict[str, Any]], bool]
+    ) -> dict[str, Any]:
+        """Its row, once that holds of it."""
+        async with asyncio.timeout(SECONDS_MAX):
+            while not holds(row := await self.row(neighbour, saga_id)):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)  # it tells nobody
+        return row
+
+
+@asynccontextmanager
+async def trio(folder: Path) -> AsyncIterator[Trio]:
+    """Everything, until the end of the test."""
+    ports = dict(zip(("order", "shipping"), free_ports(2), strict=True))
+
+    def connect(name: str, url: str) -> str:
+        return f"http://{HOST}:{ports[name]}" if name in ports else url
+
+    async with running_chain(folder, connect=connect) as chain, AsyncExitStack() as stack:
+        found = []
+        for name, script in (("order", "upstream.mjs"), ("shipping", "downstream.mjs")):
+            books = folder / f"{name}.jsonl"
+            neighbour = Neighbour(script, name, ports[name], chain.stage, books)
+            stack.push_async_callback(neighbour.kill)
+            await neighbour.start()
+            found.append(neighbour)
+        yield Trio(chain, *found)
+
+
+@pytest.mark.parametrize(
+    "kind, ordered, shipped",
+    [("good", True, 1), ("slow", True, 1), ("break", True, 1), ("refuse", False, None)],
+)
+async def test_a_saga_stands_everywhere_or_nowhere(
+    tmp_path: Path, kind: str, ordered: bool, shipped: int | None
+) -> None:
+    """A yes, a yes behind a 202, a yes whose answer was lost, and a no: each effect once."""
+    async with trio(tmp_path) as three:
+        row = await three.buy("s-1", f"{kind}-1")
+
+        assert ordered is row["ordered"], row
+        assert ("done" if ordered else "undone") == row["state"]
+        assert (1, int(ordered)) == await three.chain.charges()
+        there = await three.row(three.shipping, "s-1")
+        assert (shipped, ordered) == (there.get("shipped"), there.get("parcel") is not None)
+        if ordered:
+            assert {"payment", "shipping"} == row["data"].keys()
+
+
+async def test_a_failure_behind_the_yes_comes_back_to_the_head(tmp_path: Path) -> None:
+    """Shipping tells the stage, and the stage the order service, each by its compensate."""
+    async with trio(tmp_path) as three:
+        row = await three.buy("s-1", "late-1")
+        assert "done" == row["state"]
+
+        await three.until(three.order, "s-1", lambda row: row["state"] == "undone")
+        there = await three.until(three.shipping, "s-1", lambda row: row.get("tells") is False)
+        assert (None, True) == (there["parcel"], there["told"] in (200, 202))
+        assert (1, 0) == await three.chain.charges()
+
+
+async def test_work_that_a_kill_cut_off_is_ended_by_the_next_start(tmp_path: Path) -> None:
+    """A row that runs is nobody's but the neighbour's: the stage would be told 202 for ever."""
+    async with trio(tmp_path) as three:
+        buying = asyncio.create_task(three.buy("s-1", "slow-1"))
+        await three.until(three.shipping, "s-1", lambda row: row.get("state") == "runs")
+        await three.shipping.kill()
+        await three.shipping.start()
+
+        assert "done" == (await buying)["state"]
+        assert 1 == (await three.row(three.shipping, "s-1"))["shipped"]
+        assert (1, 1) == await three.chain.charges()
+
+
+async def test_a_head_that_died_begins_again_in_doubt(tmp_path: Path) -> None:
+    """A request that left before its death is found out under the same id."""
+    async with trio(tmp_path) as three:
+        buying = asyncio.create_task(three.buy("s-1", "slow-1"))
+        await three.until(three.shipping, "s-1", lambda row: row.get("state") == "runs")
+        await three.order.kill()
+        await asyncio.gather(buying, return_exceptions=True)
+        await three.order.start()
+
+        row = await three.until(three.order, "s-1", lambda row: row["state"] != "active")
+        assert ("done", True) == (row["state"], row["ordered"])
+        assert (1, 1) == await three.chain.charges()
+
+
+async def test_a_budget_that_ends_behind_a_202_leaves_nothing(tmp_path: Path) -> None:
+    """The saga runs at the stage: it is compensated there before the order is taken back."""
+    async with trio(tmp_path) as three:
+        await three.chain.script(three.chain.psp, script="hang")
+        row = await three.buy("s-1", "good-1", budget_ms=1_500)
+        await three.chain.script(three.chain.psp, script="ok")
+
+        assert ("undone", False) == (row["state"], row["ordered"])
+        assert 0 == (await three.chain.charges())[1]
+        assert (await three.row(three.shipping, "s-1")).get("parcel") is None
+        view = await three.chain.view("s-1")
+        assert "compensated" == view["outcome"]
+
+
+async def test_other_data_under_one_id_is_undone_where_it_stands(tmp_path: Path) -> None:
+    """422 says `executed` there: with `not_executed` the parcel would stand for nobody."""
+    async with trio(tmp_path) as three:
+        other = {"saga_id": "s-1", "data": {"order_id": "another"}}
+        sent = await three.chain.request(
+            "POST", f"{three.shipping.url}/sagas", msgspec.json.encode(other)
+        )
+        assert 200 == sent[0]
+
+        row = await three.buy("s-1", "good-1")
+
+        assert "undone" == row["state"]
+        assert (1, 0) == await three.chain.charges()
+        assert (await three.row(three.shipping, "s-1"))["parcel"] is None
+
+
+async def test_a_saga_that_is_in_no_books_of_the_head_was_lost(tmp_path: Path) -> None:
+    """409 unknown: a tombstone would say that nothing stands at it."""
+    async with trio(tmp_path) as three:
+        status, _, body = await three.chain.request(
+            "POST", f"{three.order.url}/sagas/s-lost/compensate", b'{"requested_by":"payment"}'
+        )
+        assert (409, "unknown") == (status, msgspec.json.decode(body)["outcome"])
