@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from html import escape
 from typing import Any
 
 import msgspec
 
+from stage.inbound.neighbour_operations import NEIGHBOURS
 from stage.inbound.operations import (
+    AGAIN,
     ANSWER_HEADERS,
-    NEIGHBOURS,
+    AT_A_LOOK,
     NO_NAME,
     OPERATIONS,
+    PROBLEM_HEADERS,
     STATUS_HEADERS,
     Operation,
 )
@@ -104,6 +107,8 @@ NAMES = {
 }
 """The structs that are sent and read, by their names in the document."""
 
+HEEDED = (202, 429, 503)
+"""A stage waits as long as the `Retry-After` of these says, whoever answers."""
 RECEIVED = ("Order", "PauseOrder", "ResumeOrder", "SweepOrder", "SweepChange", "ReconcileOrder")
 """The bodies that are read, and never sent."""
 
@@ -118,12 +123,12 @@ def document(descriptor: Descriptor | None = None) -> dict[str, Any]:
         item = paths.setdefault(template, {})
         if "{saga_id}" in template:
             item["parameters"] = [_saga_id_parameter()]
-        item[method.lower()] = _operation(operation)
-    paths["/sagas"]["post"]["callbacks"] = _callbacks()
+        item[method.lower()] = _operation(method, operation)
     return {
         "openapi": "3.1.0",
         "info": {"title": f"Stage {name}", "version": "1", "license": {"name": "Apache-2.0"}},
         "paths": paths,
+        "webhooks": _webhooks(),
         "components": {
             "schemas": _schemas(descriptor),
             "securitySchemes": {TOKEN: {"type": "http", "scheme": "bearer"}},
@@ -135,53 +140,71 @@ def _saga_id_parameter() -> Schema:
     return {"name": "saga_id", "in": "path", "required": True, "schema": _to("SagaId")}
 
 
-def _operation(operation: Operation, prefix: str = "") -> dict[str, Any]:
+def _operation(method: str, operation: Operation) -> dict[str, Any]:
     described: dict[str, Any] = {
-        "operationId": prefix + operation.id,
+        "operationId": operation.id,
         "summary": operation.summary,
         "parameters": list(operation.parameters),
-        "responses": _responses(operation),
+        "responses": _responses(method, operation),
     }
-    if not (prefix or operation.anyone):
-        described["security"] = [{TOKEN: []}]
+    if not operation.anyone:
+        # A stage shows a token to each neighbour that its operator has given it one for.
+        described["security"] = [{}, {TOKEN: []}] if operation.there else [{TOKEN: []}]
     if operation.body:
         content = {h.CONTENT_JSON: {"schema": _to(operation.body)}}
         described["requestBody"] = {"required": operation.body_required, "content": content}
     return described
 
 
-def _responses(operation: Operation) -> dict[str, Any]:
+def _responses(method: str, operation: Operation) -> dict[str, Any]:
     responses: dict[str, Any] = {}
+    usual = {} if operation.there else ANSWER_HEADERS
+    usual = {**usual, **(AT_A_LOOK if method == "GET" else {})}
     for status, (description, names) in operation.answers.items():
         # Not oneOf: a saga without steps is a plan too, which allows what it does not name.
         shown = _to(names[0]) if len(names) == 1 else {"anyOf": [_to(name) for name in names]}
         responses[str(status)] = {
             "description": description,
-            "headers": _headers(STATUS_HEADERS.get((operation.id, status), {})),
+            "headers": _headers({**usual, **_of_status(operation, status)}),
             "content": {operation.content_type: {"schema": shown}},
         }
     problems = operation.problems if operation.anyone else {**operation.problems, **NO_NAME}
     for status, description in sorted(problems.items()):
         responses[str(status)] = {
             "description": description,
-            "headers": _headers({h.RETRY_AFTER: "Seconds"} if status in (500, 503) else {}),
-            "content": {CONTENT_TYPE: {"schema": _to("Problem")}},
+            "headers": _headers({**usual, **_of_problem(operation, status)}),
+            "content": {CONTENT_TYPE: {"schema": _to("OwnWord" if operation.there else "Problem")}},
         }
     return responses
 
 
-def _headers(more: Any) -> dict[str, Any]:
+def _of_status(operation: Operation, status: int) -> Mapping[str, str]:
+    """The headers of an answer beside the usual ones."""
+    if operation.there:
+        return AGAIN if status in HEEDED else {}
+    return STATUS_HEADERS.get((operation.id, status), {})
+
+
+def _of_problem(operation: Operation, status: int) -> Mapping[str, str]:
+    own = {} if operation.there else PROBLEM_HEADERS.get(status, {})
+    return {**own, **_of_status(operation, status)}
+
+
+def _headers(described: Mapping[str, str]) -> dict[str, Any]:
     return {
         name: {"description": description, "schema": {"type": "string"}}
-        for name, description in {**ANSWER_HEADERS, **more}.items()
+        for name, description in described.items()
     }
 
 
-def _callbacks() -> dict[str, Any]:
-    return {
-        name: {address: {"post": _operation(operation, name.partition("_")[0] + "_")}}
-        for name, (address, operation) in NEIGHBOURS.items()
-    }
+def _webhooks() -> dict[str, Any]:
+    """The requests of a stage to its neighbours, which have no address in this document."""
+    webhooks: dict[str, Any] = {}
+    for name, (method, path, operation) in NEIGHBOURS.items():
+        described = _operation(method, operation)
+        where = f"Sent as `{method} {path}` below the URL of the neighbour, which is configured."
+        webhooks[name] = {method.lower(): {**described, "operationId": name, "description": where}}
+    return webhooks
 
 
 def _schemas(descriptor: Descriptor | None) -> dict[str, Schema]:
@@ -199,6 +222,9 @@ def _schemas(descriptor: Descriptor | None) -> dict[str, Schema]:
         "Problem": schema.PROBLEM_SCHEMA,
         "CompensateRequest": schema.COMPENSATE_REQUEST_SCHEMA,
         "Envelope": _with_member(schema.ENVELOPE_SCHEMA, "data", _to("Data")),
+        "Handed": _handed(own),
+        "ExecutedThere": {**schema.EXECUTED_SCHEMA, "title": "ExecutedThere"},
+        "OwnWord": {**schema.OWN_WORD_SCHEMA, "title": "OwnWord"},
         "Executed": {
             "title": "Executed",
             "type": "object",
@@ -216,6 +242,12 @@ def _schemas(descriptor: Descriptor | None) -> dict[str, Schema]:
     if own:
         schemas |= _hoisted("Adds", adds)
     return schemas
+
+
+def _handed(own: Schema) -> Schema:
+    """The envelope that a stage sends on, with what it has added to `data`."""
+    data = {"type": "object", "properties": own}
+    return {**_with_member(schema.ENVELOPE_SCHEMA, "data", data), "title": "Handed"}
 
 
 def _hoisted(name: str, root: Schema) -> dict[str, Schema]:

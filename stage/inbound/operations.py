@@ -23,7 +23,7 @@ NO_NAME = {
 }
 UNAVAILABLE = {
     500: "A defect; the outcome is unknown",
-    503: "Not now; nothing was executed, see Retry-After",
+    503: "Not now: the outcome says whether anything was executed; see Retry-After",
 }
 BODY = {
     **MALFORMED,
@@ -47,6 +47,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     anyone: bool = False
     """No token is asked for."""
     content_type: str = h.CONTENT_JSON
+    there: bool = False
+    """A neighbour serves it, and may answer less than a stage does."""
 
 
 def _header(name: str, description: str, schema: dict[str, Any]) -> Parameter:
@@ -74,7 +76,7 @@ WAIT = _header(h.PREFER, "RFC 7240: wait=SECONDS waits for an end, or a person",
 BUDGET = _header(
     h.SAGA_BUDGET_MS,
     "Milliseconds that are left for the saga; the deadline holds without it",
-    {"type": "integer", "minimum": 0},
+    {"type": "integer", "minimum": 0, "maximum": 999_999_999_999_999},
 )
 IDEMPOTENCY = _header(h.IDEMPOTENCY_KEY, "Equals the saga id where it is sent", TEXT)
 CHAIN = (
@@ -321,18 +323,26 @@ ANSWER_HEADERS: Mapping[str, str] = {
     h.SAGA_ID: "The saga that the answer is about",
     h.TRACE_ID: "The trace to look it up by",
 }
+AT_A_LOOK = {h.CACHE_CONTROL: "no-store"}
+"""Answers to GET have it."""
+AGAIN = {h.RETRY_AFTER: "Seconds"}
+REPLAYED = {h.IDEMPOTENCY_REPLAYED: "true where this answer was given before"}
 STATUS_HEADERS: Mapping[tuple[str, int], Mapping[str, str]] = {
-    ("execute", 200): {h.IDEMPOTENCY_REPLAYED: "true where this answer was given before"},
+    ("execute", 200): REPLAYED,
     ("execute", 202): {
         h.LOCATION: "Where the saga can be queried",
-        h.RETRY_AFTER: "Seconds",
         h.PREFERENCE_APPLIED: "respond-async where that was asked for",
+        **AGAIN,
     },
-    ("compensate", 202): {h.LOCATION: "Where the saga can be queried", h.RETRY_AFTER: "Seconds"},
+    ("execute", 409): REPLAYED,
+    ("execute", 410): REPLAYED,
+    ("execute", 500): {**AGAIN, **REPLAYED},
+    ("compensate", 202): {h.LOCATION: "Where the saga can be queried", **AGAIN},
 }
-NEIGHBOURS: Mapping[str, tuple[str, Operation]] = {
-    "downstream_execute": ("{$url}/sagas", EXECUTE),
-    "downstream_compensate": ("{$url}/sagas/{$request.body#/saga_id}/compensate", COMPENSATE),
-    "upstream_compensate": ("{$url}/sagas/{$request.body#/saga_id}/compensate", COMPENSATE),
+PROBLEM_HEADERS: Mapping[int, Mapping[str, str]] = {
+    401: {"WWW-Authenticate": "Bearer"},
+    409: {h.RETRY_AFTER: "Seconds, where the saga was lost"},
+    500: AGAIN,
+    503: AGAIN,
 }
-"""The endpoints that neighbours have to serve, below the URLs that the operator configures."""
+"""By the code of a problem of a stage."""

@@ -11,6 +11,7 @@ from typing import Any
 from stage.wire.envelope import PROTOCOL, STAGE_NAME_RE
 from stage.wire.limits import DEFAULT_LIMITS
 from stage.wire.outcome import Outcome
+from stage.wire.problem import ProblemType
 
 _L = DEFAULT_LIMITS
 
@@ -67,6 +68,17 @@ EXECUTED_SCHEMA: dict[str, Any] = {
         "data": {"type": "object", "description": "What was added, by the name of the stage"},
     },
 }
+OWN_WORD_SCHEMA: dict[str, Any] = {
+    "title": "OwnWord",
+    "description": "The least that a neighbour says of a saga; it counts where code and outcome"
+    " agree. A problem document says it too.",
+    "type": "object",
+    "required": ["outcome"],
+    "properties": {
+        "saga_id": SAGA_ID_SCHEMA,
+        "outcome": {"enum": [outcome.value for outcome in Outcome]},
+    },
+}
 COMPENSATE_REQUEST_SCHEMA: dict[str, Any] = {
     "title": "CompensateRequest",
     "type": "object",
@@ -79,8 +91,7 @@ COMPENSATE_REQUEST_SCHEMA: dict[str, Any] = {
         },
         "reason": {"type": "string", "maxLength": _L.reason_chars_max},
         "first_sent_at": {
-            "type": "string",
-            "format": "date-time",
+            **INSTANT_SCHEMA,
             "description": "When the saga was first sent, or earlier; shows what a restore lost",
         },
         "outcome": {
@@ -95,7 +106,13 @@ PROBLEM_SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": ["title", "status", "outcome", "retryable"],
     "properties": {
-        "type": {"type": "string", "format": "uri-reference", "default": "about:blank"},
+        "type": {
+            "type": "string",
+            "format": "uri-reference",
+            "default": "about:blank",
+            "description": "Of a stage one of these; there may be more: "
+            + ", ".join(each.value for each in ProblemType),
+        },
         "title": {"type": "string"},
         "status": {"type": "integer", "minimum": 100, "maximum": 599},
         "detail": {"type": "string"},

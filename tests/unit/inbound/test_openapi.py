@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from stage import Stage
@@ -17,8 +18,15 @@ from stage.inbound.routes import ROUTES
 from stage.wire import schema
 from stage.wire.descriptor import Descriptor
 from stage.wire.envelope import Envelope
-from stage.wire.problem import Problem
-from stage.wire.replies import CompensateRequest, Executed
+from stage.wire.outcome import Outcome
+from stage.wire.problem import Problem, ProblemType, WireError
+from stage.wire.replies import (
+    REPLIES,
+    CompensateRequest,
+    Executed,
+    decode_executed,
+    kind_of_reply,
+)
 from stage.wire.views import SagaPage, SagaView
 
 
@@ -87,6 +95,71 @@ def test_data_is_what_the_stage_accepts() -> None:
     assert {"$ref": "#/components/schemas/Adds"} == added["payment"]
 
 
-def test_an_endpoint_of_a_neighbour_is_a_callback() -> None:
-    callbacks = document()["paths"]["/sagas"]["post"]["callbacks"]
-    assert {"downstream_execute", "downstream_compensate", "upstream_compensate"} == set(callbacks)
+SENT = {
+    "downstream_execute": ("post", "POST /sagas"),
+    "downstream_compensate": ("post", "POST /sagas/{saga_id}/compensate"),
+    "downstream_query": ("get", "GET /sagas/{saga_id}"),
+    "downstream_shared": ("get", "GET /sagas"),
+    "upstream_compensate": ("post", "POST /sagas/{saga_id}/compensate"),
+    "upstream_shared": ("get", "GET /sagas"),
+}
+"""The requests of a stage to its neighbours."""
+
+
+def test_each_request_to_a_neighbour_is_a_webhook() -> None:
+    """No callback: its address is configured, and follows from no request to the stage."""
+    described = document()
+
+    assert "callbacks" not in described["paths"]["/sagas"]["post"]
+    found = {
+        name: (method, operation["description"].split("`")[1])
+        for name, item in described["webhooks"].items()
+        for method, operation in item.items()
+    }
+    assert SENT == found
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"outcome": "executed"},
+        {"saga_id": "s-1", "outcome": "executed", "data": {"shipping": {}}},
+        {"saga_id": "s-1", "outcome": "executed", "data": {}, "note": "a member more"},
+        {"saga_id": "s-1", "data": {}},
+        {"outcome": "done"},
+    ],
+)
+def test_a_yes_of_a_neighbour_is_described_as_it_is_read(body: dict[str, Any]) -> None:
+    """A yes that the document allows and a stage does not understand would be a doubt."""
+    found = referred(document(), "downstream_execute", 200)
+    try:
+        decode_executed(msgspec.json.encode(body), "s-1")
+        understood = True
+    except WireError:
+        understood = False
+
+    assert understood == Draft202012Validator(found).is_valid(body)
+
+
+@pytest.mark.parametrize("status, outcome", sorted(REPLIES))
+def test_the_least_that_a_neighbour_says_is_described(status: int, outcome: Outcome) -> None:
+    """A code that is believed with its outcome is there, and the outcome is enough."""
+    found = referred(document(), "downstream_execute", status)
+
+    assert Draft202012Validator(found).is_valid({"outcome": outcome.value})
+    assert kind_of_reply(status, msgspec.json.encode({"outcome": outcome}), "s-1")
+
+
+def test_the_types_of_problems_are_named() -> None:
+    """In words: an enum would break the clients that were made of it with each new one."""
+    named = document()["components"]["schemas"]["Problem"]["properties"]["type"]["description"]
+
+    assert all(kind.value in named for kind in ProblemType)
+
+
+def referred(spec: dict[str, Any], name: str, status: int) -> dict[str, Any]:
+    """The schema of an answer to what a stage sends."""
+    [operation] = spec["webhooks"][name].values()
+    [content] = operation["responses"][str(status)]["content"].values()
+    found: dict[str, Any] = spec["components"]["schemas"][content["schema"]["$ref"].split("/")[-1]]
+    return found
