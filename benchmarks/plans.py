@@ -64,6 +64,8 @@ INDEXED: dict[str, tuple[object, ...]] = {
     "count_sagas": (),
     "count_parked": (),
     "backlog": (1e12, VERSION_MAX),
+    "waiting_without_peer": (),
+    "words_of_approvals": (f'[["{ONE}", 0]]',),
     "page_sagas": ("fill-", 100, None, None, None),
     "page_since": ("fill-", 100, 1e12, None),
     "page_states": ("fill-", 100, None, None, None, ["active", "compensating"]),

@@ -17,7 +17,6 @@ from stage.ports.codec import Codec
 from stage.ports.store import (
     NEWEST,
     Act,
-    Asked,
     Changes,
     Dropped,
     Entry,
@@ -27,6 +26,7 @@ from stage.ports.store import (
     SagaRow,
 )
 from stage.store import rows
+from stage.store.asked import AskedApprovals
 
 
 class StatementQueries(ABC):
@@ -34,6 +34,7 @@ class StatementQueries(ABC):
 
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
+        self._asked = AskedApprovals(self._read)
 
     @property
     def codec(self) -> Codec:
@@ -94,14 +95,6 @@ class StatementQueries(ABC):
         for state, sagas in await self._read("count_sagas"):  # a state may have two rows
             found[SagaState(state)] += sagas
         return found
-
-    async def _asked(self, now: float) -> tuple[Asked, ...]:
-        """The approvals that are asked for, counted by version and step."""
-        found = []
-        for *counted, saga_id, number in await self._read("asked_approvals"):
-            instants = await self._read("instants_since", saga_id, number)
-            found.append(rows.asked(counted, [at for (at,) in instants], now))
-        return tuple(found)
 
     async def lost_sagas(self, limit: int) -> list[LostSaga]:
         """See ports.store.Store."""

@@ -18,6 +18,7 @@ from stage.ports.identity import Identity
 from stage.ports.ownership import Ownership
 from stage.ports.store import Backlog, Filter, Row, SagaRow, Unit
 from stage.store import migrate, rows
+from stage.store.asked import earliest
 from stage.store.batches import Committed
 from stage.store.codec import PLAIN
 from stage.store.lanes import Lanes
@@ -236,12 +237,13 @@ class PostgresStore(StatementQueries):
         (found,) = await self._pool.fetch("backlog", now, version)
         oldest, longest, undo, newer, lost = found
         ((size,),) = await self._pool.fetch("size_of_tables")
+        asked, other = await self._asked.read(now)
         return Backlog(
-            asked=await self._asked(now),
+            asked=asked,
             newer=newer,
             lost=lost,
             parked={ParkCause(cause): count for cause, count in parked},
-            oldest_accepted_at=oldest,
+            oldest_accepted_at=earliest(oldest, other),
             longest_due_at=longest,
             oldest_compensation_at=undo,
             sizes={"database": size},

@@ -21,6 +21,7 @@ from stage.ports.identity import Identity
 from stage.ports.ownership import Ownership
 from stage.ports.store import Backlog, Filter, Row, SagaRow, Unit
 from stage.store import rows
+from stage.store.asked import earliest
 from stage.store.batches import Committed
 from stage.store.codec import PLAIN
 from stage.store.migrate import Migration
@@ -224,12 +225,13 @@ class SqliteStore(StatementQueries):
         undo = await self._read("oldest_compensation")
         lost = await self._read("count_lost")
         newer = await self._read("count_newer", version)
+        asked, other = await self._asked.read(now)
         return Backlog(
-            asked=await self._asked(now),
+            asked=asked,
             newer=newer[0][0],
             lost=lost[0][0],
             parked={ParkCause(cause): count for cause, count in parked},
-            oldest_accepted_at=oldest[0][0],
+            oldest_accepted_at=earliest(oldest[0][0], other),
             longest_due_at=longest[0][0],
             oldest_compensation_at=undo[0][0],
             sizes=await asyncio.to_thread(_sizes, self._path),

@@ -232,9 +232,10 @@ SELECT parked_cause, count(*) FROM stage.saga
 WHERE parked <> '' AND parked_cause <> '' GROUP BY parked_cause;
 
 -- name: backlog
--- The oldest saga under way that no person is asked to approve, the longest due at $1 for version $2, the begin of the oldest
--- compensation, the sagas of newer versions, and those that are lost and were not adopted. A saga
--- that needs a run rests or has an owner, so that all of them are found by two small indexes.
+-- The oldest saga under way that does not wait at a step without a peer, the longest due at $1 for
+-- version $2, the begin of the oldest compensation, the sagas of newer versions, and those that are
+-- lost and were not adopted. A saga that needs a run rests or has an owner, so that all of them are
+-- found by two small indexes.
 WITH unfinished AS MATERIALIZED (
     SELECT id, state, due_at, version FROM stage.saga
     WHERE owner IS NULL AND due_at IS NOT NULL
@@ -245,11 +246,7 @@ WITH unfinished AS MATERIALIZED (
 SELECT
     (SELECT min(accepted_at) FROM stage.saga
      WHERE state IN ('active', 'compensating') AND parked = '' AND due_at IS NOT NULL
-         AND (step = '' OR peer <> '' OR state <> 'active' OR coalesce((
-             SELECT name FROM stage.journal
-             WHERE saga_id = saga.id AND name IN ('approval_asked', 'approved', 'rejected')
-             ORDER BY number DESC LIMIT 1
-         ), '') <> 'approval_asked')),
+         AND (step = '' OR peer <> '' OR state <> 'active')),
     (SELECT min(due_at) FROM unfinished WHERE due_at <= $1 AND version <= $2),
     (SELECT min(turned.at) FROM unfinished, LATERAL (
         SELECT at FROM stage.journal
@@ -261,20 +258,23 @@ SELECT
     (SELECT count(DISTINCT saga_id) FROM stage.lost_saga
      WHERE NOT EXISTS (SELECT 1 FROM stage.saga WHERE id = lost_saga.saga_id));
 
--- name: asked_approvals
--- The sagas that wait for a person's yes or no, by version and step, with the oldest of them: the
--- last word about an approval in their journals is the question. An approval has no peer.
-SELECT
-    version, step, count(*), min(word.at), (array_agg(id ORDER BY word.at))[1],
-    (array_agg(word.number ORDER BY word.at))[1]
-FROM stage.saga, LATERAL (
+-- name: waiting_without_peer
+-- The sagas that wait at a step without a peer, with the lengths of their journals.
+SELECT id, version, step, length, accepted_at, due_at IS NOT NULL
+FROM stage.saga
+WHERE (step <> '' OR parked_cause <> '') AND parked_cause = '' AND step <> ''
+    AND peer = '' AND state = 'active' AND parked = '';
+
+-- name: words_of_approvals
+-- The last word about an approval in each of the journals of $1, a JSON array of pairs: the id of a
+-- saga, and the number of the entry behind which it is read.
+SELECT unread.pair ->> 0, word.number, word.name, word.at
+FROM jsonb_array_elements($1::text::jsonb) AS unread (pair), LATERAL (
     SELECT number, name, at FROM stage.journal
-    WHERE saga_id = saga.id AND name IN ('approval_asked', 'approved', 'rejected')
+    WHERE saga_id = unread.pair ->> 0 AND number > (unread.pair ->> 1)::bigint
+        AND name IN ('approval_asked', 'approved', 'rejected')
     ORDER BY number DESC LIMIT 1
-) word
-WHERE (step <> '' OR parked_cause <> '') AND parked_cause = '' AND step <> '' AND peer = ''
-    AND state = 'active' AND parked = '' AND word.name = 'approval_asked'
-GROUP BY version, step;
+) word;
 
 -- name: instants_since
 -- The instants of the journal of saga $1, from entry $2 on.

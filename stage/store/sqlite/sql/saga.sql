@@ -97,29 +97,31 @@ SELECT parked_cause, count(*) FROM saga
 WHERE (step <> '' OR parked_cause <> '') AND parked_cause <> '' GROUP BY parked_cause;
 
 -- name: oldest_unfinished
--- The instant at which the oldest saga was accepted, of those under way that wait for no person: they
--- are not parked, nor was approval of one asked for last.
+-- The instant at which the oldest saga was accepted, of those under way that are not parked and do not
+-- wait at a step without a peer: of these the journal says whether a person is asked.
 SELECT min(accepted_at) FROM saga
 WHERE state IN ('active', 'compensating') AND parked = '' AND due_at IS NOT NULL
-    AND (step = '' OR peer <> '' OR state <> 'active' OR coalesce((
-        SELECT name FROM journal
-        WHERE saga_id = saga.id AND name IN ('approval_asked', 'approved', 'rejected')
-        ORDER BY number DESC LIMIT 1
-    ), '') <> 'approval_asked');
+    AND (step = '' OR peer <> '' OR state <> 'active');
 
--- name: asked_approvals
--- The sagas that wait for a person's yes or no, by version and step, with the oldest of them: the
--- last word about an approval in their journals is the question. An approval has no peer. The index
--- is named because the planner prefers that of the states, which has every saga under way.
-SELECT saga.version, saga.step, count(*), min(word.at), saga.id, word.number
-FROM saga INDEXED BY saga_place CROSS JOIN journal AS word ON word.saga_id = saga.id AND word.number = (
-    SELECT max(number) FROM journal
-    WHERE saga_id = saga.id AND name IN ('approval_asked', 'approved', 'rejected')
-)
-WHERE (saga.step <> '' OR saga.parked_cause <> '') AND saga.parked_cause = '' AND saga.step <> ''
-    AND saga.peer = '' AND saga.state = 'active' AND saga.parked = ''
-    AND word.name = 'approval_asked'
-GROUP BY saga.version, saga.step;
+-- name: waiting_without_peer
+-- The sagas that wait at a step without a peer, with the lengths of their journals. The index is named
+-- because the planner prefers that of the states, which has every saga under way.
+SELECT id, version, step, length, accepted_at, due_at IS NOT NULL
+FROM saga INDEXED BY saga_place
+WHERE (step <> '' OR parked_cause <> '') AND parked_cause = '' AND step <> ''
+    AND peer = '' AND state = 'active' AND parked = '';
+
+-- name: words_of_approvals
+-- The last word about an approval in each of the journals of ?1, a JSON array of pairs: the id of a
+-- saga, and the number of the entry behind which it is read.
+SELECT word.saga_id, word.number, word.name, word.at
+FROM json_each(?1) AS unread CROSS JOIN journal AS word
+    ON word.saga_id = json_extract(unread.value, '$[0]') AND word.number = (
+        SELECT max(number) FROM journal
+        WHERE saga_id = json_extract(unread.value, '$[0]')
+            AND number > json_extract(unread.value, '$[1]')
+            AND name IN ('approval_asked', 'approved', 'rejected')
+    );
 
 -- name: instants_since
 -- The instants of the journal of saga ?1, from entry ?2 on.
