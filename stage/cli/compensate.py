@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from stage.cli.failure import NEGATIVE, one_line
-from stage.cli.operate import audited, print_plan
+from stage.cli.operate import print_plan, signed
 
 if TYPE_CHECKING:
     from stage.wire.problem import Problem
@@ -17,7 +17,7 @@ OPERATOR = "operator"
 
 @click.command()
 @click.argument("saga_id", metavar="ID")
-@audited
+@signed
 def compensate(saga_id: str, reason: str, url: str, actor: str, dry_run: bool) -> int:
     """Undo a saga here and downstream.
 

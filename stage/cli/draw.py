@@ -324,7 +324,8 @@ def _verbs(verbs: Sequence[VerbView]) -> list[str]:
         if each.why_not is not None:
             lines.append(f"  not {_cell(each.verb)}: {one_line(each.why_not)}")
         else:
-            steps = f" (--step {_cell(', '.join(each.steps))})" if each.steps else ""
+            anew = "--anew " if each.verb == "retry" else ""
+            steps = f" ({anew}--step {_cell(', '.join(each.steps))})" if each.steps else ""
             meaning = MEANINGS.get(each.verb, "")
             lines.append(f"  {_cell(each.verb)}{steps}{f': {meaning}' if meaning else ''}")
     return lines

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from stage.cli.failure import NEGATIVE, Failure, one_line
+from stage.cli.orders import give, given_key, key_option
 from stage.cli.remote import url_option
-from stage.core.states import Phase, SagaState, Tell
+from stage.core.states import Phase, SagaState, StepKind, Tell
 
 if TYPE_CHECKING:
-    from stage.wire.views import SagaView, VerbView
+    from stage.wire.views import SagaView, StepView, VerbView
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -42,7 +43,7 @@ PROSPECTS = {
 }
 
 
-def audited(function: F) -> F:
+def signed(function: F) -> F:
     """Add the options of every verb: the actor, the reason, and the dry run."""
     for option in (
         click.option("--dry-run", is_flag=True, help="Say what would follow; change nothing."),
@@ -53,6 +54,11 @@ def audited(function: F) -> F:
     ):  # fmt: skip
         function = option(function)
     return function
+
+
+def audited(function: F) -> F:
+    """Add the options of every order that is done once under a key."""
+    return key_option(signed(function))
 
 
 @click.command(short_help="Try again now what waits, is parked or has failed for good.")
@@ -77,6 +83,8 @@ def retry(saga_id: str | None, every: bool, peer: str | None, url: str, **given:
         return operate(url, saga_id, "retry", order)
     if saga_id is not None or peer is None or not every:
         raise Failure("give a saga ID, or --all --peer NAME")
+    if given_key() is not None:
+        raise Failure("--key belongs to one order: give it with a saga ID")
     refused = 0
     count = 0
     for waiting in _waiting_for(url, peer):
@@ -225,16 +233,11 @@ def print_plan(url: str, saga_id: str) -> int:
 
 def operate(url: str, saga_id: str, verb: str, order: dict[str, Any]) -> int:
     """Send a verb for one saga, and print how it stands or would stand."""
-    import msgspec
-
-    from stage.cli.remote import exchange, refuse
+    from stage.cli.remote import refuse
     from stage.cli.sagas import quoted_id
-    from stage.wire import headers as h
     from stage.wire.views import SagaView, decode_view
 
-    body = msgspec.json.encode(order)
-    path = f"/sagas/{quoted_id(saga_id)}/{verb}"
-    answer = exchange("POST", url, path, body=body, headers={"Content-Type": h.CONTENT_JSON})
+    answer = give(url, f"/sagas/{quoted_id(saga_id)}/{verb}", order)
     if answer.status != 200:
         refuse(url, answer)
     saga = decode_view(answer.body, SagaView)
@@ -300,6 +303,20 @@ def _waiting_for(url: str, peer: str) -> Iterator[str]:
 
 
 def _waits_for(saga: SagaView, peer: str) -> bool:
-    if saga.upstream == peer and saga.told_upstream in (Tell.DUE, Tell.REFUSED):
+    """Whether something of it waits for that peer: `psp`, or by its kind too, `externals.psp`."""
+    from stage.core.place import UPSTREAMS
+
+    told = saga.told_upstream in (Tell.DUE, Tell.REFUSED)
+    if told and peer in (saga.upstream, f"{UPSTREAMS}.{saga.upstream}"):
         return True
-    return any(step.peer == peer and step.phase in WAITING for step in saga.steps)
+    return any(
+        step.phase in WAITING and step.peer and peer in (step.peer, f"{_kind(step)}.{step.peer}")
+        for step in saga.steps
+    )
+
+
+def _kind(step: StepView) -> str:
+    """The kind of the peer of a step, as `stage groups` shows it; empty for one of no kind."""
+    from stage.core.place import PEER_KINDS
+
+    return PEER_KINDS.get(StepKind(step.kind), "") if step.kind in set(StepKind) else ""

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from stage.cli.orders import give, key_option
 from stage.cli.remote import output_option, url_option
 
 UNITS = {"s": 1.0, "min": 60.0, "h": 3_600.0, "d": 86_400.0}
@@ -44,6 +45,7 @@ _actor = click.option(
 @_direction
 @click.option("--reason", required=True, metavar="TEXT", help="Why; kept in the audit.")
 @_actor
+@key_option
 @url_option
 def pause(
     target: str, seconds: float, direction: str | None, reason: str, actor: str, url: str
@@ -62,6 +64,7 @@ def pause(
 @_direction
 @click.option("--reason", required=True, metavar="TEXT", help="Why; kept in the audit.")
 @_actor
+@key_option
 @url_option
 def resume(target: str, direction: str | None, reason: str, actor: str, url: str) -> int:
     """End the pause of TARGET, in the direction that it was given; what it held leaves at once."""
@@ -83,15 +86,11 @@ def pauses(url: str, output: str) -> None:
 
 
 def _send(url: str, path: str, order: dict[str, Any], direction: str | None) -> int:
-    import msgspec
-
     from stage.cli.draw import draw_pauses
-    from stage.cli.remote import exchange, refuse
-    from stage.wire import headers as h
+    from stage.cli.remote import refuse
     from stage.wire.views import PausesView, decode_view
 
-    body = msgspec.json.encode(order if direction is None else {**order, "direction": direction})
-    answer = exchange("POST", url, path, body=body, headers={"Content-Type": h.CONTENT_JSON})
+    answer = give(url, path, order if direction is None else {**order, "direction": direction})
     if answer.status != 200:
         refuse(url, answer)
     click.echo(draw_pauses(decode_view(answer.body, PausesView)))

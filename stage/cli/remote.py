@@ -63,7 +63,7 @@ def token_file_option(function: F) -> F:
             envvar=variable,
             metavar="FILE",
             expose_value=False,
-            callback=partial(_keep, key),
+            callback=partial(keep_option, key),
             help=f"{text}  [{variable}]",
         )(function)
     return click.option(
@@ -71,12 +71,15 @@ def token_file_option(function: F) -> F:
         envvar="STAGE_TOKEN_FILE",
         metavar="FILE",
         expose_value=False,
-        callback=partial(_keep, TOKEN_FILE),
+        callback=partial(keep_option, TOKEN_FILE),
         help="The token to show to the stage.  [STAGE_TOKEN_FILE]",
     )(function)
 
 
-def _keep(key: str, context: click.Context, _option: click.Parameter, value: str | None) -> None:
+def keep_option(
+    key: str, context: click.Context, _option: click.Parameter, value: str | None
+) -> None:
+    """Keep the value of an option in click's context, under that key."""
     context.meta[key] = value
 
 

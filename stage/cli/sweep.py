@@ -8,6 +8,7 @@ import click
 
 from stage.cli.failure import Failure
 from stage.cli.operate import audited
+from stage.cli.orders import give, key_option
 from stage.cli.remote import output_option, url_option
 from stage.cli.where import query_of, where_options
 from stage.core.sweep_verbs import SWEEP_RATE_MAX, SweepVerb
@@ -51,6 +52,7 @@ def sweep(
 @click.option("--resume", "change", flag_value="resume", help="Let it go on.")
 @click.option("--reason", metavar="TEXT", help="Why; needed to stop or resume.")
 @click.option("--actor", envvar="USER", default="operator", show_default=True, help="Who asks.")
+@key_option
 @url_option
 @output_option
 def sweeps(
@@ -90,15 +92,11 @@ def _named(given: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def _send(url: str, path: str, order: dict[str, Any]) -> int:
-    import msgspec
-
     from stage.cli.draw import draw_sweep
-    from stage.cli.remote import exchange, refuse
-    from stage.wire import headers as h
+    from stage.cli.remote import refuse
     from stage.wire.views import SweepView, decode_view
 
-    body = msgspec.json.encode(order)
-    answer = exchange("POST", url, path, body=body, headers={"Content-Type": h.CONTENT_JSON})
+    answer = give(url, path, order)
     if answer.status != 200:
         refuse(url, answer)
     click.echo(draw_sweep(decode_view(answer.body, SweepView)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -18,6 +18,7 @@ from stage.wire.problem import Problem, decode_problem
 
 V = TypeVar("V")
 Pairs = Iterable[tuple[str, str]]
+Headers = Sequence[tuple[str, str]]
 NO_WAIT = ((h.PREFER, "respond-async, wait=0"),)
 
 
@@ -33,10 +34,14 @@ class Reader:
         answer = await self._ask("GET", path, urlencode(list(query)))
         return msgspec.json.decode(answer.body, type=kind)
 
-    async def post(self, path: str, order: Mapping[str, Any]) -> Any:
-        """The answer of the API to an order: its JSON, or the Problem that says why not."""
+    async def post(self, path: str, order: Mapping[str, Any], key: str = "") -> Any:
+        """The answer of the API to an order: its JSON, or the Problem that says why not.
+
+        Under one `key` it is done once, however often its form is sent.
+        """
+        keyed = ((h.IDEMPOTENCY_KEY, key),) if key else ()
         try:
-            answer = await self._ask("POST", path, body=msgspec.json.encode(order))
+            answer = await self._ask("POST", path, body=msgspec.json.encode(order), headers=keyed)
         except Exception as error:
             refused = answer_of_error(self.request, error)
             if refused is None:
@@ -45,7 +50,9 @@ class Reader:
         problem = decode_problem(answer.body) if answer.status >= 400 else None
         return msgspec.json.decode(answer.body) if problem is None else problem
 
-    async def _ask(self, method: str, path: str, query: str = "", body: bytes = b"") -> Answer:
+    async def _ask(
+        self, method: str, path: str, query: str = "", body: bytes = b"", headers: Headers = ()
+    ) -> Answer:
         """Raises WireError 401 or 403 where the reader may not, by the table."""
         found = find(method, path)
         assert isinstance(found, Found)  # a page names no path that is not in the table
@@ -59,7 +66,7 @@ class Reader:
             method=method,
             path=path,
             query=query,
-            headers=HeaderPairs([("Content-Type", h.CONTENT_JSON), *NO_WAIT]),
+            headers=HeaderPairs([("Content-Type", h.CONTENT_JSON), *NO_WAIT, *headers]),
             parameters=found.parameters,
             read_body=read_body,
         )

@@ -6,6 +6,7 @@ Templates and files are read once, when this module is loaded: no request waits 
 from __future__ import annotations
 
 from importlib.resources import files
+from secrets import token_urlsafe
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -66,6 +67,11 @@ def words(name: object) -> str:
     return str(name).replace("_", " ")
 
 
+def new_key() -> str:
+    """The idempotency key of one form, as it is drawn once."""
+    return token_urlsafe(16)
+
+
 _environment: Final = jinja2.Environment(
     loader=jinja2.DictLoader(_texts("html")),
     autoescape=True,
@@ -89,6 +95,7 @@ def page(template: str, request: Request, now: float, status: int = 200, **value
         "reader": request.about.principal,
         "age": lambda instant: duration(now - parse_instant(instant)),
         "until": lambda instant: duration(parse_instant(instant) - now),
+        "new_key": new_key,
     }
     text = _environment.get_template(template).render(**about, **values)
     return Answer(status=status, headers=(HTML, *SAFETY), body=text.encode())

@@ -39,6 +39,11 @@ class Form:
         ]
 
     @property
+    def key(self) -> str:
+        """The idempotency key that the page gave the form: sent twice, it is done once."""
+        return self.text("key")
+
+    @property
     def acts(self) -> bool:
         """Whether the person has seen what would happen, and said so."""
         return self.text("press") == ACT

@@ -14,11 +14,11 @@ from typing import Final
 
 import msgspec
 
-from stage.console.asks import Reader
+from stage.console.asks import Reader, saga_path
 from stage.console.draw import SAFETY
 from stage.inbound.request import Answer, Request
 from stage.inbound.service import Service
-from stage.wire.views import GroupsView, NowView, PausesView, SweepsView
+from stage.wire.views import GroupsView, NowView, PausesView, SagaView, SweepsView
 
 EVENTS: Final = ("Content-Type", "text/event-stream; charset=utf-8")
 AGAIN_SECONDS: Final = 5.0
@@ -47,10 +47,20 @@ class Live:
         self._asked.append(now)
         if now - self._looked_at >= KEPT_SECONDS:
             self._looked_at, self._mark = now, await _mark(Reader(service, request))
+        mark = self._mark + await _change_of(Reader(service, request))
         had = request.headers.get("Last-Event-ID", "")
-        event = "" if had == self._mark else f"id: {self._mark}\nevent: changed\ndata: now\n"
+        event = "" if had == mark else f"id: {mark}\nevent: changed\ndata: now\n"
         body = f"retry: {AGAIN_SECONDS * 1_000:.0f}\n{event}\n"
         return Answer(headers=(EVENTS, *SAFETY), body=body.encode())
+
+
+async def _change_of(reader: Reader) -> str:
+    """The last change of the saga that the page shows: no count may tell it. Empty without one."""
+    saga_id = reader.request.query_values().get("saga", [""])[0]
+    if not saga_id:
+        return ""
+    found = await reader.get(SagaView, saga_path(saga_id))
+    return f"-{found.updated_at}"
 
 
 async def _mark(reader: Reader) -> str:

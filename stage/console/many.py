@@ -64,7 +64,7 @@ async def press_parked(service: Service, request: Request) -> Answer:
         order["where"] = _where(form.text("where"))
     else:
         order["saga_ids"] = form.texts("saga_id")
-    answer = await reader.post("/sweeps", order)
+    answer = await reader.post("/sweeps", order, form.key if form.acts else "")
     if isinstance(answer, Problem):
         return draw.page(
             "problem.html", request, service.clock.now(), answer.status, problem=answer
@@ -72,10 +72,10 @@ async def press_parked(service: Service, request: Request) -> Answer:
     if form.acts and answer["number"] is not None:
         return draw.to(request, f"/sweeps/{answer['number']}")
     ids: list[str] = answer["first"]
-    fields = form.rest("press")
+    fields = form.rest("press", "key")
     if answer["sagas"] == len(ids) <= LIST_MAX:
         fields = [
-            *form.rest("press", "which", "where", "saga_id"),
+            *form.rest("press", "key", "which", "where", "saga_id"),
             *(("saga_id", saga_id) for saga_id in ids),
         ]
     return draw.page(
@@ -113,7 +113,7 @@ async def press_sweep(service: Service, request: Request) -> Answer:
     number = request.parameters["number"]
     form = await read_form(request)
     change = "stop" if form.text("press") == "stop" else "resume"
-    answer = await reader.post(f"/sweeps/{number}/{change}", signed(reader, form))
+    answer = await reader.post(f"/sweeps/{number}/{change}", signed(reader, form), form.key)
     if isinstance(answer, Problem):
         return draw.page(
             "problem.html", request, service.clock.now(), answer.status, problem=answer

@@ -23,6 +23,8 @@ from stage.wire.views import JournalView, SagaView, StepView, VerbsView
 
 MILLISECONDS_BELOW: Final = 10.0
 """Longer ones are told in seconds, minutes and so on."""
+ANEW: Final = ("anew", "new_key")
+"""The requests of a retry other than the stored one."""
 AWAITING: Final = Phase.AWAITING_APPROVAL.value
 
 
@@ -124,7 +126,8 @@ async def press_saga(service: Service, request: Request) -> Answer:
     if verb == "compensate" and not form.acts:
         forecast = await reader.get(Forecast, saga_path(saga_id), [("view", "plan")])
     else:
-        answer = await reader.post(saga_path(saga_id, f"/{verb}"), _order(reader, verb, form))
+        path, key = saga_path(saga_id, f"/{verb}"), form.key if form.acts else ""
+        answer = await reader.post(path, _order(reader, verb, form), key)
         if not isinstance(answer, Problem) and form.acts:
             return draw.to(request, f"{saga_path(saga_id)}?{urlencode({'did': verb})}")
         if isinstance(answer, Problem):
@@ -143,7 +146,7 @@ async def press_saga(service: Service, request: Request) -> Answer:
         changes=[] if after is None else _changes(before.steps, after.steps),
         forecast=forecast,
         problem=problem,
-        fields=form.rest("press"),
+        fields=form.rest("press", "key"),
     )
 
 
@@ -157,6 +160,10 @@ def _order(reader: Reader, verb: str, form: Form) -> dict[str, Any]:
     order = signed(reader, form, dry_run=not form.acts)
     if verb in ("settle", "resolve", "abandon", "approve", "reject") and form.text("step"):
         order["step"] = form.text("step")
+    if verb == "retry" and form.text("request") in ANEW:
+        order |= {"anew": True, "new_key": form.text("request") == "new_key"}
+        if form.text("step"):
+            order["step"] = form.text("step")
     if verb == "settle" and form.text("landed"):
         order["landed"] = form.text("landed") == "yes"
         if form.text("result"):

@@ -41,9 +41,12 @@ async def press_peers(service: Service, request: Request) -> Answer:
     if form.text("direction"):
         order["direction"] = form.text("direction")
     if form.text("press") == "end":
-        answer = await reader.post("/pauses/end", order)
+        answer = await reader.post(
+            "/pauses/end", {**order, "at": form.text("at") or None}, form.key
+        )
     else:
-        answer = await reader.post("/pauses", {**order, "seconds": _seconds(form.text("minutes"))})
+        order["seconds"] = _seconds(form.text("minutes"))
+        answer = await reader.post("/pauses", order, form.key)
     if isinstance(answer, Problem):
         return draw.page(
             "problem.html", request, service.clock.now(), answer.status, problem=answer

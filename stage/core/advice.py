@@ -11,7 +11,7 @@ from stage.core.questions import Standing
 from stage.core.states import ParkCause, Phase, SagaState
 
 MEANINGS: Final = {
-    "retry": "tries now what is due, under the same keys",
+    "retry": "tries now what is due, under the same keys; an undo also anew, or under a new key",
     "approve": "says yes to the step that awaits approval: the saga goes on",
     "reject": "says no to the step that awaits approval: the saga turns back",
     "settle": "states whether the step in doubt has landed: ask its API first, by the key",

@@ -12,6 +12,7 @@ from typing import Final, get_args
 
 import msgspec
 
+from stage.core.act_key import ActKey
 from stage.core.errors import NewerJournal
 from stage.core.requester import Requester
 from stage.core.states import ParkCause, StepKind
@@ -382,6 +383,7 @@ class _Verb(_Event, frozen=True, kw_only=True):
 
     actor: str
     why: str
+    act_key: ActKey | None = None
 
 
 class Retried(_Verb, frozen=True, kw_only=True, tag="retried"):

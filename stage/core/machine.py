@@ -1126,7 +1126,10 @@ def _compensate(plan: Plan, saga: Saga, step: Step, now: float) -> Command:
     compensation_lasted = lasted(saga, known.compensation_since, now)
     began = known.compensation_started_at
     if known.compensation_doubted and key_forgotten(step, began, compensation_lasted, now):
-        reason = f"not repeated, for {step.peer} has forgotten its key: {known.error}"
+        reason = (
+            f"not repeated, for {step.peer} has forgotten its key: resolve it if it has landed,"
+            f" otherwise retry it with --anew --new-key: {known.error}"
+        )
         forgotten = e.CompensationRefused(at=now, step=step.name, reason=reason, certain=False)
         return Record(event=forgotten)
     if impatient or step.compensation.exhausted(attempts - known.compensation_forgiven):

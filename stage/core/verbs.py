@@ -68,7 +68,7 @@ def _refuse_retry(plan: Plan, saga: Saga, verb: e.Retried) -> str | None:
         return "nothing of it waits: there is nothing to retry"
     if not verb.anew:
         return None
-    waiting = [name for name, step in saga.steps.items() if _can_be_made_anew(plan, name, step)]
+    waiting = made_anew(plan, saga)
     if not waiting:
         return "no undo of a call waits or failed: only such a request can be made anew"
     if verb.step and verb.step not in waiting:
@@ -79,6 +79,11 @@ def _refuse_retry(plan: Plan, saga: Saga, verb: e.Retried) -> str | None:
     if verb.new_key and not verb.step and len(waiting) > 1:
         return f"a new key is ordered for one undo: name a step of {', '.join(waiting)}"
     return None
+
+
+def made_anew(plan: Plan, saga: Saga) -> list[str]:
+    """The steps whose undo a retry may have asked for by another request, or under another key."""
+    return [name for name, step in saga.steps.items() if _can_be_made_anew(plan, name, step)]
 
 
 def _can_be_made_anew(plan: Plan, name: str, step: StepState) -> bool:

@@ -10,7 +10,7 @@ from stage.core import events as e
 from stage.core.errors import JournalMismatch
 from stage.core.questions import leaves_something, past_pivot, pivot_undecided
 from stage.core.states import Phase, SagaState
-from stage.core.verbs import left_standing
+from stage.core.verbs import left_standing, made_anew
 from stage.inbound.caller import permit
 from stage.inbound.principal import Who
 from stage.inbound.request import Request
@@ -156,12 +156,14 @@ async def _dry(service: Service, snapshot: Snapshot, verb: e.Verb) -> str | None
 
 
 def _steps(service: Service, snapshot: Snapshot, name: str) -> list[str]:
-    """The steps that it may name, instead of all of them."""
+    """The steps that it may name, instead of all of them; a retry, where it is made anew."""
     steps = snapshot.saga.steps.items()
+    plan = snapshot.saga.under(service.participant.plan)
+    if name == "retry":
+        return [] if plan.misfit else made_anew(plan, snapshot.saga)
     if name == "resolve":
         return [name for name, step in steps if step.phase in RESOLVABLE]
     if name == "abandon":
-        plan = snapshot.saga.under(service.participant.plan)
         left = left_standing(plan, snapshot.saga)
         return [name for name in left if leaves_something(plan, name)]
     return []

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Final, TypeVar
 
+from stage.core.place import PEER_KINDS, UPSTREAMS
 from stage.core.states import ParkCause, SagaState
 from stage.inbound.service import Service
 from stage.ports.store import TRACE_TERM, Filter, Term
@@ -25,6 +26,8 @@ NARROWS: Final = (
 """The parameters that narrow a list."""
 PAGES: Final = ("after", "limit")
 TEXT_CHARS_MAX: Final = 256
+KINDS: Final = (*dict.fromkeys(PEER_KINDS.values()), UPSTREAMS)
+"""The kinds of peers, as the settings name them."""
 HINT: Final = (
     f"the parameters are {', '.join(NARROWS)}, and {', '.join(PAGES)} for the page; `stage sagas"
     " --help` says what each means"
@@ -53,7 +56,7 @@ def filter_of(service: Service, query: Query, limit: int) -> Filter:
         parked=_flag(query, "parked"),
         cause=cause,
         step=_text(query, "step"),
-        peer=_text(query, "peer"),
+        peer=_peer(query),
         changed_from=_instant(query, "changed_from"),
         changed_before=before,
         after=after,
@@ -114,6 +117,14 @@ def _text(query: Query, name: str) -> str | None:
     if len(values) > 1 or len(values[0]) > TEXT_CHARS_MAX:
         raise not_understood(f"{name} is given more than once, or longer than {TEXT_CHARS_MAX}")
     return values[0]
+
+
+def _peer(query: Query) -> str | None:
+    """A peer by kind and name. A bare name would name no saga, as if nothing waited."""
+    text = _text(query, "peer")
+    if text and text.partition(".")[0] not in KINDS:
+        raise not_understood(f"peer is {text!r}, and not KIND.NAME such as {KINDS[0]}.{text}")
+    return text
 
 
 def _flag(query: Query, name: str) -> bool | None:

@@ -79,6 +79,11 @@ BUDGET = _header(
     {"type": "integer", "minimum": 0, "maximum": 999_999_999_999_999},
 )
 IDEMPOTENCY = _header(h.IDEMPOTENCY_KEY, "Equals the saga id where it is sent", TEXT)
+ACT_KEY = _header(
+    h.IDEMPOTENCY_KEY,
+    "A repeat under the same key does nothing, and is answered as the first was; kept for a week",
+    TEXT,
+)
 CHAIN = (
     _header(CHAIN_ASKED, "Stages that view=chain has asked already; stages send it", TEXT),
     _header(CHAIN_HOPS, "How many stages further view=chain may go", {"type": "integer"}),
@@ -157,7 +162,7 @@ def _verb(verb: str, summary: str) -> Operation:
     return Operation(
         id=verb,
         summary=summary,
-        parameters=TRACE,
+        parameters=(ACT_KEY, *TRACE),
         body="Order",
         answers={200: ("The saga as it stands, or with dry_run would stand, after", ("Saga",))},
         problems=VERB_PROBLEMS,
@@ -172,7 +177,7 @@ def _sweep(id: str, summary: str) -> Operation:  # noqa: A002 - OpenAPI's word
     return Operation(
         id=id,
         summary=summary,
-        parameters=(NUMBER,),
+        parameters=(NUMBER, ACT_KEY),
         body="SweepChange",
         answers={200: ("The sweep as it stands", ("Sweep",))},
         problems={**BODY, 404: "No such sweep", **UNAVAILABLE},
@@ -206,6 +211,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("POST", "/pauses"): Operation(
         id="pause",
         summary="Hold what goes to a peer, or refuse new sagas for now",
+        parameters=(ACT_KEY,),
         body="PauseOrder",
         answers={200: ("The pauses in force", ("Pauses",))},
         problems={**BODY, **UNAVAILABLE},
@@ -213,14 +219,21 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("POST", "/pauses/end"): Operation(
         id="resume",
         summary="End a pause before its time",
+        parameters=(ACT_KEY,),
         body="ResumeOrder",
         answers={200: ("The pauses in force", ("Pauses",))},
-        problems={**BODY, 404: "Not paused", **UNAVAILABLE},
+        problems={
+            **BODY,
+            404: "Not paused",
+            409: "Another pause than the one that began `at` is in force",
+            **UNAVAILABLE,
+        },
     ),
     ("GET", "/sweeps"): _read("sweeps", "Verbs that are done to many sagas", "Sweeps"),
     ("POST", "/sweeps"): Operation(
         id="begin_sweep",
         summary="Do a verb to many sagas, at a rate; with dry_run only count them",
+        parameters=(ACT_KEY,),
         body="SweepOrder",
         answers={200: ("The sweep as it stands", ("Sweep",))},
         problems={**BODY, **UNAVAILABLE},
@@ -327,7 +340,12 @@ AT_A_LOOK = {h.CACHE_CONTROL: "no-store"}
 """Answers to GET have it."""
 AGAIN = {h.RETRY_AFTER: "Seconds"}
 REPLAYED = {h.IDEMPOTENCY_REPLAYED: "true where this answer was given before"}
+VERBS = ("retry", "approve", "reject", "settle", "resolve", "abandon", "forget", "erase")
+KEYED = (*VERBS, "pause", "resume", "begin_sweep", "stop_sweep", "resume_sweep")
+"""The orders that may have an idempotency key."""
 STATUS_HEADERS: Mapping[tuple[str, int], Mapping[str, str]] = {
+    **{(operation, 200): REPLAYED for operation in KEYED},
+    **{(operation, 409): REPLAYED for operation in VERBS},
     ("execute", 200): REPLAYED,
     ("execute", 202): {
         h.LOCATION: "Where the saga can be queried",

@@ -6,19 +6,25 @@ both, within the same limits.
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Final, Protocol, TypeVar
 
 import msgspec
+from msgspec.json import encode
 
+from stage.core.act_key import ActKey
 from stage.core.sweep_verbs import SWEEP_RATE_MAX
 from stage.inbound.read import read_json
 from stage.inbound.request import Request
 from stage.inbound.service import Service
+from stage.wire import headers as h
 from stage.wire.problem import WireError
 from stage.wire.strict_json import decode_object
 
 ACTOR_CHARS_MAX: Final = 128
 STEP_CHARS_MAX: Final = 256
+REPLAYED: Final = (h.IDEMPOTENCY_REPLAYED, "true")
+"""Says of an answer that the order was given under its key before, and nothing was done now."""
 SWEEP_CHARS: Final = 32
 """The characters that the number of a sweep takes of the reason that each of its sagas keeps."""
 
@@ -68,6 +74,18 @@ def check_signed(order: Signed, reason_chars_max: int) -> None:
             raise not_understood(
                 f"the {name} has {len(text)} characters", f"give at most {most} characters"
             )
+
+
+def act_key_of(request: Request, order: Signed) -> ActKey | None:
+    """The idempotency key of an order, with a digest of all that it orders; None without one.
+
+    Raises WireError 400 for what is no key.
+    """
+    key = h.parse_act_key(request.headers.getall(h.IDEMPOTENCY_KEY, ()))
+    if key is None:
+        return None
+    ordered = b"\0".join((request.method.encode(), request.path.encode(), encode(order)))
+    return ActKey(key=key, digest=sha256(ordered).hexdigest())
 
 
 def check_step(step: str) -> None:

@@ -8,9 +8,16 @@ import msgspec
 
 from stage.core.pause import INTAKE, PAUSE_SECONDS_MAX, Pause, Way
 from stage.core.place import PEER_KINDS, UPSTREAMS
-from stage.inbound.orders import check_signed, not_understood, read_order
+from stage.inbound.orders import (
+    REPLAYED,
+    act_key_of,
+    check_signed,
+    not_understood,
+    read_order,
+)
 from stage.inbound.request import Answer, Request, json_answer
 from stage.inbound.service import Service
+from stage.ports.engine import ActRepeated
 from stage.ports.stage import family_of
 from stage.wire.envelope import format_instant
 from stage.wire.problem import WireError
@@ -34,11 +41,15 @@ class PauseOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class ResumeOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The body that ends a pause before its time: its target and direction."""
+    """The body that ends a pause before its time: its target and direction.
+
+    With `at` it ends the pause that began then, and none that another person put in its place.
+    """
 
     target: str
     reason: str
     direction: Way | None = None
+    at: str | None = None
     actor: str = ""
 
 
@@ -63,33 +74,56 @@ async def pause(service: Service, request: Request) -> Answer:
         )
     if order.target == INTAKE and order.direction is not None:
         raise not_understood("the intake has no direction", "leave `direction` out")
+    key = act_key_of(request, order)
     now = service.clock.now()
-    await service.engine.pause(
-        Pause(
-            target=order.target,
-            way=order.direction,
-            at=now,
-            until=now + order.seconds,
-            actor=order.actor,
-            reason=order.reason,
-        )
+    pause = Pause(
+        target=order.target,
+        way=order.direction,
+        at=now,
+        until=now + order.seconds,
+        actor=order.actor,
+        reason=order.reason,
     )
+    try:
+        await service.engine.pause(pause, key)
+    except ActRepeated:
+        return json_answer(_in_force(service), REPLAYED)
     return json_answer(_in_force(service))
 
 
 async def end_pause(service: Service, request: Request) -> Answer:
     """End a pause before its time; what it held leaves at once."""
     order = await _order(service, request, ResumeOrder)
-    for each in service.engine.pauses:
-        if (each.target, each.way) == (order.target, order.direction):
-            await service.engine.resume(each, actor=order.actor, reason=order.reason)
-            return json_answer(_in_force(service))
+    key = act_key_of(request, order)
+    try:
+        for each in service.engine.pauses:
+            if (each.target, each.way) == (order.target, order.direction):
+                _check_same(each, order.at)
+                actor, reason = order.actor, order.reason
+                await service.engine.resume(each, actor=actor, reason=reason, act_key=key)
+                return json_answer(_in_force(service))
+        if key is not None:
+            await service.engine.refuse_repeat(key)
+    except ActRepeated:
+        return json_answer(_in_force(service), REPLAYED)
     raise WireError(
         404,
         "Not paused",
         f"{order.target!r} is not paused in that direction",
         hint="GET /pauses shows what is",
     )
+
+
+def _check_same(pause: Pause, at: str | None) -> None:
+    """Raise WireError 409 where another pause than the one that began `at` is in force by now."""
+    if at is not None and format_instant(pause.at) != at:
+        raise WireError(
+            409,
+            "Another pause",
+            f"{pause.actor} has paused {pause.target!r} anew meanwhile, until"
+            f" {format_instant(pause.until)}: {pause.reason}",
+            hint="look at it, and ask whoever paused it before you end it",
+        )
 
 
 def targets_of(service: Service) -> list[str]:

@@ -14,6 +14,7 @@ from stage.inbound.request import PROBLEM_JSON, Answer, Request
 from stage.ports.engine import (
     Busy,
     DeadlineOver,
+    KeyReused,
     LeftToNewer,
     NotYours,
     PastRetention,
@@ -60,6 +61,8 @@ def answer_of_error(request: Request, error: Exception, jitter: float = 0.0) -> 
             return replace(answer, close=True) if error.status == 408 else answer
         case PayloadDiffers() | DeadlineOver() | NotYours():
             return problem_answer(request, refusal(error).problem())
+        case KeyReused():
+            return problem_answer(request, _key_reused(error))
         case LeftToNewer() | Stopping() | NewerJournal() | WorkerLost():
             problem = unknown("Not known here now", str(error))
             problem = replace(problem, status=503, type=ProblemType.NOT_NOW)
@@ -112,6 +115,17 @@ def refusal(error: PayloadDiffers | DeadlineOver | NotYours) -> WireError:
         "Deadline over",
         str(error),
         hint="compensate yourself; nothing was executed here",
+    )
+
+
+def _key_reused(error: KeyReused) -> Problem:
+    return Problem(
+        status=422,
+        title="Idempotency key reused",
+        detail=str(error),
+        outcome=Outcome.NOT_EXECUTED,
+        retryable=False,
+        hint="give each order a key of its own; a repeat has the same body, actor and path",
     )
 
 

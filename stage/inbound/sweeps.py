@@ -6,15 +6,25 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from stage.core.act_key import ActKey
 from stage.core.sweep import SWEEP_SAGAS_MAX, Sweep, SweepEnd, SweepState
 from stage.core.sweep_verbs import SweepVerb
 from stage.inbound import orders
 from stage.inbound.caller import permit
 from stage.inbound.filters import filter_of, not_understood
-from stage.inbound.orders import SWEEP_CHARS, check_rate, check_signed, check_step, read_order
+from stage.inbound.orders import (
+    REPLAYED,
+    SWEEP_CHARS,
+    act_key_of,
+    check_rate,
+    check_signed,
+    check_step,
+    read_order,
+)
 from stage.inbound.principal import Who
 from stage.inbound.request import Answer, Request, json_answer
 from stage.inbound.service import Service
+from stage.ports.engine import ActRepeated
 from stage.ports.store import Filter
 from stage.wire.envelope import format_instant
 from stage.wire.problem import WireError
@@ -66,6 +76,16 @@ async def get_sweep(service: Service, request: Request) -> Answer:
 async def begin_sweep(service: Service, request: Request) -> Answer:
     """Begin a sweep: it goes on by itself, also in another process."""
     order = await _order(service, request)
+    key = None if order.dry_run else act_key_of(request, order)
+    try:
+        if key is not None:  # before the filter is asked, which may name others by now
+            await service.engine.refuse_repeat(key)
+        return await _begin(service, order, key)
+    except ActRepeated as error:
+        return json_answer(await _shown(service, error.kept.sweep), REPLAYED)
+
+
+async def _begin(service: Service, order: SweepOrder, key: ActKey | None) -> Answer:
     ids = order.saga_ids or await _ids(service, order)
     if len(set(ids)) != len(ids) or len(ids) > SWEEP_SAGAS_MAX:
         raise orders.not_understood(
@@ -84,7 +104,7 @@ async def begin_sweep(service: Service, request: Request) -> Answer:
     )
     if order.dry_run or not ids:
         return json_answer(msgspec.structs.replace(sweep_view(sweep), first=ids[:PAGE]))
-    return json_answer(await _shown(service, await service.engine.begin_sweep(sweep, ids)))
+    return json_answer(await _shown(service, await service.engine.begin_sweep(sweep, ids, key)))
 
 
 async def stop_sweep(service: Service, request: Request) -> Answer:
@@ -103,9 +123,16 @@ async def _change(service: Service, request: Request, state: SweepState) -> Answ
     check_signed(change, service.limits.reason_chars_max)
     sweep = await _found(service, number)
     _permit(request, sweep.verb)
+    key = act_key_of(request, change)
+    replayed: tuple[tuple[str, str], ...] = ()
     if sweep.state is not SweepState.DONE:
-        await service.engine.set_sweep(sweep, state, actor=change.actor, reason=change.reason)
-    return json_answer(await _shown(service, number))
+        try:
+            await service.engine.set_sweep(
+                sweep, state, actor=change.actor, reason=change.reason, act_key=key
+            )
+        except ActRepeated:
+            replayed = (REPLAYED,)
+    return json_answer(await _shown(service, number), *replayed)
 
 
 async def _order(service: Service, request: Request) -> SweepOrder:

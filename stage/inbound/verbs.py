@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from stage.core import events as e
+from stage.core.act_key import ActKey
 from stage.core.errors import JournalMismatch
-from stage.inbound.orders import check_signed, check_step, read_order
+from stage.inbound.orders import REPLAYED, act_key_of, check_signed, check_step, read_order
 from stage.inbound.problems import problem_answer
 from stage.inbound.read import saga_id_of
 from stage.inbound.request import Answer, Request, json_answer
 from stage.inbound.service import Service
 from stage.inbound.views import never_seen, view_of_snapshot
-from stage.ports.engine import NotAllowed
+from stage.ports.engine import ActRepeated, NotAllowed, Snapshot
 from stage.ports.stage import family_of
 from stage.wire.outcome import Outcome
 from stage.wire.problem import Problem, ProblemType, WireError
@@ -40,6 +42,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 Make = Callable[[Order, float], e.Verb]
+Do = Callable[[ActKey | None], Awaitable[Snapshot | None]]
 
 
 def _retry(order: Order, at: float) -> e.Verb:
@@ -150,15 +153,13 @@ async def erase(service: Service, request: Request) -> Answer:
     """Drop all contents of a saga that is over, also from the files of the database."""
     saga_id = saga_id_of(request)
     order = await _order(service, request)
-    try:
-        snapshot = await service.engine.erase(
-            saga_id, actor=order.actor, reason=order.reason, dry_run=order.dry_run
+
+    async def do(key: ActKey | None) -> Snapshot | None:
+        return await service.engine.erase(
+            saga_id, actor=order.actor, reason=order.reason, dry_run=order.dry_run, act_key=key
         )
-    except NotAllowed as error:
-        return problem_answer(request, _not_allowed(saga_id, str(error)))
-    if snapshot is None:
-        raise never_seen(saga_id)
-    return json_answer(view_of_snapshot(service, snapshot))
+
+    return await _done(service, request, order, do)
 
 
 async def _operate(service: Service, request: Request, make: Make) -> Answer:
@@ -168,13 +169,30 @@ async def _operate(service: Service, request: Request, make: Make) -> Answer:
     verb = make(order, service.clock.now())
     if isinstance(verb, e.Settled) and verb.landed:
         await _check_result(service, saga_id, verb)
+
+    async def do(key: ActKey | None) -> Snapshot | None:
+        keyed = replace(verb, act_key=key)
+        return await service.engine.operate(saga_id, keyed, dry_run=order.dry_run)
+
+    return await _done(service, request, order, do)
+
+
+async def _done(service: Service, request: Request, order: Order, do: Do) -> Answer:
+    """The answer to a verb. A repeat under its key is answered as the first was."""
+    saga_id = saga_id_of(request)
+    replayed: tuple[tuple[str, str], ...] = ()
     try:
-        snapshot = await service.engine.operate(saga_id, verb, dry_run=order.dry_run)
+        snapshot = await do(act_key_of(request, order))
     except (NotAllowed, JournalMismatch) as error:
         return problem_answer(request, _not_allowed(saga_id, str(error)))
+    except ActRepeated as error:
+        replayed = (REPLAYED,)
+        if error.kept.refused:
+            return problem_answer(request, _not_allowed(saga_id, error.kept.refused), *replayed)
+        snapshot = await service.engine.get_saga(saga_id)
     if snapshot is None:
         raise never_seen(saga_id)
-    return json_answer(view_of_snapshot(service, snapshot))
+    return json_answer(view_of_snapshot(service, snapshot), *replayed)
 
 
 async def _order(service: Service, request: Request) -> Order:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import msgspec
 
+from stage.core.act_key import ActKey, KeptAct
 from stage.core.events import Verb, Webhook
 from stage.core.pause import Pause
 from stage.core.requester import Requester
@@ -63,7 +64,8 @@ class SharedSagas(msgspec.Struct, frozen=True, kw_only=True):
 class Commands(Protocol):
     """The methods that change a saga.
 
-    Each may raise StoreUnavailable (nothing was written), Unsettled and Busy.
+    Each may raise StoreUnavailable (nothing was written), Unsettled and Busy. An order with an
+    ActKey, which a verb has in its `act_key`, is done once: a repeat raises ActRepeated.
 
     The work belongs to the engine and not to the request: a caller that goes away stops nothing.
     Where another replica runs the saga, the command is passed to it, and the answer is the same.
@@ -117,7 +119,13 @@ class Commands(Protocol):
         ...
 
     async def erase(
-        self, saga_id: str, *, actor: str, reason: str, dry_run: bool
+        self,
+        saga_id: str,
+        *,
+        actor: str,
+        reason: str,
+        dry_run: bool,
+        act_key: ActKey | None = None,
     ) -> Snapshot | None:
         """Drop all contents of a saga that is over, also from the files; id and outcome stay.
 
@@ -133,20 +141,36 @@ class Commands(Protocol):
         """
         ...
 
-    async def begin_sweep(self, sweep: Sweep, saga_ids: Sequence[str]) -> int:
+    async def begin_sweep(
+        self, sweep: Sweep, saga_ids: Sequence[str], act_key: ActKey | None = None
+    ) -> int:
         """Begin to do a verb to these sagas, durably; the number of the sweep."""
         ...
 
-    async def set_sweep(self, sweep: Sweep, state: SweepState, *, actor: str, reason: str) -> None:
+    async def set_sweep(
+        self,
+        sweep: Sweep,
+        state: SweepState,
+        *,
+        actor: str,
+        reason: str,
+        act_key: ActKey | None = None,
+    ) -> None:
         """Stop a sweep, or let it go on; obeyed within two seconds."""
         ...
 
-    async def pause(self, pause: Pause) -> None:
+    async def pause(self, pause: Pause, act_key: ActKey | None = None) -> None:
         """Hold what the pause names, durably; every replica obeys it within a second or two."""
         ...
 
     async def resume(
-        self, pause: Pause, *, actor: str, reason: str, at: float | None = None
+        self,
+        pause: Pause,
+        *,
+        actor: str,
+        reason: str,
+        at: float | None = None,
+        act_key: ActKey | None = None,
     ) -> bool:
         """End a pause before its time; False where it has been ended already.
 
@@ -193,6 +217,10 @@ class Queries(Protocol):
 
     async def acts(self, limit: int, *, before: int | None = None, target: str = "") -> list[Act]:
         """The audit, the newest act first: those `before` a number, those of one target."""
+        ...
+
+    async def refuse_repeat(self, act_key: ActKey) -> None:
+        """Raise ActRepeated where a pause or a sweep was ordered under that key before."""
         ...
 
     async def sweeps(self, limit: int, number: int | None = None) -> list[Sweep]:
@@ -275,6 +303,21 @@ class NotAllowed(Exception):
 
 class NotYours(NotAllowed):
     """Another neighbour opened the saga; nothing was done for the one that asks."""
+
+
+class ActRepeated(Exception):
+    """The order was given under its key before, and nothing was done now."""
+
+    def __init__(self, kept: KeptAct) -> None:
+        super().__init__(kept.refused or "the order was given under this key before, and done")
+        self.kept = kept
+
+
+class KeyReused(Exception):
+    """Another order was given under this key before; nothing was done now."""
+
+    def __init__(self) -> None:
+        super().__init__("another order was given under this key before")
 
 
 class PayloadDiffers(Exception):

@@ -27,6 +27,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
+from stage.core.act_key import ActKey, KeptAct
 from stage.core.events import Event
 from stage.core.pause import Pause, Way
 from stage.core.states import ParkCause, SagaState
@@ -463,6 +464,22 @@ class Unit(Protocol):
         """Add an act to the audit, under the next number."""
         ...
 
+    async def act_under(self, key: str) -> KeptAct | None:
+        """The result of the order under that key; None for a key that is not kept.
+
+        Until this unit is durable no other unit keeps one under it.
+        """
+        ...
+
+    async def keep_act_key(
+        self, key: ActKey, at: float, *, refused: str = "", sweep: int = 0
+    ) -> None:
+        """Keep the result of an order under its key, unless one is kept under it already.
+
+        Keys that are older than ACT_KEY_SECONDS_MAX are dropped.
+        """
+        ...
+
     async def keep_lost(self, lost: LostSaga) -> bool:
         """Keep it: the first request of each neighbour, at most LOST_SAGAS_MAX in all.
 
@@ -548,6 +565,10 @@ class Store(Protocol):
 
     async def acts(self, limit: int, *, before: int | None = None, target: str = "") -> list[Act]:
         """The audit, the newest act first: those `before` a number, those of one target."""
+        ...
+
+    async def act_under(self, key: str) -> KeptAct | None:
+        """The result of the order under that key, as far as that is durable; None without one."""
         ...
 
     async def pauses(self) -> list[Pause]:

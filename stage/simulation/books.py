@@ -310,6 +310,8 @@ class Books:
             step_name = getattr(event, "step", "")
             known.flying.discard(step_name)
             known.refused.discard(step_name)
+        if isinstance(event, e.Verb):
+            self._ordered(stage, known, event)
         match event:
             case e.Accepted():
                 known.deadline, known.deferred = event.deadline, event.deferred
@@ -370,6 +372,15 @@ class Books:
         if active and not self._past_pivot(self._plan(stage, known), known):
             known.deadline = OVER
 
+    def _ordered(self, stage: str, known: Known, event: e.Verb) -> None:
+        """An operator ordered it: once under each key, however often that came."""
+        if event.act_key is None:
+            return
+        if event.act_key.key in known.ordered:
+            text = f"{stage}: {e.name_of(event)} was done again under {event.act_key.key}"
+            self.violate("I17", known.row.id, text)
+        known.ordered.add(event.act_key.key)
+
     def _decision(self, stage: str, known: Known, event: e.Approved | e.Rejected) -> None:
         """A person decided: once, and only what was asked for."""
         if event.step in known.decided or event.step not in known.pending:
@@ -378,6 +389,10 @@ class Books:
         known.decided.add(event.step)
         known.pending.pop(event.step, None)
         (known.succeeded if isinstance(event, e.Approved) else known.refused).add(event.step)
+
+    def rewound(self, stage: str, saga: str) -> bool:
+        """Whether an older copy of the saga was put back: it knows no later order."""
+        return (stage, saga) in self._rewound
 
     def heard_a_decision(self, stage: str, saga: str, step: str) -> None:
         """The stage said that a decision was taken: it is durable by now."""

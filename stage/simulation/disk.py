@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from stage.authoring.participant import StageParticipant
+from stage.core.act_key import ActKey, KeptAct
 from stage.core.commands import AttemptKind
 from stage.core.errors import StaleEpoch, StoreUnavailable
 from stage.core.events import Event, Recovered
@@ -338,6 +339,13 @@ class SimulatedStore:
         self._present()
         return await self._store.acts(limit, before=before, target=target)
 
+    async def act_under(self, key: str) -> KeptAct | None:
+        """See ports.store.Store."""
+        if self._process.held:
+            await self._process.gate()
+        self._present()
+        return await self._store.act_under(key)
+
     async def pauses(self) -> list[Pause]:
         """See ports.store.Store."""
         if self._process.held:
@@ -623,6 +631,16 @@ class _Noted:
     async def keep_act(self, act: Act) -> None:
         """See ports.store.Unit."""
         await self._unit.keep_act(act)
+
+    async def act_under(self, key: str) -> KeptAct | None:
+        """See ports.store.Unit."""
+        return await self._unit.act_under(key)
+
+    async def keep_act_key(
+        self, key: ActKey, at: float, *, refused: str = "", sweep: int = 0
+    ) -> None:
+        """See ports.store.Unit."""
+        await self._unit.keep_act_key(key, at, refused=refused, sweep=sweep)
 
     async def keep_lost(self, lost: LostSaga) -> bool:
         """See ports.store.Unit."""

@@ -118,6 +118,8 @@ class Known(msgspec.Struct, kw_only=True):
     """The last event while a call was pending: the deadline stands still."""
     asked_for: set[str] = set()
     """Approvals that a person was asked for."""
+    ordered: set[str] = set()
+    """The keys of the orders of an operator that were done."""
     decided: set[str] = set()
     """Approvals that were decided by a person."""
     waited_out: bool = False

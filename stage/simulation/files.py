@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stage.bootstrap.database import Database
+from stage.core.act_key import KeptAct
 from stage.core.errors import ConfigurationError
 from stage.core.pause import Pause
 from stage.core.states import SagaState
@@ -168,6 +169,10 @@ class BlockingStore:
     async def acts(self, limit: int, *, before: int | None = None, target: str = "") -> list[Act]:
         """See ports.store.Store."""
         return self._run(self._store.acts(limit, before=before, target=target))
+
+    async def act_under(self, key: str) -> KeptAct | None:
+        """See ports.store.Store."""
+        return self._run(self._store.act_under(key))
 
     async def pauses(self) -> list[Pause]:
         """See ports.store.Store."""

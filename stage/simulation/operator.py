@@ -13,10 +13,11 @@ from zlib import crc32
 import msgspec
 
 from stage.core import events as e
+from stage.core.act_key import ActKey
 from stage.core.errors import StoreUnavailable
 from stage.core.states import SagaState
 from stage.core.steps import StepKind
-from stage.ports.engine import NotAllowed, Unsettled
+from stage.ports.engine import ActRepeated, NotAllowed, Unsettled
 from stage.simulation.facts import Known
 from stage.simulation.loop import EPOCH
 from stage.simulation.network import Network
@@ -26,6 +27,10 @@ ACTOR = "operator"
 ROUNDS_MAX = 12
 """Looks at the desk in the liveness phase; what waits then has a cause that no verb takes away."""
 DESK_SECONDS = 90.0
+COPIED_EVERY = 2
+"""One order in so many comes a second time."""
+COPY_SECONDS = 20.0
+"""How much later."""
 SILENT_SECONDS_MAX = 600.0
 """A simulated person is silent where the author's time-out is no longer than that."""
 RESULT = msgspec.Raw(b'{"id":"settled"}')
@@ -34,7 +39,10 @@ RESULT = msgspec.Raw(b'{"id":"settled"}')
 class Operator:
     """Retries, settles, resolves and, seldom, forgets."""
 
-    def __init__(self, nodes: Sequence[Node], network: Network) -> None:
+    def __init__(self, nodes: Sequence[Node], network: Network, *, keyed: bool) -> None:
+        """`keyed`: each order has an idempotency key, and some come a second time under it."""
+        self._keyed = keyed
+        self._orders = 0
         self._nodes = nodes
         self._network = network
         self._loop = network.loop
@@ -147,11 +155,29 @@ class Operator:
         return None
 
     async def _ask(self, node: Node, known: Known, verb: e.Verb) -> bool:
-        """Ask for it; whether the stage said that it is done."""
-        saga, what = known.row.id, e.name_of(verb)
+        """Ask for it; whether the stage said that it is done.
+
+        A proxy may send it again: what was done or refused by then is not done by the copy.
+        """
+        saga = known.row.id
+        if self._keyed:
+            self._orders += 1
+            key = ActKey(key=f"{saga}/{self._orders}", digest=e.name_of(verb))
+            verb = msgspec.structs.replace(verb, act_key=key)
+        done = await self._order(node, saga, verb)
+        if done is not None and self._keyed and self._orders % COPIED_EVERY == 0:
+            await asyncio.sleep(COPY_SECONDS)
+            if not self._books.rewound(node.name, saga):
+                self._faults.struck["verb_copied"] += 1
+                await self._order(node, saga, verb)
+        return bool(done)
+
+    async def _order(self, node: Node, saga: str, verb: e.Verb) -> bool | None:
+        """Whether the stage did it; None without its word."""
+        what = e.name_of(verb)
         work = node.operate(saga, verb)
         if work is None:
-            return False
+            return None
         self._books.tell(saga, ACTOR, f"{what} at {node.name} {getattr(verb, 'step', '')}".rstrip())
         try:
             async with asyncio.timeout(DESK_SECONDS):
@@ -161,11 +187,16 @@ class Operator:
         except NotAllowed as error:
             self._faults.struck["verb_not_allowed"] += 1
             self._books.tell(saga, ACTOR, f"is told no: {error}")
+            return False
+        except ActRepeated as error:
+            self._faults.struck["verb_repeated"] += 1
+            self._books.tell(saga, ACTOR, f"is told that it was so before: {error}")
+            return not error.kept.refused
         except (StoreUnavailable, Unsettled, TimeoutError, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError) and not work.cancelled():
                 raise
             self._books.tell(saga, ACTOR, f"got no answer: {type(error).__name__}")
-        return False
+        return None
 
 
 __all__ = ["ACTOR", "ROUNDS_MAX", "Operator"]

@@ -88,6 +88,10 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     folder: Path | None = None
 
 
+KEYED_EVERY = 4
+"""In one world of so many the orders of the operator have keys, and some come twice."""
+
+
 class Result(msgspec.Struct, kw_only=True):
     """How one world ended."""
 
@@ -139,7 +143,7 @@ class World:
         self._build()
         self.client = Client(self.nodes[0].name, self.network)
         self.network.serve(CLIENT, lambda *request: self.client.serve(*request))
-        self.operator = Operator(self.nodes, self.network)
+        self.operator = Operator(self.nodes, self.network, keyed=seed % KEYED_EVERY == 0)
         self.restores = Restores(self.nodes, loop, self.random, self.faults, self.books)
         self.rest = Rest(
             self.nodes, self.client, self.tail, self.network, self.books, self.restores

@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 
 from msgspec.structs import replace
 
+from stage.core.act_key import KeptAct
 from stage.core.errors import StoreUnavailable
 from stage.core.events import (
     ApprovalAsked,
@@ -199,6 +200,10 @@ class MemoryStore:
         behind = NEWEST if before is None else before
         found = [act for act in reversed(self._database.acts) if act.number < behind]
         return [act for act in found if target in ("", act.target)][:limit]
+
+    async def act_under(self, key: str) -> KeptAct | None:
+        """See ports.store.Store."""
+        return self._database.act_keys.get(key)
 
     async def pauses(self) -> list[Pause]:
         """See ports.store.Store."""

@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from stage.core.act_key import KeptAct
 from stage.core.age import is_due
 from stage.core.events import Event
 from stage.core.pause import Pause
@@ -64,6 +65,7 @@ class MemoryDatabase:
         self.acts: list[Act] = []
         self.acted = 0
         """How many acts there ever were."""
+        self.act_keys: dict[str, KeptAct] = {}
         self.dropped = Dropped()
         self.answers: dict[tuple[int, str], str] = {}
         """Of neighbours that were asked after a restore, by generation and name."""
@@ -93,6 +95,7 @@ class MemoryDatabase:
             held.clear()
         for kept in (self.terms, self.acts, self.pauses, self.sweeps, self.sweep_sagas, self.tasks):
             kept.clear()
+        self.act_keys.clear()
         self.answers.clear()
         self.acted, self.dropped = 0, Dropped()
         if self.connection is not None:

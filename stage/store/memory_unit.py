@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 
 from msgspec.structs import replace
 
+from stage.core.act_key import ACT_KEY_SECONDS_MAX, ActKey, KeptAct
 from stage.core.errors import StaleEpoch
 from stage.core.events import (
     Event,
@@ -260,6 +261,23 @@ class MemoryUnit:
         self._database.acted += 1
         acts.append(replace(act, number=self._database.acted))
         self._changes.append(acts.pop)
+
+    async def act_under(self, key: str) -> KeptAct | None:
+        """See ports.store.Unit."""
+        self._part.check()
+        return self._database.act_keys.get(key)
+
+    async def keep_act_key(
+        self, key: ActKey, at: float, *, refused: str = "", sweep: int = 0
+    ) -> None:
+        """See ports.store.Unit."""
+        self._part.check()
+        keys = self._database.act_keys
+        for old in [each for each, kept in keys.items() if kept.at < at - ACT_KEY_SECONDS_MAX]:
+            self._changes.append(partial(keys.__setitem__, old, keys.pop(old)))
+        if key.key not in keys:
+            keys[key.key] = KeptAct(digest=key.digest, at=at, refused=refused, sweep=sweep)
+            self._changes.append(partial(keys.__delitem__, key.key))
 
     async def keep_lost(self, lost: LostSaga) -> bool:
         """See ports.store.Unit."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from stage.core import age
+from stage.core.act_key import KeptAct
 from stage.core.pause import Pause
 from stage.core.states import SagaState
 from stage.core.steps import VERSION_MAX
@@ -65,6 +66,10 @@ class StatementQueries(ABC):
         if target:
             return [rows.act(row) for row in await self._read("page_acts_of", *page, target)]
         return [rows.act(row) for row in await self._read("page_acts", *page)]
+
+    async def act_under(self, key: str) -> KeptAct | None:
+        """See ports.store.Store."""
+        return rows.kept_act(await self._read("act_under", key))
 
     async def pauses(self) -> list[Pause]:
         """See ports.store.Store."""

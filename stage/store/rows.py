@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 from msgspec.structs import astuple
 
+from stage.core.act_key import KeptAct
 from stage.core.age import counted
 from stage.core.errors import NewerJournal, StaleEpoch
 from stage.core.events import NAMES, Event, name_of
@@ -253,6 +254,14 @@ def sweep(row: Row) -> Sweep:
         done=done,
         refused=refused,
     )
+
+
+def kept_act(found: Sequence[Row]) -> KeptAct | None:
+    """The value of the row of an act key, where there is one."""
+    if not found:
+        return None
+    digest, at, refused, sweep = found[0]
+    return KeptAct(digest=digest, at=at, refused=refused, sweep=sweep)
 
 
 def act_values(act: Act) -> tuple[object, ...]:

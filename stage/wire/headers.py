@@ -36,6 +36,8 @@ _USUAL_CONTENT_TYPES = frozenset(
     {CONTENT_JSON, "application/json; charset=utf-8", "application/json;charset=utf-8"}
 )
 _BUDGET = re.compile(r"[0-9]{1,15}")
+_ACT_KEY = re.compile(r"[!#-\[\]-~]{1,255}")
+"""The characters of a string of RFC 8941 that need no escape, without blanks."""
 _SECONDS = re.compile(r"[0-9]{1,9}")
 # One element of a list, commas in quoted strings included. A string that is not closed takes all
 # that follows, so that no character is looked at twice.
@@ -128,6 +130,27 @@ def parse_prefer(values: Sequence[str]) -> Prefer:
         wait=min(float(wait), WAIT_SECONDS_MAX) if _SECONDS.fullmatch(wait) else None,
         respond_async=preferences.get("respond-async") == "",
     )
+
+
+def parse_act_key(values: Sequence[str]) -> str | None:
+    """The key of all `Idempotency-Key` headers of an operator's order; None without one.
+
+    Plain, or as a quoted string. Raises WireError (400) for more than one, and for anything but 1
+    to 255 printable characters of ASCII without blanks.
+    """
+    if not values:
+        return None
+    key = values[0].strip(" \t")
+    if len(key) > 1 and key[0] == key[-1] == '"':
+        key = key[1:-1]
+    if len(values) > 1 or not _ACT_KEY.fullmatch(key):
+        raise WireError(
+            400,
+            "Idempotency key not understood",
+            f"{IDEMPOTENCY_KEY} is {quoted(', '.join(values))}",
+            hint="send one key of 1 to 255 printable characters without blanks, such as a UUID",
+        )
+    return key
 
 
 def check_idempotency_key(values: Sequence[str], saga_id: str) -> None:

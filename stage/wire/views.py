@@ -78,6 +78,7 @@ class SagaView(msgspec.Struct, frozen=True, kw_only=True):
 class VerbView(msgspec.Struct, frozen=True, kw_only=True):
     """A verb, and why it is not allowed now: None where it is. `steps` are those it may name.
 
+    A `retry` has the steps whose undo may be made anew, and names one with `anew` alone.
     `shown` is what the author of the stage shows a person for an approval.
     """
 

@@ -117,6 +117,36 @@ async def test_now_shows_the_last_hour_and_what_is_taken_of_the_limits(chain: Ch
     assert "50.0 %" in page and "card declined" in page
 
 
+async def test_a_form_that_is_sent_twice_acts_once(chain: Chain) -> None:
+    """A button pressed twice, or the page behind it sent again by the browser."""
+    await stuck(chain)
+    fields = [*WHO.items(), ("verb", "resolve"), ("step", "charge")]
+    _, _, page = await press(chain, "/sagas/s-1", [*fields, ("press", "preview")])
+    hidden = Fields(page).hidden
+    for _ in range(2):
+        status, headers, _ = await press(chain, "/sagas/s-1", [*hidden, ("press", "act")])
+        assert (303, "/console/sagas/s-1?did=resolve") == (status, headers["Location"])
+    assert ["resolved"] == await acts_on(chain, "s-1")
+    _, _, again = await press(chain, "/sagas/s-1", [*hidden, ("press", "preview")])
+    assert dict(hidden)["key"] != dict(Fields(again).hidden).get("key")
+
+
+async def test_a_pause_and_a_sweep_that_are_sent_twice_are_one(chain: Chain) -> None:
+    """Their pages give each form a key."""
+    await stuck(chain)
+    _, page = await see(chain, "/peers")
+    (key,) = {value for name, value in Fields(page).hidden if name == "key"}
+    held = [*WHO.items(), ("target", "intake"), ("minutes", "15"), ("key", key), ("press", "pause")]
+    sweep = [*WHO.items(), ("verb", "retry"), ("saga_id", "s-1"), ("rate", "1")]
+    _, _, page = await press(chain, "/parked", [*sweep, ("press", "preview")])
+    hidden = Fields(page).hidden
+    for _ in range(2):
+        assert 303 == (await press(chain, "/peers", held))[0]
+        assert 303 == (await press(chain, "/parked", [*hidden, ("press", "act")]))[0]
+    assert ["paused"] == await acts_on(chain, "intake")
+    assert 1 == len((await chain.get(f"{chain.stage}/sweeps"))["sweeps"])
+
+
 async def test_parked_lists_only_what_the_query_narrows_to(chain: Chain) -> None:
     """By itself the parked sagas; a word that is not known is a page that says so."""
     await stuck(chain)
@@ -207,7 +237,9 @@ async def test_no_text_of_others_becomes_markup(chain: Chain, path: str) -> None
     assert 1 == page.count("<script") == page.count("/files/console.js")
     assert path == "/parked" or "&lt;script&gt;" in page  # that page has no text of others
     assert not {each for each in Fields(page).attributes if each.startswith(("on", "style"))}
-    _, page = await see(chain, f"/parked?{urlencode({'step': SCRIPT, 'peer': SCRIPT})}")
+    _, page = await see(
+        chain, f"/parked?{urlencode({'step': SCRIPT, 'peer': f'externals.{SCRIPT}'})}"
+    )
     assert 1 == page.count("<script") and "&lt;script&gt;" in page
     for verb in ("settle", "resolve", SCRIPT):
         _, _, page = await press(chain, "/sagas/s-1", {**order, "verb": verb, "landed": "no"})
@@ -306,6 +338,53 @@ async def test_pages_hear_of_a_change_and_not_too_many_do(chain: Chain) -> None:
     assert 200 == (await ask())[0]
     status, headers, _ = await chain.request("GET", f"{chain.stage}/console/live")
     assert 200 == status and headers["Content-Type"].startswith("text/event-stream")
+
+
+async def test_the_page_of_a_saga_hears_of_its_own_changes(chain: Chain) -> None:
+    """A further attempt at one of two sagas changes no count that other pages show."""
+    await stuck(chain)
+    await chain.script(chain.psp, script="refund-fails")
+    url = f"{chain.stage}/console/live?saga=s-1"
+
+    async def heard(had: str) -> str:
+        _, _, body = await chain.request("GET", url, Last_Event_ID=had)
+        return body.decode()
+
+    found = re.search(r"id: (\S+)\nevent: changed\n", await heard(""))
+    assert found is not None and "event" not in await heard(found[1])
+    before = await chain.view("s-1")
+    assert 200 == (await do(chain, "s-1", "retry"))[0]
+    await chain.until(
+        "s-1",
+        lambda saga: (
+            saga["state"] == "failed_to_compensate" and saga["updated_at"] != before["updated_at"]
+        ),
+    )
+    assert "event: changed" in await heard(found[1])
+    assert 404 == (await chain.request("GET", f"{url}9"))[0]
+
+
+async def test_an_undo_is_made_anew_on_the_page(chain: Chain) -> None:
+    """Under a new key where a person says that it has not landed; a plain retry names no step."""
+    await stuck(chain)
+    await chain.script(chain.psp, script="ok")
+    _, page = await see(chain, "/sagas/s-1")
+    assert 'name="request"' in page and '<option value="charge">' in page
+    fields = [*WHO.items(), ("verb", "retry"), ("request", "new_key"), ("step", "charge")]
+    status, _, page = await press(chain, "/sagas/s-1", [*fields, ("press", "preview")])
+    assert 200 == status and "compensating" in page
+    done = [*Fields(page).hidden, ("press", "act")]
+    assert 303 == (await press(chain, "/sagas/s-1", done))[0]
+    await chain.until("s-1", lambda saga: saga["state"] == "compensated")
+    entries = (await chain.get(f"{chain.stage}/sagas/s-1?view=journal"))["entries"]
+    (retried,) = [each for each in entries if each["event"] == "retried"]
+    assert (True, True, "charge") == (retried["anew"], retried["new_key"], retried["step"])
+    (shown,) = [
+        each
+        for each in (await chain.get(f"{chain.stage}/sagas/s-1?view=verbs"))["verbs"]
+        if each["verb"] == "retry"
+    ]
+    assert [] == shown["steps"]
 
 
 async def test_a_browser_is_asked_for_a_token_on_pages_alone(named: Chain) -> None:

@@ -49,6 +49,13 @@ async def test_waiting_and_parked_sagas_are_counted_by_place(chain: Chain) -> No
     assert ["s-1", "s-2"] == await ids(chain, "step=charge&changed_from=2026-01-01T00:00:00Z")
 
 
+async def test_a_bare_name_of_a_peer_is_refused_with_the_whole_one(chain: Chain) -> None:
+    """A list without a saga would say that nothing waits for it."""
+    status, detail = await refused(chain, "peer=psp")
+    assert (400, "peer is 'psp', and not KIND.NAME such as externals.psp") == (status, detail)
+    assert [] == await ids(chain, "peer=downstreams.psp")
+
+
 async def test_every_peer_is_shown_with_its_answers_and_the_sagas_that_wait(chain: Chain) -> None:
     """Before anything was sent, after an answer, and while the provider is away."""
 

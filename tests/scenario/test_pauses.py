@@ -56,6 +56,20 @@ async def test_a_paused_direction_leaves_the_other_one_alone(chain: Chain) -> No
     assert (2, 1) == await chain.charges()
 
 
+async def test_two_people_who_pause_the_same_see_each_other(chain: Chain) -> None:
+    """The audit has what was replaced, and who looked at the first does not end the second."""
+    _, first = await hold(chain, "externals.psp", actor="lee")
+    _, second = await hold(chain, "externals.psp", 120.0, reason="their night")
+    ((before,), (now,)) = first["pauses"], second["pauses"]
+    newest, oldest = (await chain.get(f"{chain.stage}/audit?target=externals.psp"))["acts"]
+    assert ("", f"both ways held until {before['until']}") == (oldest["before"], oldest["after"])
+    assert f"both ways held until {before['until']} by lee" == newest["before"]
+
+    status, problem = await resume(chain, "externals.psp", at=before["at"])
+    assert 409 == status and "their night" in problem["detail"]
+    assert (200, {"pauses": []}) == await resume(chain, "externals.psp", at=now["at"])
+
+
 async def test_a_pause_ends_by_itself(chain: Chain) -> None:
     """Somebody who goes home after pressing it holds nothing for ever."""
     await hold(chain, "externals.psp", seconds=1.0)

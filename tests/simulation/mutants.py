@@ -20,14 +20,14 @@ from stage.core import machine, order, questions, retry, steps, verbs
 from stage.core.commands import AttemptKind, Do, Record
 from stage.core.states import Phase, SagaState
 from stage.core.steps import StepKind
-from stage.engine.embedded import commands
+from stage.engine.embedded import commands, live_units
 from stage.engine.embedded.elsewhere import Elsewhere
 from stage.engine.embedded.engine import EmbeddedEngine
 from stage.engine.embedded.live_saga import LiveSaga
 from stage.engine.embedded.live_sagas import LiveSagas
 from stage.engine.embedded.live_units import LiveUnits
 from stage.engine.embedded.recovery import Recovery
-from stage.engine.saga import interpreter, sender
+from stage.engine.saga import interpreter, opening, sender
 from stage.engine.saga.interpreter import Interpreter
 from stage.engine.saga.journal import Journal
 from stage.engine.saga.opening import Opening
@@ -456,6 +456,21 @@ def the_answer_differs_on_replay(patches: Patches) -> None:
         return accept
 
     patches.wrap(EmbeddedEngine, "accept", make)
+
+
+@further
+def a_copy_of_an_order_is_done_again(patches: Patches) -> None:
+    """Rule 14: nobody asks whether an order was given under its key before."""
+
+    async def refuse_repeat(unit: Any, key: Any) -> None:
+        """Refuse nothing."""
+
+    async def known(self: Any, act_key: Any) -> None:
+        """Know nothing."""
+
+    patches.set(opening, "refuse_repeat", refuse_repeat)
+    patches.set(live_units, "refuse_repeat", refuse_repeat)
+    patches.set(EmbeddedEngine, "refuse_repeat", known)
 
 
 # --- several processes over one database ---------------------------------------------------------

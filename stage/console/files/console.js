@@ -10,13 +10,22 @@ async function redraw() {
   const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
   for (const part of document.querySelectorAll("[data-live]")) {
     const next = fresh.getElementById(part.id);
-    // A person who reads or moves there with the keyboard is not disturbed.
-    if (next && !part.contains(document.activeElement)) part.replaceWith(next);
+    if (next && !isUsed(part)) part.replaceWith(next);
   }
 }
 
-if (document.querySelector("[data-live]")) {
-  const events = new EventSource(`${root}/live`);
+// A person who reads, moves or writes there is not disturbed.
+function isUsed(part) {
+  const typed = (field) => field.value !== field.defaultValue;
+  return part.contains(document.activeElement) || part.querySelector("details[open]") !== null
+    || [...part.querySelectorAll("input")].some(typed);
+}
+
+const live = document.querySelector("[data-live]");
+if (live) {
+  const saga = live.dataset.saga;
+  const about = saga ? `?${new URLSearchParams({ saga })}` : "";
+  const events = new EventSource(`${root}/live${about}`);
   let drawn = "";
   events.addEventListener("changed", (event) => {
     const first = drawn === "";

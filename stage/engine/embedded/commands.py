@@ -296,7 +296,9 @@ class EmbeddedCommands(EmbeddedErasing):
 
     async def operate(self, saga_id: str, verb: e.Verb, *, dry_run: bool) -> Snapshot | None:
         """See `ports.engine.Commands`."""
-        found = await self._operate(saga_id, verb, dry_run=dry_run)
+        key = None if dry_run else verb.act_key
+        async with self._once(key):
+            found = await self._operate(saga_id, verb, dry_run=dry_run)
         if isinstance(verb, e.Forgotten) and found is not None and not dry_run:
             with suppress(StoreUnavailable):  # otherwise the end of retention closes it
                 await self._close(saga_id)

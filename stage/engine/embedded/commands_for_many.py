@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
+from stage.core.act_key import ActKey
 from stage.core.errors import JournalMismatch
 from stage.core.pause import Pause
 from stage.core.requester import Requester
@@ -14,6 +15,7 @@ from stage.core.sweep_verbs import SweepVerb
 from stage.engine.embedded.commands import EmbeddedCommands
 from stage.engine.embedded.parts import Parts
 from stage.engine.saga.acts import sweep_act
+from stage.engine.saga.repeats import refuse_repeat
 from stage.ports.engine import LeftToNewer, NotAllowed, SagaLost
 from stage.ports.observer import TraceContext
 from stage.ports.store import Unit
@@ -28,27 +30,43 @@ class EmbeddedCommandsForMany(EmbeddedCommands):
         self.sweeps_changed: Callable[[], None] = _nobody
         """Called when a sweep was begun or changed here; the engine sets it."""
 
-    async def begin_sweep(self, sweep: Sweep, saga_ids: Sequence[str]) -> int:
+    async def begin_sweep(
+        self, sweep: Sweep, saga_ids: Sequence[str], act_key: ActKey | None = None
+    ) -> int:
         """See `ports.engine.Commands`."""
 
         async def unit(unit: Unit) -> int:
+            await refuse_repeat(unit, act_key)
             number = await unit.begin_sweep(sweep, saga_ids)
             act = sweep_act(replace(sweep, number=number), sweep.actor, sweep.reason, sweep.at)
             await unit.keep_act(act)
+            if act_key is not None:
+                await unit.keep_act_key(act_key, sweep.at, sweep=number)
             return number
 
         number = await self._store.transact(unit)
         self.sweeps_changed()
         return number
 
-    async def set_sweep(self, sweep: Sweep, state: SweepState, *, actor: str, reason: str) -> None:
+    async def set_sweep(
+        self,
+        sweep: Sweep,
+        state: SweepState,
+        *,
+        actor: str,
+        reason: str,
+        act_key: ActKey | None = None,
+    ) -> None:
         """See `ports.engine.Commands`."""
         now = self._clock.now()
 
         async def unit(unit: Unit) -> None:
+            await refuse_repeat(unit, act_key)
             await unit.set_sweep(sweep.number, state)
             after = replace(sweep, state=state)
             await unit.keep_act(sweep_act(after, actor, reason, now, before=sweep.state.value))
+            if act_key is not None:
+                await unit.keep_act_key(act_key, now, sweep=sweep.number)
 
         await self._store.transact(unit)
         self.sweeps_changed()
@@ -84,15 +102,21 @@ class EmbeddedCommandsForMany(EmbeddedCommands):
         if sweep.verb is SweepVerb.ERASE:
             await self._scrub()
 
-    async def pause(self, pause: Pause) -> None:
+    async def pause(self, pause: Pause, act_key: ActKey | None = None) -> None:
         """See `ports.engine.Commands`."""
-        await self._pauses.put(pause)
+        await self._pauses.put(pause, act_key)
 
     async def resume(
-        self, pause: Pause, *, actor: str, reason: str, at: float | None = None
+        self,
+        pause: Pause,
+        *,
+        actor: str,
+        reason: str,
+        at: float | None = None,
+        act_key: ActKey | None = None,
     ) -> bool:
         """See `ports.engine.Commands`."""
-        return await self._pauses.end(pause, actor, reason, at)
+        return await self._pauses.end(pause, actor, reason, at, act_key)
 
 
 def _nobody() -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
 from stage.core import events as e
+from stage.core.act_key import KeptAct
 from stage.core.errors import JournalMismatch, NewerJournal
 from stage.core.saga import Saga
 from stage.engine.embedded.limits import LOOK_SECONDS, OPEN_SECONDS_MAX
 from stage.engine.saga.context import bare_saga
 from stage.engine.saga.interpreter import Interpreter, as_journaled
-from stage.ports.engine import Snapshot, Unsettled
+from stage.engine.saga.repeats import act_key_of
+from stage.ports.engine import ActRepeated, Snapshot, Unsettled
 from stage.ports.store import Entry, SagaRow, Store
 
 
@@ -110,7 +112,8 @@ class Elsewhere:
 
         A decision is looked for behind the entry numbered `since`, because a person may say the
         same twice. False when no live other replica owns the saga: it is to be opened here.
-        Raises Unsettled when the owner took too long; it may still journal the event.
+        Raises Unsettled when the owner took too long, and may still journal the event; ActRepeated
+        for a verb of which another copy is journaled.
         """
         loop, ownership = asyncio.get_running_loop(), self._store.ownership
         latest = max(until, loop.time()) + OPEN_SECONDS_MAX
@@ -124,6 +127,8 @@ class Elsewhere:
             posted = as_journaled(saga.under(self._interpreter.plan), saga, event)
             if any(_is_entry(entry, posted, since) for entry in entries):
                 return True
+            if (copy := _copy_of(posted, entries)) is not None:  # the owner leaves this one out
+                raise ActRepeated(copy)
             if needless(saga):
                 return True
             if not held:
@@ -137,8 +142,24 @@ class Elsewhere:
             held = await self._changed(saga_id, row.length, latest)
 
 
+def _copy_of(posted: e.Event, entries: Sequence[Entry]) -> KeptAct | None:
+    """The result of the copy of an order that came in before this one."""
+    key = act_key_of(posted)
+    if key is not None:
+        for entry in entries:
+            if act_key_of(entry.event) == key:
+                return KeptAct(digest=key.digest, at=entry.event.at)
+    return None
+
+
 def _is_entry(entry: Entry, posted: e.Event, since: int) -> bool:
-    """Whether the entry is that event. A decision has the instant of its entry (decision 0075)."""
-    if isinstance(entry.event, e.Approved | e.Rejected):
-        return entry.number > since and replace(entry.event, at=posted.at) == posted
-    return entry.event == posted
+    """Whether the entry is that event. A decision has the instant of its entry (decision 0075).
+
+    A release before keys of acts has written it without its own.
+    """
+    found = entry.event
+    if isinstance(found, e.Verb) and isinstance(posted, e.Verb):
+        found = replace(found, act_key=posted.act_key)
+    if isinstance(found, e.Approved | e.Rejected):
+        return entry.number > since and replace(found, at=posted.at) == posted
+    return found == posted

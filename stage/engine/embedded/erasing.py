@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 
-from stage.core.errors import StoreUnavailable
+from stage.core.act_key import ActKey
+from stage.core.errors import JournalMismatch, StoreUnavailable
 from stage.engine.embedded import limits as limited
 from stage.engine.embedded.queries import EmbeddedQueries
 from stage.engine.saga.closing import (
@@ -17,7 +20,8 @@ from stage.engine.saga.closing import (
     refuse_purge,
     row_may_go,
 )
-from stage.ports.engine import NotAllowed, Snapshot, Unsettled
+from stage.engine.saga.repeats import refuse_repeat
+from stage.ports.engine import ActRepeated, NotAllowed, Snapshot, Unsettled
 from stage.ports.store import Act, SagaRow, Unit
 
 ERASE_TRIES_MAX = 5
@@ -28,13 +32,46 @@ class EmbeddedErasing(EmbeddedQueries):
     """The commands of ports.engine.Commands that drop contents and rows, beside the queries."""
 
     async def erase(
-        self, saga_id: str, *, actor: str, reason: str, dry_run: bool
+        self,
+        saga_id: str,
+        *,
+        actor: str,
+        reason: str,
+        dry_run: bool,
+        act_key: ActKey | None = None,
     ) -> Snapshot | None:
         """See `ports.engine.Commands`."""
-        found = await self._erase(saga_id, actor=actor, reason=reason, dry_run=dry_run)
+        key = None if dry_run else act_key
+        try:
+            async with self._once(key):
+                found = await self._erase(
+                    saga_id, actor=actor, reason=reason, dry_run=dry_run, act_key=key
+                )
+        except ActRepeated as error:
+            if not error.kept.refused:  # bytes of it may have been left
+                await self._scrub()
+            raise
         if found is not None and not dry_run:
             await self._scrub()
         return found
+
+    @asynccontextmanager
+    async def _once(self, key: ActKey | None) -> AsyncIterator[None]:
+        """Around an order for a saga: raise ActRepeated for a repeat, and keep a refusal.
+
+        A copy that comes late would otherwise do what was refused and may be allowed by then.
+        """
+        if key is None:
+            yield
+            return
+        await self.refuse_repeat(key)
+        try:
+            yield
+        except (NotAllowed, JournalMismatch) as error:
+            await self._store.transact(
+                partial(_keep_refusal, key=key, why=str(error), at=self._clock.now())
+            )
+            raise
 
     async def _close(self, saga_id: str) -> None:
         """Drop all that is kept of a saga that was given up, except its row and its answer."""
@@ -53,7 +90,13 @@ class EmbeddedErasing(EmbeddedQueries):
             ) from error
 
     async def _erase(
-        self, saga_id: str, *, actor: str, reason: str, dry_run: bool = False
+        self,
+        saga_id: str,
+        *,
+        actor: str,
+        reason: str,
+        dry_run: bool = False,
+        act_key: ActKey | None = None,
     ) -> Snapshot | None:
         """Erase the contents; their bytes may be left in the file."""
         await self._written()
@@ -71,7 +114,8 @@ class EmbeddedErasing(EmbeddedQueries):
             at = self._clock.now()
             after = erased(row, at)
             act = erasure_act(row, after, actor, reason, at)
-            if await self._store.transact(partial(_close_with, row=row, after=after, act=act)):
+            close = partial(_close_with, row=row, after=after, act=act, key=act_key)
+            if await self._store.transact(close):
                 return await self._elsewhere.snapshot_of(after)
             await self._clock.sleep(limited.LOOK_AGAIN_SECONDS)
         raise Unsettled("the saga changes all the time: ask again")
@@ -94,12 +138,23 @@ class EmbeddedErasing(EmbeddedQueries):
         await self._dropped.refresh()
 
 
-async def _close_with(unit: Unit, *, row: SagaRow, after: SagaRow, act: Act) -> bool:
+async def _close_with(
+    unit: Unit, *, row: SagaRow, after: SagaRow, act: Act, key: ActKey | None
+) -> bool:
     """Erase it and keep the act, or neither."""
+    await refuse_repeat(unit, key)
     erased_now = await unit.close(after, epoch=row.epoch)
     if erased_now:
         await unit.keep_act(act)
+        if key is not None:
+            await unit.keep_act_key(key, act.at)
     return erased_now
+
+
+async def _keep_refusal(unit: Unit, *, key: ActKey, why: str, at: float) -> None:
+    """Keep why an order was refused. Raises ActRepeated where a copy of it was done meanwhile."""
+    await refuse_repeat(unit, key)
+    await unit.keep_act_key(key, at, refused=why)
 
 
 async def _purge_with(unit: Unit, *, row: SagaRow, act: Act) -> bool:

@@ -33,8 +33,10 @@ from stage.engine.saga.opening import OpenRequest
 from stage.engine.saga.sender import Sender
 from stage.ports.clock import Clock
 from stage.ports.engine import (
+    ActRepeated,
     Busy,
     DeadlineOver,
+    KeyReused,
     LeftToNewer,
     NotAllowed,
     SagaLost,
@@ -48,6 +50,7 @@ from stage.ports.stage import Failed
 
 REFUSALS = (
     StoreUnavailable, Busy, NotAllowed, DeadlineOver, SagaLost, Unsettled, HeldElsewhere,
+    ActRepeated, KeyReused,
 )  # fmt: skip
 """An outcome for the caller that asked, and no defect."""
 

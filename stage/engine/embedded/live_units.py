@@ -20,8 +20,9 @@ from stage.engine.saga.fast_path import AnyTransition, Awaited, FastPath, FastTr
 from stage.engine.saga.interpreter import Interpreter
 from stage.engine.saga.journal import Journal, Stored
 from stage.engine.saga.opening import Opening
+from stage.engine.saga.repeats import act_key_of, refuse_repeat
 from stage.ports.clock import Clock
-from stage.ports.engine import NotAllowed
+from stage.ports.engine import ActRepeated, KeyReused, NotAllowed
 from stage.ports.observer import Span
 from stage.ports.store import Store, Unit
 from stage.wire.text import sendable
@@ -104,7 +105,10 @@ class LiveUnits:
         assert live.saga is not None and live.context is not None
         saga, context, output = live.saga, live.context, live.output
         mail = [item.mail for item in items if item.mail is not None]
-        items = self._allowed(live, saga, items)
+        if live.row is not None and live.row.closed_at is not None:
+            items = _left_out(items)  # its row would be written as if it was open
+        elif any(isinstance(item.event, e.Verb) for item in items):
+            items = self._allowed(saga, await self._without_repeats(items))
         events = [item.event for item in items]
         if live.span is None:  # opened to answer from what is stored, and now there is work
             live.span = self._opening.begin_span(live.request, saga, context.trace)
@@ -200,24 +204,38 @@ class LiveUnits:
         if live.row is not None and live.saga is not None and live.context is not None:
             self._opening.folds.keep(live.row, live.saga, live.context.trace.baggage)
 
-    def _allowed(
-        self, live: LiveSaga, saga: Saga, items: Sequence[InboxItem]
-    ) -> Sequence[InboxItem]:
-        """The items without the verbs that are not allowed now; their senders get the reason."""
-        if live.row is not None and live.row.closed_at is not None:
-            return _left_out(items)  # its row would be written as if it was open
+    async def _without_repeats(self, items: Sequence[InboxItem]) -> Sequence[InboxItem]:
+        """The items without the orders that were given under their keys before.
+
+        Only this live saga writes the verbs of its saga down, so that none comes in between. An
+        order that is among the items twice is to be given again: its first may be refused.
+        """
+        first: list[InboxItem] = []
+        seen: set[str] = set()
         for item in items:
-            if isinstance(item.event, e.Verb):
-                break
-        else:
-            return items
+            key = act_key_of(item.event)
+            if key is None:
+                first.append(item)
+                continue
+            try:
+                if key.key in seen:
+                    raise NotLive
+                await self._persist(partial(refuse_repeat, key=key))
+            except (ActRepeated, KeyReused, NotLive) as error:
+                _refuse(item, error)
+            else:
+                seen.add(key.key)
+                first.append(item)
+        return first
+
+    def _allowed(self, saga: Saga, items: Sequence[InboxItem]) -> Sequence[InboxItem]:
+        """The items without the verbs that are not allowed now; their senders get the reason."""
         allowed: list[InboxItem] = []
         for item in items:
             try:
                 self._opening.check(saga, item.event)
             except NotAllowed as error:
-                if item.durable is not None and not item.durable.done():
-                    item.durable.set_exception(error)
+                _refuse(item, error)
                 continue
             saga = evolve(saga.under(self.plan), saga, item.event)
             allowed.append(item)
@@ -270,6 +288,11 @@ class LiveUnits:
 def _left_out(items: Sequence[InboxItem]) -> Sequence[InboxItem]:
     """Leave out all items: their senders open the saga anew, and are answered from its row."""
     for item in items:
-        if item.durable is not None and not item.durable.done():
-            item.durable.set_exception(NotLive())
+        _refuse(item, NotLive())
     return ()
+
+
+def _refuse(item: InboxItem, error: Exception) -> None:
+    """Leave an item out, and let its sender know why."""
+    if item.durable is not None and not item.durable.done():
+        item.durable.set_exception(error)

@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from stage.core.act_key import ActKey
 from stage.core.errors import StoreUnavailable
 from stage.core.pause import Pause, Way, held_peers, in_force, intake
+from stage.engine.saga.repeats import refuse_repeat
 from stage.ports.clock import Clock
 from stage.ports.observer import Observer, TraceContext
 from stage.ports.store import Act, Store, Unit
@@ -55,24 +57,42 @@ class Pauses:
         """The pause of new sagas, if there is one."""
         return intake(self.active) if self._known else None
 
-    async def put(self, pause: Pause) -> None:
+    async def put(self, pause: Pause, act_key: ActKey | None = None) -> None:
         """Write a pause, in place of one of the same target and way, and obey it."""
 
+        before = ""
+        for held in in_force(await self._store.pauses(), pause.at):
+            if (held.target, held.way) == (pause.target, pause.way):
+                before = f"{_words(held)} by {held.actor}"
+
         async def unit(unit: Unit) -> None:
+            await refuse_repeat(unit, act_key)
             await unit.put_pause(pause)
-            await unit.keep_act(_act(pause, PAUSED, pause.at, pause.actor, pause.reason))
+            await unit.keep_act(_paused(pause, before))
+            if act_key is not None:
+                await unit.keep_act_key(act_key, pause.at)
 
         await self._store.transact(unit)
         await self._look()
 
-    async def end(self, pause: Pause, actor: str, reason: str, at: float | None) -> bool:
+    async def end(
+        self,
+        pause: Pause,
+        actor: str,
+        reason: str,
+        at: float | None,
+        act_key: ActKey | None = None,
+    ) -> bool:
         """End a pause before its time; False where another one has ended it."""
         now = self._clock.now() if at is None else at
 
         async def unit(unit: Unit) -> bool:
+            await refuse_repeat(unit, act_key)
             if not await unit.drop_pause(pause.target, pause.way):
                 return False
-            await unit.keep_act(_act(pause, RESUMED, now, actor, reason))
+            await unit.keep_act(_resumed(pause, now, actor, reason))
+            if act_key is not None:
+                await unit.keep_act_key(act_key, now)
             return True
 
         ended = await self._store.transact(unit)
@@ -97,16 +117,29 @@ class Pauses:
         self._hold(held_peers(self.active))
 
 
-def _act(pause: Pause, act: str, at: float, actor: str, reason: str) -> Act:
+def _words(pause: Pause) -> str:
     ways = pause.way.value if pause.way else "both ways"
-    held = f"{ways} held until {format_instant(pause.until)}"
-    before, after = ("", held) if act == PAUSED else (held, "")
+    return f"{ways} held until {format_instant(pause.until)}"
+
+
+def _paused(pause: Pause, before: str) -> Act:
+    return Act(
+        at=pause.at,
+        actor=pause.actor,
+        act=PAUSED,
+        target=pause.target,
+        reason=pause.reason,
+        before=before,
+        after=_words(pause),
+    )
+
+
+def _resumed(pause: Pause, at: float, actor: str, reason: str) -> Act:
     return Act(
         at=at,
         actor=actor,
-        act=act,
+        act=RESUMED,
         target=pause.target,
         reason=reason,
-        before=before,
-        after=after,
+        before=_words(pause),
     )

@@ -9,6 +9,7 @@ from contextlib import suppress
 import msgspec
 from msgspec.structs import replace
 
+from stage.core.act_key import ActKey
 from stage.core.pause import Pause
 from stage.core.saga import Saga
 from stage.core.states import SagaState
@@ -20,6 +21,7 @@ from stage.engine.embedded.live_sagas import snapshot
 from stage.engine.embedded.parts import Parts
 from stage.engine.saga.context import context_of
 from stage.engine.saga.dropped import past_retention
+from stage.engine.saga.repeats import refuse_kept
 from stage.engine.saga.shared import shared_with
 from stage.engine.saga.shown import SHOWN_ENVELOPE_BYTES_MAX, shown_in
 from stage.ports.engine import PastRetention, SagaLost, SharedSagas, Shown, Snapshot
@@ -143,6 +145,10 @@ class EmbeddedQueries:
     async def acts(self, limit: int, *, before: int | None = None, target: str = "") -> list[Act]:
         """See `ports.engine.Queries`."""
         return await self._store.acts(limit, before=before, target=target)
+
+    async def refuse_repeat(self, act_key: ActKey) -> None:
+        """See `ports.engine.Queries`."""
+        refuse_kept(act_key, await self._store.act_under(act_key.key))
 
     async def sweeps(self, limit: int, number: int | None = None) -> list[Sweep]:
         """See `ports.engine.Queries`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from stage.core import events as e
+from stage.core.act_key import ActKey
 from stage.core.events import name_of
 from stage.core.requester import Requester
 from stage.core.sweep import Sweep
@@ -18,26 +19,31 @@ _ACTS = frozenset(
 )  # fmt: skip
 
 
-def acts_in(events: list[e.Event], before: SagaRow | None, after: SagaRow) -> Iterable[Act]:
+Keyed = tuple[Act, ActKey | None]
+"""An act, and the key under which it was ordered, where it has one."""
+
+
+def acts_in(events: list[e.Event], before: SagaRow | None, after: SagaRow) -> Iterable[Keyed]:
     """The acts among the events of one transition, each between the same two states."""
     if _ACTS.isdisjoint(map(type, events)):  # most transitions: nobody acted
         return ()
     return _acts(events, before, after)
 
 
-def _acts(events: list[e.Event], before: SagaRow | None, after: SagaRow) -> Iterator[Act]:
+def _acts(events: list[e.Event], before: SagaRow | None, after: SagaRow) -> Iterator[Keyed]:
     for event in events:
+        key: ActKey | None = None
         match event:
             case (
                 e.Retried() | e.Settled() | e.Resolved() | e.Abandoned() | e.Forgotten()
                 | e.Approved() | e.Rejected()
             ):  # fmt: skip
-                actor, reason = event.actor, event.why
+                actor, reason, key = event.actor, event.why, event.act_key
             case e.CompensationRequested(requester=Requester.OPERATOR):
                 actor, reason = event.requested_by, event.reason
             case _:
                 continue
-        yield Act(
+        act = Act(
             at=event.at,
             actor=actor,
             act=name_of(event),
@@ -46,6 +52,7 @@ def _acts(events: list[e.Event], before: SagaRow | None, after: SagaRow) -> Iter
             before="" if before is None else how_it_stands(before),
             after=how_it_stands(after),
         )
+        yield act, key
 
 
 def how_it_stands(row: SagaRow) -> str:

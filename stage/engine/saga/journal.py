@@ -124,8 +124,10 @@ class Journal:
         else:
             await unit.save(row, events, epoch=epoch, before=stored.before)
             # The acts of a person are kept where no end of retention reaches them.
-            for act in acts_in(events, stored.before, row):
+            for act, key in acts_in(events, stored.before, row):
                 await unit.keep_act(act)
+                if key is not None:
+                    await unit.keep_act_key(key, act.at)
             if stored.transition.terms.forgotten:
                 await unit.drop_terms(row.id)
         if mail:

@@ -31,6 +31,7 @@ from stage.engine.saga.fast_path import AnyTransition, FastPath
 from stage.engine.saga.folds import Folds
 from stage.engine.saga.interpreter import Interpreter, Transition
 from stage.engine.saga.journal import Journal, Stored
+from stage.engine.saga.repeats import act_key_of, refuse_repeat
 from stage.engine.saga.tombstones import REASON_CHARS_MAX
 from stage.ports.author_code import AuthorCode
 from stage.ports.clock import Clock
@@ -154,9 +155,12 @@ class Opening:
     async def first(self, unit: Unit, request: OpenRequest) -> Stored | None:
         """The first unit: accept, bury, or take over. None when there is nothing to open.
 
-        Raises HeldElsewhere when a live other replica owns the saga.
+        Raises HeldElsewhere when a live other replica owns the saga, and ActRepeated for a verb
+        that was ordered under its key before.
         """
         row = await unit.take(request.saga_id)
+        if request.signal is not None:
+            await refuse_repeat(unit, act_key_of(request.signal))
         if row is None:
             # While a restored database awaits its release, every saga that it lacks may come back.
             if not self._store.identity.awaits_release:

@@ -16,6 +16,7 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import msgspec
 
+from stage.core.act_key import ActKey
 from stage.core.events import Verb, Webhook
 from stage.core.pause import Pause
 from stage.core.requester import Requester
@@ -27,7 +28,16 @@ from stage.engine.workers.duties import Duties, WorkerState
 from stage.engine.workers.link import ANSWER_SECONDS_MAX, WorkerLink
 from stage.engine.workers.placement import Placement
 from stage.ports.clock import Clock
-from stage.ports.engine import Engine, Reply, SagaLost, SharedSagas, Shown, Snapshot, WorkerLost
+from stage.ports.engine import (
+    ActRepeated,
+    Engine,
+    Reply,
+    SagaLost,
+    SharedSagas,
+    Shown,
+    Snapshot,
+    WorkerLost,
+)
 from stage.ports.figures import Figures
 from stage.ports.identity import Identity
 from stage.ports.observer import Observer, TraceContext
@@ -55,7 +65,7 @@ OF_ENGINES: Final = frozenset(
         *(Engine.accept, Engine.bar, Engine.compensate, Engine.operate, Engine.erase, Engine.hear),
         *(Engine.begin_sweep, Engine.set_sweep, Engine.pause, Engine.resume, Engine.get_saga),
         *(Engine.seen, Engine.journal, Engine.page, Engine.shown, Engine.groups, Engine.sweeps),
-        *(Engine.sweep_sagas, Engine.shared, Engine.count, Engine.backlog),
+        *(Engine.refuse_repeat, Engine.sweep_sagas, Engine.shared, Engine.count, Engine.backlog),
     )
 )
 OF_DUTIES: Final = frozenset(
@@ -228,7 +238,13 @@ class WorkersEngine:
         return await self._at(home, Engine.operate, saga_id, verb, dry_run=dry_run)
 
     async def erase(
-        self, saga_id: str, *, actor: str, reason: str, dry_run: bool
+        self,
+        saga_id: str,
+        *,
+        actor: str,
+        reason: str,
+        dry_run: bool,
+        act_key: ActKey | None = None,
     ) -> Snapshot | None:
         """See `ports.engine.Commands`."""
         home = await self.home(saga_id)
@@ -240,19 +256,38 @@ class WorkersEngine:
             actor=actor,
             reason=reason,
             dry_run=dry_run,
+            act_key=act_key,
         )
 
     async def hear(self, saga_id: str, word: Webhook) -> None:
         """See `ports.engine.Commands`."""
         await self._at(await self.home(saga_id), Engine.hear, saga_id, word)
 
-    async def begin_sweep(self, sweep: Sweep, saga_ids: Sequence[str]) -> int:
+    async def begin_sweep(
+        self, sweep: Sweep, saga_ids: Sequence[str], act_key: ActKey | None = None
+    ) -> int:
         """See `ports.engine.Commands`."""
-        return await self._at(SWEEPER, Engine.begin_sweep, sweep, list(saga_ids))
+        return await self._at(SWEEPER, Engine.begin_sweep, sweep, list(saga_ids), act_key)
 
-    async def set_sweep(self, sweep: Sweep, state: SweepState, *, actor: str, reason: str) -> None:
+    async def set_sweep(
+        self,
+        sweep: Sweep,
+        state: SweepState,
+        *,
+        actor: str,
+        reason: str,
+        act_key: ActKey | None = None,
+    ) -> None:
         """See `ports.engine.Commands`."""
-        await self._at(SWEEPER, Engine.set_sweep, sweep, state, actor=actor, reason=reason)
+        await self._at(
+            SWEEPER,
+            Engine.set_sweep,
+            sweep,
+            state,
+            actor=actor,
+            reason=reason,
+            act_key=act_key,
+        )
 
     async def act_on(self, sweep: Sweep, saga_id: str) -> str:
         """Do the verb of a sweep at the home of a saga; why it was refused, or nothing."""
@@ -263,20 +298,48 @@ class WorkersEngine:
         for member in self._members:
             await self._within(LONG_SECONDS_MAX, member, Duties.finish, sweep)
 
-    async def pause(self, pause: Pause) -> None:
+    async def pause(self, pause: Pause, act_key: ActKey | None = None) -> None:
         """See `ports.engine.Commands`. Every file holds it, so that each worker obeys its own.
 
         Where one is away nobody knows whether all obey: the order is given again, and changes
         nothing where it was heard.
         """
-        await self._all(Engine.pause, pause)
+        await self._all_once(Engine.pause, pause, act_key)
 
     async def resume(
-        self, pause: Pause, *, actor: str, reason: str, at: float | None = None
+        self,
+        pause: Pause,
+        *,
+        actor: str,
+        reason: str,
+        at: float | None = None,
+        act_key: ActKey | None = None,
     ) -> bool:
         """See `ports.engine.Commands`. The acts of all files have one instant, and are one act."""
         now = self._clock.now() if at is None else at
-        return any(await self._all(Engine.resume, pause, actor=actor, reason=reason, at=now))
+        return any(
+            await self._all_once(
+                Engine.resume, pause, actor=actor, reason=reason, at=now, act_key=act_key
+            )
+        )
+
+    async def _all_once(
+        self,
+        method: Callable[Concatenate[Any, P], Awaitable[T]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> list[T]:
+        """As `_all`, for an order under a key: it is a repeat where all of them have heard it."""
+        asked = [self._at(member, method, *args, **kwargs) for member in self._members]
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        errors = [each for each in found if isinstance(each, BaseException)]
+        fresh = [each for each in found if not isinstance(each, BaseException)]
+        for error in errors:
+            if not isinstance(error, ActRepeated):
+                raise error
+        if errors and not fresh:
+            raise errors[0]
+        return fresh
 
     # --- queries -----------------------------------------------------------------------------
 
@@ -323,6 +386,10 @@ class WorkersEngine:
     async def acts(self, limit: int, *, before: int | None = None, target: str = "") -> list[Act]:
         """See `ports.engine.Queries`. An act has its instant in microseconds for its number."""
         return merged.acts(await self._all(Duties.acts_before, before, limit, target), limit)
+
+    async def refuse_repeat(self, act_key: ActKey) -> None:
+        """See `ports.engine.Queries`. Sweeps are in that file, and pauses in every one."""
+        await self._at(SWEEPER, Engine.refuse_repeat, act_key)
 
     async def sweeps(self, limit: int, number: int | None = None) -> list[Sweep]:
         """See `ports.engine.Queries`."""

@@ -11,6 +11,7 @@ from contextvars import Context
 from functools import partial
 from typing import TypeVar
 
+from stage.core.act_key import ACT_KEY_SECONDS_MAX, ActKey, KeptAct
 from stage.core.events import Event
 from stage.core.pause import Pause, Way
 from stage.core.sweep import Sweep, SweepEnd, SweepState
@@ -230,6 +231,20 @@ class PostgresUnit:
         """See ports.store.Unit."""
         await self._marked()
         await self._part.rows("keep_act", *rows.act_values(act))
+
+    async def act_under(self, key: str) -> KeptAct | None:
+        """See ports.store.Unit."""
+        await self._marked()
+        await self._part.rows("lock_act_key", key)
+        return rows.kept_act(await self._part.rows("act_under", key))
+
+    async def keep_act_key(
+        self, key: ActKey, at: float, *, refused: str = "", sweep: int = 0
+    ) -> None:
+        """See ports.store.Unit."""
+        await self._marked()
+        await self._part.rows("drop_old_act_keys", at - ACT_KEY_SECONDS_MAX)
+        await self._part.rows("keep_act_key", key.key, key.digest, at, refused, sweep)
 
     async def keep_lost(self, lost: LostSaga) -> bool:
         """See ports.store.Unit.

@@ -19,6 +19,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from stage.core.act_key import ACT_KEY_SECONDS_MAX, ActKey, KeptAct
 from stage.core.events import Event
 from stage.core.pause import Pause, Way
 from stage.core.sweep import Sweep, SweepEnd, SweepState
@@ -71,6 +72,9 @@ _DROP_JOURNAL: Final = statement("drop_journal")
 _DROP_TERMS: Final = statement("drop_terms")
 _TERM: Final = statement("insert_term")
 _KEEP_ACT: Final = statement("keep_act")
+_ACT_UNDER: Final = statement("act_under")
+_KEEP_ACT_KEY: Final = statement("keep_act_key")
+_DROP_OLD_ACT_KEYS: Final = statement("drop_old_act_keys")
 _KEEP_ANSWER: Final = statement("put_reconciled")
 _BEGIN_SWEEP: Final = statement("begin_sweep")
 _BEGIN_SWEEP_SAGAS: Final = statement("begin_sweep_sagas")
@@ -276,6 +280,17 @@ class SqliteUnit(msgspec.Struct, eq=False):
     async def keep_act(self, act: Act) -> None:
         """See ports.store.Unit."""
         self._part.write(_KEEP_ACT, rows.act_values(act))
+
+    async def act_under(self, key: str) -> KeptAct | None:
+        """See ports.store.Unit."""
+        return rows.kept_act(self._part.rows(_ACT_UNDER, (key,), 1))
+
+    async def keep_act_key(
+        self, key: ActKey, at: float, *, refused: str = "", sweep: int = 0
+    ) -> None:
+        """See ports.store.Unit."""
+        self._part.write(_DROP_OLD_ACT_KEYS, (at - ACT_KEY_SECONDS_MAX,))
+        self._part.write(_KEEP_ACT_KEY, (key.key, key.digest, at, refused, sweep))
 
     async def keep_lost(self, lost: LostSaga) -> bool:
         """See ports.store.Unit."""

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from stage.core import events as e
+from stage.core.act_key import ActKey
 from stage.core.event_table import (
     EVENTS,
     NAMED,
@@ -20,8 +21,8 @@ from stage.core.requester import Requester
 from stage.core.states import ParkCause
 
 KINDS = get_args(e.Event)
-NEVER_PUBLIC = frozenset({"baggage", "request", "result", "bound", "plan_hash", "shown"})
-"""Text of strangers, undo data and payloads, and what only rule 32 compares."""
+NEVER_PUBLIC = frozenset({"baggage", "request", "result", "bound", "plan_hash", "shown", "act_key"})
+"""Text of strangers and of clients, undo data and payloads, and what only rule 32 compares."""
 SHOWN_OTHERWISE = frozenset({"at"})
 SECRET = "s3cret"
 
@@ -45,6 +46,7 @@ def full(kind: type[Any]) -> e.Event:
         "changed": True, "anew": True, "new_key": True,
         "compensated": True, "said": True, "denied": True, "not_understood": True,
         "innocent": True, "defect": True, "final": True, "requester": Requester.UPSTREAM,
+        "act_key": ActKey(key=SECRET, digest=SECRET),
         "unserved": True, "shown": msgspec.Raw(f'"{SECRET}"'.encode()),
     }  # fmt: skip
     event: e.Event = kind(**{name: values[name] for name in members_of(kind)})

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from stage import Saga, Stage
 from stage.core import events as e
 from stage.core import machine
+from stage.core.act_key import ActKey
 from stage.core.errors import NewerJournal, StoreUnavailable
 from stage.core.pause import Pause
 from stage.core.retry import RetryPolicy
@@ -31,7 +32,15 @@ from stage.engine.saga.interpreter import Interpreter
 from stage.engine.saga.journal import Stored
 from stage.engine.saga.versions import Versions
 from stage.ports.codec import Codec
-from stage.ports.engine import NotAllowed, PayloadDiffers, Reply, Snapshot, Unsettled
+from stage.ports.engine import (
+    ActRepeated,
+    KeyReused,
+    NotAllowed,
+    PayloadDiffers,
+    Reply,
+    Snapshot,
+    Unsettled,
+)
 from stage.ports.external import ExternalRequest
 from stage.ports.neighbour import ForwardReply
 from stage.ports.observer import TraceContext
@@ -383,6 +392,57 @@ async def test_a_verb_reaches_the_owner(pair: Pair, world: World) -> None:
         reply = await accepting
     assert reply is not None and 200 == reply.status
     assert retry in await a.events()
+
+
+def retry_under(key: str, at: float, digest: str = "d-1") -> e.Retried:
+    """A retry that was ordered under a key."""
+    keyed = ActKey(key=key, digest=digest)
+    return e.Retried(at=at, actor="kim", why="ticket 17", act_key=keyed)
+
+
+async def test_copies_of_a_verb_are_one_at_every_replica(pair: Pair, world: World) -> None:
+    """While the owner runs the saga, once it rests, and where a copy is on its way to the owner."""
+    a, b = pair
+    world.unreachable = 1
+    accepting = asyncio.ensure_future(a.accept())
+    await in_the_end(lambda: not world.unreachable)
+    await asyncio.sleep(0.1)
+    now = a.clock.now()
+    copies = [a.engine.operate("s-1", retry_under("k-1", now), dry_run=False) for _ in range(3)]
+    found = await asyncio.gather(*copies, return_exceptions=True)
+    assert 2 == sum(isinstance(each, ActRepeated) for each in found), found
+    await accepting
+    for replica in pair:
+        with pytest.raises(ActRepeated):
+            await replica.engine.operate("s-1", retry_under("k-1", now + 9.0), dry_run=False)
+        with pytest.raises(KeyReused):
+            await replica.engine.operate("s-1", retry_under("k-1", now, "d-2"), dry_run=False)
+    assert 1 == sum(isinstance(event, e.Retried) for event in await b.events())
+
+
+async def test_a_copy_that_is_on_its_way_to_the_owner_is_a_repeat(
+    pair: Pair, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was not known when it was posted; the owner leaves it out, and its sender hears of it."""
+    a, b = pair
+    world.unreachable = 99  # the saga stays with its owner
+    accepting = asyncio.ensure_future(a.accept())
+    await in_the_end(lambda: world.unreachable == 98)
+    await asyncio.sleep(0.1)
+    now = a.clock.now()
+    await a.engine.operate("s-1", retry_under("k-1", now), dry_run=False)
+    await in_the_end(lambda: world.unreachable == 97)
+    await asyncio.sleep(0.1)
+
+    async def unaware(act_key: ActKey) -> None:
+        """Know of no key."""
+
+    monkeypatch.setattr(b.engine, "refuse_repeat", unaware)
+    with pytest.raises(ActRepeated):
+        await b.engine.operate("s-1", retry_under("k-1", now + 1.0), dry_run=False)
+    world.unreachable = 0
+    await accepting
+    assert 1 == sum(isinstance(event, e.Retried) for event in await b.events())
 
 
 def risk_of(saga: Saga[Order]) -> dict[str, int]:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from stage.core.act_key import ACT_KEY_SECONDS_MAX, ActKey, KeptAct
 from stage.core.pause import Pause, Way
 from stage.core.place import NOWHERE, Place
 from stage.core.states import ParkCause, SagaState
@@ -192,6 +193,56 @@ async def test_an_act_is_kept_with_its_unit_or_not_at_all(store: Store) -> None:
     with pytest.raises(LookupError):
         await store.transact(failing)
     assert [] == await store.acts(10)
+
+
+async def kept(store: Store, key: str) -> KeptAct | None:
+    """The result that is kept under a key: the same within a unit and outside."""
+    found = await store.act_under(key)
+    assert found == await store.transact(lambda unit: unit.act_under(key))
+    return found
+
+
+async def keep(store: Store, key: ActKey, at: float = AT, **more: Any) -> None:
+    """Keep a key in a unit of its own."""
+    await store.transact(lambda unit: unit.keep_act_key(key, at, **more))
+
+
+async def test_a_key_of_an_act_is_kept_with_its_unit(store: Store) -> None:
+    """The first under a key stays; a unit that raises keeps none, and a commit keeps all of it."""
+
+    async def failing(unit: Unit) -> None:
+        await unit.keep_act_key(ActKey(key="k-1", digest="d-1"), AT)
+        assert await unit.act_under("k-1") is not None
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await store.transact(failing)
+    assert await kept(store, "k-1") is None
+    await keep(store, ActKey(key="k-1", digest="d-1"), refused="not now")
+    await keep(store, ActKey(key="k-1", digest="d-2"), sweep=7)
+    assert KeptAct(digest="d-1", at=AT, refused="not now") == await kept(store, "k-1")
+    await keep(store, ActKey(key="k-2", digest="d-2"), sweep=7)
+    assert KeptAct(digest="d-2", at=AT, sweep=7) == await kept(store, "k-2")
+    assert await kept(store, "k-3") is None
+
+
+async def test_a_key_of_an_act_goes_after_a_week(store: Store) -> None:
+    """No copy is under way any more: the next key takes it along, unless its unit fails."""
+    late, third = AT + ACT_KEY_SECONDS_MAX, ActKey(key="k-3", digest="d")
+    await keep(store, ActKey(key="k-1", digest="d"))
+    await keep(store, ActKey(key="k-2", digest="d"), late)
+    assert await kept(store, "k-1") is not None
+
+    async def failing(unit: Unit) -> None:
+        await unit.keep_act_key(third, late + 1.0)
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await store.transact(failing)
+    assert await kept(store, "k-1") is not None
+    await keep(store, third, late + 1.0)
+    assert await kept(store, "k-1") is None
+    assert await kept(store, "k-2") is not None and await kept(store, "k-3") is not None
 
 
 async def test_an_encrypted_number_is_found_and_not_read() -> None:

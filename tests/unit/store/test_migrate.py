@@ -46,6 +46,7 @@ def test_ours_come_first_and_all_are_recorded(
         ("stage", "0009_given_up.expand"),
         ("stage", "0010_task.expand"),
         ("stage", "0011_retention.expand"),
+        ("stage", "0012_act_key.expand"),
         ("migrations", "0001_payment"),
     ]
     assert {line.applied_at for line in dialect.status(connection, [migrations])} == {5.5}

@@ -36,6 +36,8 @@ def connection() -> Iterator[sqlite3.Connection]:
         ("longest_due", "saga_due (due_at>? AND due_at<?)"),
         ("count_parked", "COVERING INDEX saga_place"),
         ("waiting_without_peer", "saga_place (parked_cause=?)"),
+        ("act_under", "PRIMARY KEY (key=?)"),
+        ("drop_old_act_keys", "stage_act_key_at (at<?)"),
         ("instants_since", "PRIMARY KEY (saga_id=? AND number>?)"),
         ("oldest_unfinished", "saga_state (state=?)"),
         ("closable_sagas", "saga_closable (updated_at<?)"),

@@ -463,6 +463,24 @@ ORDER BY saga_id LIMIT $3;
 INSERT INTO stage.audit (at, actor, act, target, reason, before, after)
 VALUES ($1, $2, $3, $4, $5, $6, $7);
 
+-- name: lock_act_key
+-- One transaction at a time looks for the key $1: there may be no row that could be locked. Keys that
+-- share a number wait for each other, and no more.
+SELECT pg_advisory_xact_lock(710416, hashtext($1));
+
+-- name: act_under
+-- The result of the order under the key $1.
+SELECT digest, at, refused, sweep FROM stage.act_key WHERE key = $1;
+
+-- name: keep_act_key
+-- Keep the result of the order under the key $1, unless one is kept under it already.
+INSERT INTO stage.act_key (key, digest, at, refused, sweep) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT DO NOTHING;
+
+-- name: drop_old_act_keys
+-- Keys under which no copy of an order can be under way any more.
+DELETE FROM stage.act_key WHERE at < $1;
+
 -- name: page_acts
 -- The acts before the number $1, the newest first.
 SELECT number, at, actor, act, target, reason, before, after FROM stage.audit

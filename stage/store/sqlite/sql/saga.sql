@@ -327,6 +327,18 @@ ORDER BY saga_id LIMIT ?3;
 INSERT INTO stage_audit (at, actor, act, target, reason, before, after)
 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7);
 
+-- name: act_under
+-- The result of the order under the key ?1.
+SELECT digest, at, refused, sweep FROM stage_act_key WHERE key = ?1;
+
+-- name: keep_act_key
+-- Keep the result of the order under the key ?1, unless one is kept under it already.
+INSERT OR IGNORE INTO stage_act_key (key, digest, at, refused, sweep) VALUES (?1, ?2, ?3, ?4, ?5);
+
+-- name: drop_old_act_keys
+-- Keys under which no copy of an order can be under way any more.
+DELETE FROM stage_act_key WHERE at < ?1;
+
 -- name: page_acts
 -- The acts before the number ?1, the newest first.
 SELECT number, at, actor, act, target, reason, before, after FROM stage_audit

@@ -1,0 +1,91 @@
+"""Orders of the command line: under a key, and given again where their answer is lost."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from stage.cli.operate import PAGE, UNFINISHED
+from stage.wire.outcome import Outcome
+from stage.wire.views import SagaPage, encode_view
+from tests.unit.cli.programs import Neighbour, neighbour, stage
+from tests.unit.cli.test_remote import SAGA, problem
+
+UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+RETRY = "POST /sagas/s-1/retry"
+
+
+@pytest.fixture
+def served() -> Iterator[Neighbour]:
+    """A server in place of a stage."""
+    with neighbour() as served:
+        yield served
+
+
+def test_each_order_has_a_key_of_its_own(served: Neighbour) -> None:
+    """Verbs, pauses and sweeps."""
+    served.answer(RETRY, 200, encode_view(SAGA))
+    served.answer("POST /pauses", 200, b'{"pauses":[]}')
+    refused = problem(409, Outcome.NOT_EXECUTED)
+    served.answer("POST /sweeps", 409, refused)
+    served.answer("POST /sweeps/3/stop", 409, refused)
+    where = ("--url", served.url, "--reason", "r")
+    for words in (
+        ("retry", "s-1"),
+        ("retry", "s-1"),
+        ("pause", "intake", "--for", "1h"),
+        ("sweep", "retry", "--id", "s-1"),
+        ("sweeps", "3", "--stop"),
+    ):
+        stage(*words, *where)
+    keys = [asked.headers["Idempotency-Key"] for asked in served.asked]
+    assert 5 == len(set(keys)) and all(UUID.fullmatch(key) for key in keys)
+
+
+def test_a_lost_answer_is_asked_for_again_under_the_same_key(served: Neighbour) -> None:
+    """In the end the person is told the key, because nobody knows."""
+    served.answer(RETRY, 0, b"")
+    done = stage("retry", "s-1", "--url", served.url, "--reason", "r")
+    keys = {asked.headers["Idempotency-Key"] for asked in served.asked}
+    assert (1, 1, 3) == (done.status, len(keys), len(served.asked))
+    assert f"--key {keys.pop()}" in done.err
+
+
+def test_a_key_is_given_as_it_is(served: Neighbour) -> None:
+    """As it is; of many sagas none can be meant."""
+    served.answer(RETRY, 200, encode_view(SAGA))
+    where = ("--url", served.url, "--reason", "r", "--key", "k-1")
+    assert 0 == stage("retry", "s-1", *where).status
+    (asked,) = served.asked
+    assert "k-1" == asked.headers["Idempotency-Key"]
+    assert "key" not in json.loads(asked.body)
+    done = stage("retry", "--all", "--peer", "psp", *where)
+    assert 2 == done.status and "--key belongs to one order" in done.err
+
+
+def test_a_refusal_is_not_asked_for_again(served: Neighbour) -> None:
+    """An answer is an answer."""
+    served.answer(RETRY, 409, msgspec.json.encode({}))
+    assert 0 != stage("retry", "s-1", "--url", served.url, "--reason", "r").status
+    assert 1 == len(served.asked)
+
+
+@pytest.mark.parametrize(
+    "peer, waits", [("psp", 1), ("externals.psp", 1), ("downstreams.psp", 0), ("externals.x", 0)]
+)
+def test_a_peer_is_named_as_the_groups_name_it(served: Neighbour, peer: str, waits: int) -> None:
+    """`externals.psp` from `stage groups` means the saga that waits for psp."""
+    steps = [replace(each, peer="psp" if each.kind == "call" else None) for each in SAGA.steps]
+    saga = replace(SAGA, steps=steps)
+    query = "&".join(f"state={state}" for state in UNFINISHED)
+    page = encode_view(SagaPage(sagas=[saga], next=None))
+    served.answer(f"GET /sagas?limit={PAGE}&after=&{query}", 200, page)
+    served.answer("GET /sagas/s-1", 200, encode_view(saga))
+    served.answer(RETRY, 200, encode_view(saga))
+    done = stage("retry", "--all", "--peer", peer, "--url", served.url, "--reason", "r")
+    assert f"{waits} sagas waited for {peer}, {waits} are tried again" in done.out
