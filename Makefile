@@ -10,7 +10,7 @@ PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo quick test prove check fix sim mutants kills bench backend deploy docs floors sbom fuzz
+.PHONY: help demo quick test prove check fix sim mutants kills bench backend pictures deploy docs floors sbom fuzz
 
 help: ## show these words
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ bench: $(VENV)/.ready ## measure against handlers without a stage, and DBOS (nee
 # The backend has some 150 requirements of its own, so it gets an environment of its own.
 backend: $(VENV)/.ready .venv-backend/.ready ## send the demo's traces to a real backend, ask it for them
 	@$(BIN)/python -m pytest -q -p no:cacheprovider tests/acceptance/real_backend.py
+
+pictures: $(VENV)/.ready ## make the pictures of the console anew (needs Chromium)
+	@$(BIN)/python -m pytest -q -p no:cacheprovider tests/acceptance/console_pictures.py
 
 .venv-backend/.ready: requirements/backend.txt
 	@echo "Installing the backend ..."
