@@ -6,7 +6,7 @@ from stage.core.version import __version__
 from stage.inbound.now_view import approvals_view, hour_view, places_view
 from stage.inbound.request import Answer, Request, json_answer
 from stage.inbound.service import Service
-from stage.wire.envelope import format_instant
+from stage.wire.envelope import format_instant, optional_instant
 from stage.wire.views import NowView
 
 
@@ -27,12 +27,12 @@ async def now(service: Service, request: Request) -> Answer:
             sagas={state.value: count for state, count in (await engine.count()).items()},
             parked={cause.value: count for cause, count in backlog.parked.items()},
             approvals=approvals_view(backlog.approvals),
-            oldest_accepted_at=_instant(backlog.oldest_accepted_at),
-            longest_due_at=_instant(backlog.longest_due_at),
-            oldest_compensation_at=_instant(backlog.oldest_compensation_at),
+            oldest_accepted_at=optional_instant(backlog.oldest_accepted_at),
+            longest_due_at=optional_instant(backlog.longest_due_at),
+            oldest_compensation_at=optional_instant(backlog.oldest_compensation_at),
             left_to_newer=backlog.newer,
             lost=backlog.lost,
-            restored_as_of=_instant(engine.identity.restored_as_of),
+            restored_as_of=optional_instant(engine.identity.restored_as_of),
             awaits_release=engine.identity.awaits_release,
             lately=hour_view(figures.lately),
             places=places_view(figures),
@@ -40,7 +40,3 @@ async def now(service: Service, request: Request) -> Answer:
             database_bytes=dict(backlog.sizes),
         )
     )
-
-
-def _instant(at: float | None) -> str | None:
-    return None if at is None else format_instant(at)

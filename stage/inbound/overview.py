@@ -14,7 +14,7 @@ from stage.inbound.service import Service
 from stage.ports.peers import PeerStanding
 from stage.ports.stage import family_of
 from stage.ports.store import Act, Group
-from stage.wire.envelope import format_instant
+from stage.wire.envelope import format_instant, optional_instant
 from stage.wire.views import ActPage, ActView, GroupsView, GroupView, PeersView, PeerView
 
 ACTS_MAX = 500
@@ -84,7 +84,7 @@ def _peer_view(
     view = PeerView(
         peer=name,
         breaker_open=service.breakers().get(name.partition(".")[2], False),
-        paused_until=format_instant(max(ends)) if ends else None,
+        paused_until=optional_instant(max(ends, default=None)),
         waiting=waiting,
     )
     if standing is None:
@@ -96,14 +96,10 @@ def _peer_view(
         places=standing.places,
         places_max=standing.places_max,
         rate_per_second=standing.rate_per_second,
-        last_answer_at=_instant(standing.answered_at),
-        last_failure_at=_instant(standing.failed_at),
+        last_answer_at=optional_instant(standing.answered_at),
+        last_failure_at=optional_instant(standing.failed_at),
         last_failure=standing.failure or None,
     )
-
-
-def _instant(at: float | None) -> str | None:
-    return None if at is None else format_instant(at)
 
 
 async def audit(service: Service, request: Request) -> Answer:

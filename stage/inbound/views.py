@@ -19,7 +19,7 @@ from stage.inbound.outcomes import OUTCOMES
 from stage.inbound.service import Service
 from stage.ports.engine import Snapshot
 from stage.ports.store import Entry, SagaRow
-from stage.wire.envelope import format_instant
+from stage.wire.envelope import format_instant, optional_instant
 from stage.wire.problem import WireError
 from stage.wire.views import JournalView, SagaView, StepView
 
@@ -70,7 +70,7 @@ def view_of_snapshot(service: Service, snapshot: Snapshot) -> SagaView:
         parked_reason=saga.parked or None,
         parked_cause=_value_of(saga.parked_cause),
         next_action=text,
-        next_action_at=None if at is None else format_instant(at),
+        next_action_at=optional_instant(at),
         stands=list(stands),
         may_stand=list(may_stand),
         standing=standing_of_saga(plan, saga, dropped=not snapshot.readable).value,
@@ -139,14 +139,14 @@ def row_view(service: Service, row: SagaRow) -> SagaView:
         epoch=row.epoch,
         accepted_at=format_instant(row.accepted_at),
         updated_at=format_instant(row.updated_at),
-        deadline=None if row.deadline is None else format_instant(row.deadline),
+        deadline=optional_instant(row.deadline),
         version=row.version,
         step=row.step or None,
         peer=row.peer or None,
         paused_until=_paused_until(service, row),
         trace_id=row.trace.trace_id or None,
         next_action=None,
-        next_action_at=None if row.due_at is None else format_instant(row.due_at),
+        next_action_at=optional_instant(row.due_at),
         stands=[],
         steps=[],
         told_upstream=None,
@@ -157,7 +157,7 @@ def _paused_until(service: Service, row: SagaRow) -> str | None:
     """The end of the pause that holds it; None where none does."""
     way = Way.FORWARD if row.state is SagaState.ACTIVE else Way.BACKWARD
     ends = [p.until for p in service.engine.pauses if p.target == row.peer and way in p.ways]
-    return format_instant(max(ends)) if ends else None
+    return optional_instant(max(ends, default=None))
 
 
 def journal_view(saga_id: str, entries: list[Entry], limit: int | None = None) -> JournalView:

@@ -262,6 +262,11 @@ def format_instant(seconds: float) -> str:
         raise ValueError(f"no date for {seconds!r} seconds since 1970") from None
 
 
+def optional_instant(seconds: float | None) -> str | None:
+    """An instant as `format_instant` has it; None where there is none."""
+    return None if seconds is None else format_instant(seconds)
+
+
 @lru_cache(maxsize=64)
 def _format_second(seconds: int) -> str:
     """Remembered: all instants of a saga lie within a few seconds, and those of others too."""
