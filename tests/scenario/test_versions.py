@@ -44,9 +44,9 @@ async def do(chain: Chain, saga_id: str, verb: str, **order: Any) -> tuple[int, 
     return status, msgspec.json.decode(answer)
 
 
-async def in_doubt(world: World, stage: Any) -> None:
+async def in_doubt(world: World, stage: Any, **options: Any) -> None:
     """A saga of that release whose charge has landed, without an answer, when it goes."""
-    async with world.release(stage) as chain:
+    async with world.release(stage, **options) as chain:
         await chain.script(chain.psp, script="effect-then-hang")
         assert 202 == (await chain.send("s-1", Prefer="wait=0"))[0]
         await chain.until_charged()
@@ -303,11 +303,11 @@ async def test_a_downstream_that_is_gone_for_good_is_given_up_and_the_rest_undon
     assert (1, 0) == await world.standing("psp")
 
 
-async def found(world: World, tmp_path: Path, stage: Any) -> list[tuple[Level, str]]:
+async def found(database: str, stage: Any) -> list[tuple[Level, str]]:
     """The findings of `stage check` about sagas in flight, before that release is deployed."""
     options = {
         "auth": "none",
-        "database": f"sqlite:///{tmp_path / 'payment.db'}",
+        "database": database,
         "downstreams": [f"shipping=http://{HOST}"],
         "externals": [f"{name}=http://{HOST}" for name in ("psp", "psp2")],
     }
@@ -315,33 +315,43 @@ async def found(world: World, tmp_path: Path, stage: Any) -> list[tuple[Level, s
     return [(each.level, each.text) for each in checked.findings if each.about is About.SAGAS]
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A file, and a database on a server."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'payment.db'}"
+    return str(request.getfixturevalue("postgres_url"))
+
+
+@pytest.mark.blocking  # a command on a server reads migrations in a loop of its own
 async def test_sagas_that_a_release_does_not_fit_are_named_before_its_deploy(
-    world: World, tmp_path: Path
+    world: World, database: str
 ) -> None:
     """By version and reason, with the ways out; a release that fits all is not warned of."""
     before = payment()
-    await in_doubt(world, before)
-    assert [] == await found(world, tmp_path, before)
+    await in_doubt(world, before, database=database)
+    assert [] == await found(database, before)
     fits = payment(version=2, to="psp2", step="collect", supersedes=before)
-    assert [] == await found(world, tmp_path, fits)
-    ((level, text),) = await found(world, tmp_path, payment(version=2))
+    assert [] == await found(database, fits)
+    ((level, text),) = await found(database, payment(version=2))
     assert Level.ERROR is level
     assert text.startswith("1 saga of version 1 is in flight, and would be parked")
     assert "supersedes=" in text and "stage resolve" in text
-    ((level, text),) = await found(world, tmp_path, payment(to="psp2"))
+    ((level, text),) = await found(database, payment(to="psp2"))
     assert (Level.ERROR, True) == (level, "was a call to 'psp', and is a call to 'psp2'" in text)
 
 
 async def test_a_way_back_is_said_before_it_is_gone(world: World, tmp_path: Path) -> None:
     """Sagas of the newer release would wait, and a completed one could not be undone."""
+    database = f"sqlite:///{tmp_path / 'payment.db'}"
     before = payment()
     await in_doubt(world, payment(version=2, step="collect", supersedes=before))
-    ((level, text),) = await found(world, tmp_path, before)
+    ((level, text),) = await found(database, before)
     assert Level.WARNING is level
     assert text.startswith("1 saga of version 2 is in flight, and would be left alone")
     async with world.release(payment(version=2, step="collect", supersedes=before)) as chain:
         await chain.until("s-1", lambda saga: saga["state"] == "completed")
-    ((level, text),) = await found(world, tmp_path, payment(version=2))
+    ((level, text),) = await found(database, payment(version=2))
     assert Level.WARNING is level
     assert text.startswith("1 saga of version 2 is completed, and could not be compensated")
     assert "there is no step 'collect'" in text
