@@ -19,6 +19,8 @@ from stage.core.errors import ConfigurationError
 Mark = tuple[int, int, int]
 """The inode, the size, and the instant of the last write in ns."""
 GONE: Final = (0, 0, 0)
+EXPANSION: Final = ".expand."
+"""In the name of a migration on whose schema this release runs too: one may be added."""
 
 
 class CodeFiles:
@@ -31,8 +33,12 @@ class CodeFiles:
 
     def check(self) -> None:
         """Raise ConfigurationError where one was changed, added or removed since."""
-        now = self._look()
-        changed = [each for each in self._marks | now if self._marks.get(each) != now.get(each)]
+        now, before = self._look(), self._marks
+        changed = [
+            each
+            for each in before | now
+            if before.get(each) != now.get(each) and (each in before or EXPANSION not in each)
+        ]
         if changed:
             more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
             raise ConfigurationError(

@@ -316,6 +316,7 @@ class _Parent:
             try:
                 self._check(worker)
             except ConfigurationError as error:
+                worker.started_at = now  # so that it is tried less and less often
                 self._later(worker, str(error))
             else:
                 self._start(worker)
