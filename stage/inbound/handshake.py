@@ -14,6 +14,7 @@ from typing import Protocol
 
 from stage.inbound.kernel_queue import left_in_kernel
 from stage.inbound.tls import ListenerTls
+from stage.inbound.tls_alert import ACCEPTED
 
 NO_DESCRIPTOR_SECONDS = 0.1
 """The pause after a connection that could not be accepted: there is no descriptor for it."""
@@ -60,6 +61,7 @@ class Handshake:
     ) -> None:
         """Come to a secure connection, whose protocol is the server's."""
         in_force, failure = tls.in_force, "it gave way"
+        ACCEPTED.set(self._accepted)  # in this task alone
         try:
             transport, _ = await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: server.secure(in_force.trust),

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import msgspec
 
 from stage.core.errors import ConfigurationError
+from stage.inbound.tls_alert import AlertingContext
 from stage.ports.certificates import (
     MINIMUM,
     FileState,
@@ -192,7 +193,7 @@ def _in_force(pair: Pair, trusted: Trusted) -> InForce:
 
 
 def _context() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = AlertingContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = MINIMUM
     context.set_alpn_protocols(("http/1.1",))
     return context

@@ -15,10 +15,16 @@ from aiohttp.http import HttpProcessingError
 
 from stage.ports.stage import Lost
 
+
+class NeverWritten(aiohttp.ClientConnectionResetError):
+    """The connection had ended before the first byte of the request."""
+
+
 CERTAIN: tuple[type[BaseException], ...] = (
     aiohttp.ClientConnectorError,  # refused, unreachable, no such name, no TLS
     aiohttp.ConnectionTimeoutError,  # no connection within the time: nothing was written
     aiohttp.InvalidURL,
+    NeverWritten,
 )
 EXPECTED: tuple[type[BaseException], ...] = (
     aiohttp.ClientError,

@@ -19,7 +19,7 @@ from aiohttp.connector import Connection
 from aiohttp.http import HttpProcessingError
 from yarl import URL
 
-from stage.outbound.classify import EXPECTED, classify_exception
+from stage.outbound.classify import EXPECTED, NeverWritten, classify_exception
 from stage.ports.stage import Answer, Lost
 from stage.ports.time_limit import TimeLimit
 from stage.wire.http import encode_head
@@ -179,7 +179,7 @@ async def _converse(
     )
     transport = protocol.transport
     if transport is None or transport.is_closing():
-        raise aiohttp.ClientConnectionResetError("the connection is closed")
+        raise NeverWritten("the connection is closed") from protocol.exception()
     # The peer need not take it all first: it may answer before, and that counts.
     transport.write(head + body)
     message, content = await protocol.read()

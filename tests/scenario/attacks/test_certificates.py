@@ -25,8 +25,10 @@ from stage.inbound.aiohttp_connection import ServerLimits
 from stage.inbound.aiohttp_runner import BoundedRunner
 from stage.inbound.aiohttp_server import Reports
 from stage.inbound.tls import ListenerFiles, ListenerTls
+from stage.outbound.transport import Transport
 from stage.ports.connection import Connection
 from stage.ports.operator import Operator, Role
+from stage.ports.stage import Lost
 from tests.certificates import DAY, Authority
 from tests.kits import Strikes
 from tests.scenario.attacks.names import bearer, token_of, write_accepted
@@ -34,6 +36,7 @@ from tests.scenario.chain import AT, HOST, ORDER
 
 Pair = tuple[Path, Path]
 SECONDS = 0.5
+SECONDS_MAX = 10.0
 
 
 class Served:
@@ -193,6 +196,20 @@ def defects(folder: Path, ca: Authority) -> dict[str, Pair | None]:
         "of two peers": ca.sign("two", "order", "spiffe://example/web"),
         "of an operator by its own name": ca.sign("kim", "kim"),
     }
+
+
+@pytest.mark.parametrize("defect", ["expired", "another authority's"])
+async def test_a_stage_whose_certificate_is_refused_knows_that_nothing_happened(
+    served: Served, tmp_path: Path, defect: str
+) -> None:
+    """The listener says why, also to a request that has left: its sender is in no doubt."""
+    transport = Transport()
+    await transport.open()
+    context = served.context(defects(tmp_path, served.ca)[defect])
+    url = f"{served.url}/sagas/s-1"
+    lost = await transport.send("GET", url, headers=[], body=b"", timeout=SECONDS_MAX, tls=context)
+    await transport.close()
+    assert isinstance(lost, Lost) and (True, True) == (lost.certain, lost.denied), lost
 
 
 @pytest.mark.kit("F17")

@@ -250,6 +250,30 @@ async def test_a_refused_connection_is_certain(unused_tcp_port: int, transport: 
     assert (True, "refused") == (lost.certain, lost.error)
 
 
+async def test_a_connection_that_ends_before_the_first_byte_is_certain() -> None:
+    """Nothing was written, so that nothing can have happened."""
+    ended = asyncio.Event()
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+        await writer.wait_closed()
+        ended.set()
+
+    async def until_ended() -> None:
+        await ended.wait()
+        for _ in range(10):
+            await asyncio.sleep(0)  # the event loop hears of it
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/charges"
+    transport = Transport(until_ended)
+    await transport.open()
+    async with server:
+        lost = await transport.send("POST", url, headers=[], body=b"{}", timeout=SECONDS)
+    await transport.close()
+    assert isinstance(lost, Lost) and lost.certain and lost.reason.startswith("not sent: "), lost
+
+
 async def test_a_connection_that_does_not_come_about_in_time_is_certain(
     peer: Peer, transport: Transport
 ) -> None:
