@@ -10,6 +10,7 @@ import asyncio
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +19,7 @@ from temporalio.client import Client
 from temporalio.service import TLSConfig
 
 from stage.core.errors import ConfigurationError
+from stage.ports.certificates import Shows, read_pair
 
 LOOK_SECONDS = 1.0
 """How often the files are looked at."""
@@ -35,11 +37,10 @@ class TemporalFiles(msgspec.Struct, frozen=True, kw_only=True):
 
     def check(self) -> None:
         """Raises ConfigurationError with the fix, for what would never be let in."""
-        self.check_tls()
+        self._check_tls()
         _check("temporal_api_key_file", self.api_key_file, self.api_key)
 
-    def check_tls(self) -> None:
-        """As `check`, for the certificates alone."""
+    def _check_tls(self) -> None:
         if self.client_key and not self.client_cert:
             raise ConfigurationError(
                 "temporal_client_key is set, and temporal_client_cert is not: add the certificate"
@@ -70,6 +71,23 @@ class TemporalFiles(msgspec.Struct, frozen=True, kw_only=True):
             client_cert=_bytes(self.client_cert),
             client_private_key=_bytes(self.client_key),
         )
+
+    def renewed(self, former: TLSConfig) -> TLSConfig:
+        """As `tls` now. Authorities and certificate stand by themselves.
+
+        Where one of the two is away, half written or expired, it is that of before.
+        """
+        found = former
+        with suppress(OSError, ValueError):  # SSLError is an OSError
+            if ca := _bytes(self.ca_file):
+                judge = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+                judge.load_verify_locations(cadata=ca.decode("ascii", "ignore"))
+                found = replace(found, server_root_ca_cert=ca)
+        with suppress(OSError, ValueError):
+            if self.client_cert:
+                pair = read_pair(self.client_cert, self.client_key, Shows.CLIENT)
+                found = replace(found, client_cert=pair.cert, client_private_key=pair.key)
+        return found
 
     def api_key(self) -> str | None:
         """None without one. Raises OSError, ValueError."""
@@ -128,17 +146,13 @@ class FreshClient:
             key = await asyncio.to_thread(self._files.api_key)
             if key != self.client.api_key:
                 self.client.api_key = key
-        with suppress(OSError, ConfigurationError):
-            tls = await asyncio.to_thread(self._read_tls)
+        if self._tls is not None:
+            tls = await asyncio.to_thread(self._files.renewed, self._tls)
             if tls != self._tls:
                 return await self._renew(tls, self.client.api_key)
         return False
 
-    def _read_tls(self) -> TLSConfig | None:
-        self._files.check_tls()
-        return self._files.tls()
-
-    async def _renew(self, tls: TLSConfig | None, key: str | None) -> bool:
+    async def _renew(self, tls: TLSConfig, key: str | None) -> bool:
         """Connect with new certificates; the former client stays where that fails."""
         try:
             async with asyncio.timeout(CONNECT_SECONDS_MAX):

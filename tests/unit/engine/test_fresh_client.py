@@ -127,3 +127,26 @@ async def test_a_new_api_key_is_shown_beside_certificates_that_cannot_be_used(
     renew()
     assert await fresh.refresh()
     assert "third" == fresh.client.api_key
+
+
+async def test_authorities_and_certificate_are_renewed_each_by_itself(
+    temporal: Temporal, renew: Callable[..., tuple[Path, Path]], tmp_path: Path
+) -> None:
+    """The one beside which the other cannot be used, and neither with half of itself."""
+    cert, key = renew()
+    ca = tmp_path / "trusted"
+    first = (tmp_path / "ca.pem").read_bytes()
+    ca.write_bytes(first)
+    fresh = temporal.fresh(ca_file=ca, client_cert=cert, client_key=key)
+    await fresh.open()
+    whole = cert.read_bytes()
+    cert.write_bytes(whole[:200])
+    ca.write_bytes(both := first + first)
+    assert await fresh.refresh()
+    renew()
+    for wrong in (b"", first[:200]):
+        ca.write_bytes(wrong)
+        await fresh.refresh()
+    assert not await fresh.refresh()
+    made = [(tls.server_root_ca_cert, tls.client_cert) for tls, _ in temporal.made if tls]
+    assert [(first, whole), (both, whole), (both, cert.read_bytes())] == made
