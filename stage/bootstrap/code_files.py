@@ -16,9 +16,12 @@ from typing import Final
 
 from stage.core.errors import ConfigurationError
 
-Mark = tuple[int, int, int]
-"""The inode, the size, and the instant of the last write in ns."""
-GONE: Final = (0, 0, 0)
+Mark = tuple[int, int]
+"""The size, and the instant of the last write in ns: as Python knows whether a module has changed.
+
+Not the inode: some file systems of containers give a file another one after a while.
+"""
+GONE: Final = (0, 0)
 EXPANSION: Final = ".expand."
 """In the name of a migration on whose schema this release runs too: one may be added."""
 
@@ -68,4 +71,4 @@ def _mark_of(path: str) -> Mark:
         found = os.stat(path)
     except OSError:
         return GONE  # also within an archive
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return found.st_size, found.st_mtime_ns
