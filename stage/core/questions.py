@@ -259,6 +259,14 @@ def past_pivot(plan: Plan, saga: Saga) -> bool:
     return known is not None and known.phase is Phase.SUCCEEDED
 
 
+def pivot_given_up(plan: Plan, saga: Saga) -> bool:
+    """True once a person has given up a pivot that has happened, or may have."""
+    if plan.pivot is None:
+        return False
+    known = saga.steps.get(plan.steps[plan.pivot].name)
+    return known is not None and known.phase is Phase.COMPENSATION_FAILED
+
+
 def pivot_undecided(plan: Plan, saga: Saga) -> bool:
     """True while nobody knows whether the pivot has happened, so that neither way is open."""
     if plan.pivot is None:

@@ -25,7 +25,14 @@ from msgspec.structs import replace
 
 from stage.core import events as e
 from stage.core.age import age_at
-from stage.core.questions import PROBES_NOT_THERE_MIN, is_in_flight, past_pivot, steps_in_flight
+from stage.core.questions import (
+    PROBES_NOT_THERE_MIN,
+    is_in_flight,
+    past_pivot,
+    pivot_given_up,
+    pivot_undecided,
+    steps_in_flight,
+)
 from stage.core.saga import Saga, StepState
 from stage.core.states import EXTERNAL_KINDS, Phase, SagaState, Tell
 from stage.core.steps import Plan, Step
@@ -120,7 +127,15 @@ def _refuse_resolve(plan: Plan, saga: Saga, verb: e.Resolved) -> str | None:
         return (
             f"the undo of {verb.step!r} neither failed nor waits; those that do: {', '.join(names)}"
         )
+    if verb.step and pivot_undecided(plan, saga):
+        return f"{_UNDECIDED} or resolve all of it"
     return None
+
+
+_UNDECIDED = (
+    "nobody knows whether its pivot has happened, and the rest would be undone around it: settle"
+    " the pivot first,"
+)
 
 
 def _resolvable(plan: Plan, saga: Saga) -> list[str]:
@@ -152,6 +167,8 @@ def _refuse_abandon(plan: Plan, saga: Saga, verb: e.Abandoned) -> str | None:
         return f"nothing of step {verb.step!r} has to be undone; of these: {', '.join(left)}"
     if verb.step and past_pivot(plan, saga):
         return "it is behind its pivot, where no step is undone: abandon it whole"
+    if verb.step and pivot_undecided(plan, saga):
+        return f"{_UNDECIDED} or abandon it whole"
     return None
 
 
@@ -258,7 +275,7 @@ def _retry(plan: Plan, saga: Saga, verb: e.Retried) -> Saga:
     age = age_at(saga, verb.at)
     steps = {
         name: step
-        if _was_rejected(plan, saga, step)
+        if _was_rejected(plan, saga, step) or _stays_given_up(plan, saga, name)
         else _forgive(_anew(plan, name, step, verb), verb.at, age, saga.state)
         for name, step in saga.steps.items()
     }
@@ -286,6 +303,17 @@ def _was_rejected(plan: Plan, saga: Saga, step: StepState) -> bool:
     Behind the pivot, which a restore can leave ahead of its approval, there is no other way.
     """
     return step.asked and step.phase is Phase.REFUSED and not past_pivot(plan, saga)
+
+
+def _stays_given_up(plan: Plan, saga: Saga, name: str) -> bool:
+    """True of an undo that failed for good, and that no further try can make.
+
+    A step without a compensation has none, and would not be listed any more. Around a pivot that
+    was given up nothing is undone either, because it may have happened: a person resolves it.
+    """
+    if saga.steps[name].phase is not Phase.COMPENSATION_FAILED:
+        return False
+    return not plan.step(name).compensatable or pivot_given_up(plan, saga)
 
 
 def _anew(plan: Plan, name: str, step: StepState, verb: e.Retried) -> StepState:

@@ -1,0 +1,102 @@
+"""A step that a person gave up is never forgotten, nor is anything undone around such a pivot."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+
+from stage.core import events as e
+from stage.core.commands import Record
+from stage.core.machine import decide, evolve
+from stage.core.saga import Saga
+from stage.core.states import ParkCause, SagaState
+from stage.core.steps import Plan, Step, StepKind, plan_of
+from stage.core.verbs import refuse_verb
+from tests.unit.core.world import ONE
+
+HOLD = Step(name="hold", kind=StepKind.CALL, peer="bank", compensatable=True)
+PAY = Step(name="pay", kind=StepKind.CALL, peer="bank", pivot=True)
+SHIP = Step(name="ship", kind=StepKind.CALL, peer="parcels")
+PLAN = plan_of("payout", (HOLD, PAY, SHIP))
+HELD: tuple[e.Event, ...] = (
+    e.Accepted(at=0.0, deadline=60.0, upstream="order"),
+    e.StepStarted(at=0.0, step="hold", attempt=1),
+    e.StepSucceeded(at=1.0, step="hold", result=ONE),
+    e.StepStarted(at=1.0, step="pay", attempt=1),
+)
+IN_DOUBT = (
+    e.StepInDoubt(at=2.0, step="pay", reason="timeout"),
+    e.Parked(at=3.0, cause=ParkCause.PIVOT_IN_DOUBT, reason="nobody knows"),
+)
+BEHIND = (
+    e.StepSucceeded(at=2.0, step="pay", result=ONE),
+    e.StepStarted(at=2.0, step="ship", attempt=1),
+    e.StepRefused(at=3.0, step="ship", reason="no such street"),
+    e.Parked(at=3.0, cause=ParkCause.BEHIND_PIVOT, reason="no such street"),
+)
+ABANDONED = e.Abandoned(at=10.0, actor="kim", why="the bank is gone", step="")
+RETRIED = e.Retried(at=20.0, actor="kim", why="all of them again")
+
+
+def fold(*events: e.Event, plan: Plan = PLAN, saga: Saga | None = None) -> Saga:
+    saga = saga or Saga(id="s-1")
+    for event in events:
+        saga = evolve(plan, saga, event)
+    return saga
+
+
+def ended(saga: Saga, at: float, plan: Plan = PLAN) -> tuple[Saga, tuple[str, ...]]:
+    """The saga as its next decision ends it, and what that says stands."""
+    (end,) = decide(plan, saga, at)
+    assert isinstance(end, Record) and isinstance(end.event, e.FailedToCompensate)
+    return fold(end.event, plan=plan, saga=saga), end.event.stands
+
+
+@pytest.mark.parametrize("pivot", [IN_DOUBT, BEHIND], ids=["in doubt", "behind it"])
+def test_a_retry_undoes_nothing_around_a_pivot_that_was_given_up(
+    pivot: tuple[e.Event, ...],
+) -> None:
+    """It released what a payout had been made from, and said that nothing stood."""
+    saga, stands = ended(fold(*HELD, *pivot, ABANDONED), 10.0)
+    assert ("hold", "pay") == stands
+
+    saga, stands = ended(fold(RETRIED, saga=saga), 20.0)
+
+    assert ("hold", "pay") == stands
+    assert SagaState.FAILED_TO_COMPENSATE is saga.state
+    resolved = e.Resolved(at=30.0, actor="kim", why="both by hand")
+    (over,) = decide(PLAN, fold(resolved, saga=saga), 30.0)
+    assert Record(event=e.Compensated(at=30.0)) == over
+
+
+def test_a_retry_keeps_a_doubt_that_nothing_can_undo() -> None:
+    """A call without a compensation is given up with the others, and has nothing to try again."""
+    fee = Step(name="fee", kind=StepKind.CALL, peer="tax", idempotent=False)
+    plan = plan_of("payout", (HOLD, fee))
+    doubt = (
+        replace(HELD[3], step="fee"),
+        replace(IN_DOUBT[0], step="fee"),
+        replace(IN_DOUBT[1], cause=ParkCause.IN_DOUBT),
+    )
+    saga, stands = ended(fold(*HELD[:3], *doubt, ABANDONED, plan=plan), 10.0, plan)
+    assert ("hold", "fee") == stands
+
+    again = (
+        RETRIED,
+        e.CompensationStarted(at=20.0, step="hold", attempt=1),
+        e.CompensationSucceeded(at=21.0, step="hold"),
+    )
+    _, stands = ended(fold(*again, plan=plan, saga=saga), 21.0, plan)
+
+    assert ("fee",) == stands
+
+
+@pytest.mark.parametrize("step", ["hold", "pay"])
+def test_no_step_alone_is_given_up_while_the_pivot_is_in_doubt(step: str) -> None:
+    """The others would be undone around a pivot that may have happened."""
+    saga = fold(*HELD, *IN_DOUBT)
+
+    refused = refuse_verb(PLAN, saga, replace(ABANDONED, step=step))
+
+    assert refused is not None and "settle the pivot first" in refused
+    assert refuse_verb(PLAN, saga, ABANDONED) is None
