@@ -668,7 +668,7 @@ def _hear(plan: Plan, saga: Saga, event: e.Webhook) -> Saga:
     That it landed outweighs that it did not, in whatever order the two arrive.
     """
     step = saga.steps.get(event.step)
-    if step is None:
+    if step is None or saga.forgotten:
         return saga
     if step.phase not in _HEARING and not _contradicts(plan, saga, step, event):
         return saga
@@ -678,14 +678,15 @@ def _hear(plan: Plan, saga: Saga, event: e.Webhook) -> Saga:
 
 
 def _contradicts(plan: Plan, saga: Saga, step: StepState, event: e.Webhook) -> bool:
-    """Whether it says that a call landed which was refused: that can be undone, whenever it comes.
+    """Whether it says that a call landed which was refused, whenever it comes.
 
-    A step that was undone is left alone: its webhook may only have been late.
+    That can be undone, or it is the pivot, around which something may have been undone. A step that
+    was undone is left alone: its webhook may only have been late.
     """
-    if not isinstance(event, e.WebhookFound) or saga.forgotten:
+    if not isinstance(event, e.WebhookFound):
         return False
-    refused = step.phase is Phase.REFUSED and step.result is None
-    return refused and plan.step(event.step).compensatable
+    refused, rules = step.phase is Phase.REFUSED and step.result is None, plan.step(event.step)
+    return refused and (rules.compensatable or rules.pivot)
 
 
 def heard_before(plan: Plan, saga: Saga, event: e.Webhook) -> bool:
@@ -709,18 +710,38 @@ def _settle_by_webhook(plan: Plan, saga: Saga, at: float) -> Saga:
             continue  # its answer counts first
         waits = step.phase in _HEARING
         match word:
-            case e.WebhookFound() if waits:
-                found = e.ProbeFound(at=at, step=name, result=word.result)
-                saga = _unparked(_succeed(plan, saga, found))
-            case e.WebhookFound() if step.phase is Phase.REFUSED:
-                # The answer says no and the webhook yes: it is undone, as it may stand (rule 6).
-                saga = _put(saga, name, replace(step, doubted=True, result=word.result))
-                saga = _taken_up(saga)
+            case e.WebhookFound() if waits or step.phase is Phase.REFUSED:
+                saga = _land(plan, saga, word, at)
             case e.WebhookRefused() if waits:
                 no = e.ProbeRefused(at=at, step=name, reason=word.reason)
                 saga = _unparked(_refused_there(saga, no))
         saga = replace(saga, heard={key: each for key, each in saga.heard.items() if key != name})
     return saga
+
+
+def _land(plan: Plan, saga: Saga, word: e.WebhookFound, at: float) -> Saga:
+    """An API says that its call landed. On the way back, and behind it, that is to be undone."""
+    name, step, rules = word.step, saga.steps[word.step], plan.step(word.step)
+    if rules.pivot and saga.state is not SagaState.ACTIVE:
+        return _taken_up(_put(saga, name, _landed_after_all(step, word)))
+    if step.phase is Phase.REFUSED and not rules.pivot:
+        # The answer says no and the webhook yes: it is undone, as it may stand (rule 6).
+        return _taken_up(_put(saga, name, replace(step, doubted=True, result=word.result)))
+    found = e.ProbeFound(at=at, step=name, result=word.result)
+    saga = _unparked(_succeed(plan, saga, found))
+    return _taken_up(saga) if rules.compensatable else saga
+
+
+def _landed_after_all(step: StepState, word: e.WebhookFound) -> StepState:
+    """A pivot that landed although the saga turned back for its no: a person has to undo it."""
+    return replace(
+        step,
+        phase=Phase.COMPENSATION_FAILED,
+        doubted=False,
+        may_come=False,
+        result=word.result,
+        error="its API said no, and then that it had landed: nothing here can undo it",
+    )
 
 
 def _taken_up(saga: Saga) -> Saga:

@@ -119,8 +119,8 @@ async def _saga_of(service: Service, heard: Heard) -> Snapshot | None:
 
 
 def _waits_for(service: Service, saga: Saga, heard: Heard) -> bool:
-    """Whether that saga is meant by a number. A refused order may be tried again as another."""
-    if saga.steps[heard.event.step].phase is Phase.REFUSED:
+    """Whether that saga is meant by a number. A failed order may be tried again as another."""
+    if saga.ended or saga.steps[heard.event.step].phase is Phase.REFUSED:
         return False
     return not heard_before(saga.under(service.participant.plan), saga, heard.event)
 

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from stage.core import events as e
 from stage.core.commands import AttemptKind, Do, Record
 from stage.core.machine import decide, evolve, heard_before
+from stage.core.questions import standing_apart
 from stage.core.saga import Saga
 from stage.core.states import ParkCause, Phase, SagaState
 from stage.core.steps import Step, StepKind, plan_of
@@ -222,3 +223,80 @@ def test_a_word_behind_a_no_that_can_change_nothing_is_not_kept(kind: str) -> No
     if kind == "without an undo":
         plan = plan_of("payment", (replace(CHARGE, compensatable=False),))
     assert heard_before(plan, saga, word)
+
+
+# --- a yes that comes when all is over, of a pivot as well ---
+
+HOLD = replace(CHARGE, name="hold")
+PAY = replace(CHARGE, name="pay", compensatable=False, pivot=True)
+PAYOUT = plan_of("payout", (HOLD, PAY))
+HELD: tuple[e.Event, ...] = (
+    BEGUN[0],
+    e.StepStarted(at=0.0, step="hold", attempt=1),
+    e.StepSucceeded(at=1.0, step="hold", result=ONE),
+    e.StepStarted(at=1.0, step="pay", attempt=1),
+)
+HOLD_UNDONE = (
+    e.CompensationStarted(at=7.0, step="hold", attempt=1),
+    e.CompensationSucceeded(at=8.0, step="hold"),
+)
+PAID = replace(LANDED, step="pay")
+
+
+def payout(*events: e.Event) -> Saga:
+    saga = Saga(id="s-1")
+    for event in (*HELD, *events):
+        saga = evolve(PAYOUT, saga, event)
+    return saga
+
+
+@pytest.mark.parametrize("over", [False, True], ids=["on the way back", "over"])
+@pytest.mark.parametrize("no", ["refused", "for now"])
+def test_a_pivot_that_landed_behind_its_no_is_reported(no: str, over: bool) -> None:
+    """Nothing can undo it: it was acknowledged, and the saga said that nothing stood."""
+    said: tuple[e.Event, ...] = (replace(NO, step="pay"),)
+    if no == "for now":
+        said = (
+            e.StepTransient(at=2.0, step="pay", reason="429", may_come=True),
+            *(e.ProbeStarted(at=3.0, step="pay"), e.ProbeNotThere(at=3.0, step="pay")),
+            *(e.ProbeStarted(at=5.0, step="pay"), e.ProbeNotThere(at=5.0, step="pay")),
+        )
+    back = e.TurnedBack(at=6.0, step="pay", reason="declined")
+    undone = (*HOLD_UNDONE, e.Compensated(at=8.0)) if over else HOLD_UNDONE
+    saga = payout(*said, back, *undone)
+    assert not heard_before(PAYOUT, saga, PAID)
+    saga = evolve(PAYOUT, saga, PAID)
+
+    (end,) = decide(PAYOUT, saga, 20.0)
+    assert Record(event=e.FailedToCompensate(at=20.0, stands=("pay",))) == end
+    saga = evolve(PAYOUT, saga, end.event)
+    assert (("pay",), ()) == standing_apart(PAYOUT, saga)
+    assert ParkCause.FAILED_TO_COMPENSATE is saga.parked_cause
+    assert heard_before(PAYOUT, saga, PAID)
+
+
+@pytest.mark.parametrize("when", ["before the answer", "while it waits for a person"])
+def test_a_pivot_that_landed_before_anything_was_undone_goes_forward(when: str) -> None:
+    """Its API says so: neither its answer's no nor a person is needed."""
+    no = replace(NO, step="pay")
+    saga = payout(replace(PAID, at=5.0), no)
+    if when != "before the answer":
+        doubt = e.StepInDoubt(at=2.0, step="pay", reason="timeout")
+        parked = e.Parked(at=6.0, cause=ParkCause.PIVOT_IN_DOUBT, reason="looked at by hand")
+        again = e.StepStarted(at=3.0, step="pay", attempt=2)
+        saga = evolve(PAYOUT, payout(doubt, again, no, parked), PAID)
+
+    assert (Phase.SUCCEEDED, "") == (saga.steps["pay"].phase, saga.parked)
+    (end,) = decide(PAYOUT, saga, 20.0)
+    assert isinstance(end, Record) and isinstance(end.event, e.Completed)
+
+
+def test_a_yes_behind_a_certain_no_is_undone_where_the_saga_is_over() -> None:
+    """A code that the author vouches for was a gateway's, and the call stood in what was over."""
+    certain = e.StepTransient(at=6.0, step="charge", reason="answered 503")
+    saga = fold(*BEGUN, certain, *UNDONE)
+    assert not heard_before(PLAN, saga, LANDED)
+    saga = fold(LANDED, saga=saga)
+
+    assert (SagaState.COMPENSATING, ONE) == (saga.state, saga.steps["charge"].result)
+    assert (UNDO,) == decide(PLAN, saga, 20.0)
