@@ -39,15 +39,18 @@ async function run(id, inDoubt) {
       return;
     }
     const over = ["409 compensated", "409 not_executed", "410 compensated", "410 not_executed"];
-    const rejected = [400, 413, 415, 422, 504].map((code) => `${code} not_executed`);
+    // What nobody could read names no saga, and a copy of it may have been read.
+    const refusals = answer.word.saga_id === id ? [400, 413, 415, 422, 504] : [504];
+    const rejected = refusals.map((code) => `${code} not_executed`);
     if ([...over, ...rejected].includes(said)) {
       if (!inDoubt) return undone(id);
       break;
     }
     if (["401 not_executed", "403 not_executed"].includes(said)) {
       console.error(`${id}: ${status}: an operator has to look at our token`);
-    } else if (answer.lost !== "never sent") {
-      inDoubt = true; // 202, 429 and 503 too: it runs there, or a copy on its way may be accepted
+    }
+    if (answer.lost !== "never sent") {
+      inDoubt = true; // 202, 401, 403, 429 and 503 too: it runs there, or a copy may be accepted
     }
     if (said === "202 in_progress") await ended(id, answer.location, left);
     else if (NOES.includes(status)) break;

@@ -80,6 +80,9 @@ SELDOM: dict[str, tuple[float, float]] = {
     # that has all that was answered takes its place, or one that lacks the last commits
     "failover": (0.02, 0.1),
     "failover_lossy": (0.005, 0.03),
+    # of a stage, in events a second: for a while some of its replicas lack the key of its upstream,
+    # and a gateway that asks a second one gives the 401 of that
+    "key_rotated": (0.02, 0.2),
 }
 """Faults that change most of a world, in few of them; they have dice of their own."""
 SELDOM_SHARE = 0.12

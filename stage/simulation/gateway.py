@@ -32,6 +32,11 @@ OF_ANOTHER_SAGA = (
     (410, Outcome.COMPENSATED),
 )
 """True answers that a gateway gives to the wrong caller."""
+OF_ANOTHER_REPLICA = tuple(
+    (code, Outcome.NOT_EXECUTED) for code in (400, 401, 403, 404, 415, 429, 503)
+)
+"""True answers of a replica which the gateway asked second: it refuses what it did not look at, for
+its key, its state or what the gateway made of the request. The first one may have the saga."""
 API_CODES = (200, 400, 401, 403, 404, 409, 410, 422, 429, 502, 503, 504)
 """The answers of gateways in front of an API, whether or not it was asked: it may have acted.
 
@@ -52,11 +57,19 @@ def page(random: Random, saga: str) -> Answer:
             body = msgspec.json.encode({"message": "no route", "code": status})
             return Answer(status=status, headers=(*JSON, *retry), body=body)
         case 2:
-            status, outcome = random.choice(OF_ANOTHER_SAGA)
-            about = {"saga_id": f"{saga}-other", "outcome": outcome}
+            replica = random.random() < 0.5
+            status, outcome = random.choice(OF_ANOTHER_REPLICA if replica else OF_ANOTHER_SAGA)
+            about: dict[str, str] = {} if replica else {"saga_id": f"{saga}-other"}
+            about["outcome"] = outcome
             return Answer(status=status, headers=(*JSON, *retry), body=msgspec.json.encode(about))
         case _:
             return Answer(status=status, headers=(*HTML, *retry), body=PAGE)
+
+
+def without_key(random: Random) -> Answer:
+    """The word of a second replica that does not know the key; the first one may have the saga."""
+    body = msgspec.json.encode({"outcome": Outcome.NOT_EXECUTED})
+    return Answer(status=random.choice((401, 403)), headers=JSON, body=body)
 
 
 def away(random: Random) -> Answer:

@@ -78,6 +78,8 @@ AGREED_UNDO: dict[int, tuple[Outcome, ...]] = {
     410: (Outcome.COMPENSATED, Outcome.NOT_EXECUTED, Outcome.UNKNOWN),
 }
 """The outcomes that agree with the code of an answer to `compensate` (protocol 3.4)."""
+REJECTED = frozenset({400, 413, 415, 422})
+"""A no to a request that could not be read is about a saga only where it names that."""
 GONE = 410
 IN_DOUBT = frozenset({400, 409, 410, 413, 415, 422})
 """A no in doubt, where the body does not say so: it is compensated, not repeated."""
@@ -94,7 +96,7 @@ def own_word(
         return None
     try:
         stated = msgspec.json.decode(answer.body)
-        if stated.get("saga_id", saga) != saga:
+        if stated.get("saga_id", "" if answer.status in REJECTED else saga) != saga:
             return None
         outcome = Outcome(stated["outcome"])
     except (msgspec.DecodeError, AttributeError, KeyError, ValueError):

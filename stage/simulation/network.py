@@ -84,6 +84,8 @@ class Network:
         """Names that take no connection: nothing sent to them arrives, for certain."""
         self.out: dict[str, str] = {}
         """Names that are away for long, and what is heard of them: OUT_REFUSED, ..."""
+        self.rotating: set[str] = set()
+        """Stages of which some replicas lack a key."""
         self._about: Counter[str] = Counter()
         self._numbers: dict[tuple[str, str, str], int] = {}
         self._sent = 0
@@ -294,6 +296,8 @@ class _Passage:
         """The answer of a gateway in place of the target."""
         if self._target in self._network._apis:
             answer = gateway.page_of_api(self._network.random)
+        elif self._target in self._network.rotating:
+            answer = gateway.without_key(self._network.random)
         else:
             answer = gateway.page(self._network.random, self._saga)
         self._tell(f"(a gateway says {answer.status})")

@@ -59,6 +59,7 @@ class Weather:
             often("clock_jump", node.jump)
             often("store_away", partial(self._away, node.disk))
             often("disk_full", partial(self._full, node.disk))
+            often("key_rotated", partial(self._rotate, node.name))
             if (shared := node.disk.shared) is not None:
                 often("failover", partial(failovers.promote, node, shared))
                 often("failover_lossy", partial(failovers.lose_commits, node, shared))
@@ -98,6 +99,13 @@ class Weather:
         model.unrouted = False
         self._books.tell("", model.name, "its gateway has the route again")
 
+    async def _rotate(self, stage: str) -> None:
+        self._books.tell("", stage, "some replicas lack a key")
+        self._network.rotating.add(stage)
+        await asyncio.sleep(self._random.uniform(*AWAY_SECONDS))
+        self._network.rotating.discard(stage)
+        self._books.tell("", stage, "all replicas have the key")
+
     async def _outage(self) -> None:
         name = self._random.choice(self._network.names)
         how = self._random.choice((OUT_REFUSED, OUT_SILENT, OUT_PAGES))
@@ -129,6 +137,7 @@ class Weather:
         self._books.tell("", "world", "no more faults")
         self._faults.on = False
         self._network.cut.clear()
+        self._network.rotating.clear()
         for model in self._models:
             model.away = model.unrouted = False
         for node in self._nodes:

@@ -32,12 +32,13 @@ class ReplyKind(StrEnum):
     REFUSED = "refused"
     """The saga is over there, and nothing of it stands."""
     REJECTED = "rejected"
-    """This request was rejected before any effect; an earlier one may have landed."""
+    """This request for this saga was rejected before any effect; an earlier one may have landed."""
     GONE = "gone"
     NOT_NOW = "not_now"
-    """Certainly nothing happened; the same request may be accepted later."""
+    """Nothing happened for this answer; the same request, or a copy of it, may be accepted."""
     NOT_ALLOWED = "not_allowed"
-    """The key is wrong or was rotated: as NOT_NOW, and the operator is notified."""
+    """The key is wrong or was rotated: as NOT_NOW, and the operator is notified. Another replica
+    may know the key, and have the saga."""
     TOO_LATE = "too_late"
     IN_DOUBT = "in_doubt"
     """A no that is not in the neighbour's own word: not repeated, compensated there first."""
@@ -99,7 +100,8 @@ COMPENSATE_REPLIES: dict[tuple[int, Outcome], CompensateReplyKind] = {
 AWAY_CODES = frozenset({401, 403, 408, 425, 429})
 """Beside the 5xx: a gateway gives them for a neighbour that is away, slow, or locked to us."""
 
-UNSERVED_CODES = frozenset({404, 405, 501})
+NOT_FOUND = 404
+UNSERVED_CODES = frozenset({NOT_FOUND, 405, 501})
 """Without an outcome: of a neighbour that shows no sagas, or of a gateway in its place."""
 SAGA_VIEW_REPLIES: dict[int, dict[str, ReplyKind]] = {
     200: {
@@ -156,11 +158,26 @@ def own_word(body: bytes, saga_id: str) -> Outcome | None:
         return None
 
 
+def names_saga(body: bytes, saga_id: str) -> bool:
+    """Whether the answer says that it is about this saga."""
+    try:
+        return decode_object(body, DEFAULT_LIMITS).get("saga_id") == saga_id
+    except WireError:
+        return False
+
+
 def kind_of_reply(status: int, body: bytes, saga_id: str) -> ReplyKind:
-    """The meaning of an answer to `POST /sagas`. Only the neighbour's own word is believed."""
+    """The meaning of an answer to `POST /sagas`. Only the neighbour's own word is believed.
+
+    Its no to a request that it could not read is no word on the saga, unless it names that: the one
+    that could read it may have it (decision 0093).
+    """
     outcome = own_word(body, saga_id)
-    if outcome is not None and (status, outcome) in REPLIES:
-        return REPLIES[status, outcome]
+    kind = None if outcome is None else REPLIES.get((status, outcome))
+    if kind is ReplyKind.REJECTED and not names_saga(body, saga_id):
+        kind = None
+    if kind is not None:
+        return kind
     return ReplyKind.IN_DOUBT if status in IN_DOUBT_CODES else ReplyKind.UNKNOWN
 
 
@@ -182,8 +199,8 @@ def kind_of_saga_view(status: int, body: bytes, saga_id: str) -> ReplyKind:
     if status not in SAGA_VIEW_REPLIES:
         return ReplyKind.UNKNOWN
     outcome = own_word(body, saga_id)
-    if outcome is None:
-        return ReplyKind.UNKNOWN
+    if outcome is None or (status == NOT_FOUND and not names_saga(body, saga_id)):
+        return ReplyKind.UNKNOWN  # a 404 of the path, and not of the saga
     return SAGA_VIEW_REPLIES[status].get(outcome, ReplyKind.UNKNOWN)
 
 

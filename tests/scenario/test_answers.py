@@ -18,6 +18,7 @@ NO_IN_DOUBT = [
     (409, '{"outcome":"executed"}'),
     (409, '{"outcome":"unknown","stands":["parcel"]}'),
     (422, '{"saga_id":"s-1","outcome":"executed"}'),
+    *((code, '{"outcome":"not_executed"}') for code in (400, 413, 415, 422)),
 ]
 UNKNOWN = [
     *((code, PAGE) for code in (200, 202, 302, 401, 403, 404, 405, 408, 425, 429, 502, 503, 504)),
@@ -101,6 +102,22 @@ async def test_a_gateway_that_never_lets_shipping_answer_ends_compensated_everyw
     assert (409, "compensated") == (status, decoded(answer)["outcome"])
     assert (1, 0) == (parcel["executed"], parcel["standing"])
     assert gateway_answers(parcel) > 1
+    assert (1, 0) == await chain.charges()
+
+
+@pytest.mark.parametrize("code", [401, 403, 503])
+async def test_the_no_of_a_second_replica_is_compensated_at_the_first(
+    chain: Chain, code: int
+) -> None:
+    """A gateway asked one that lacks the key, or drains; the first has sent the parcel."""
+    body = '{"outcome":"not_executed"}'
+    await chain.script(chain.shipping, script="gateway", code=code, body=body)
+
+    status, _, answer = await chain.send("s-1", deadline=time.time() + 2.0)
+
+    parcel = await shipped(chain)
+    assert (409, "compensated") == (status, decoded(answer)["outcome"])
+    assert (1, 0) == (parcel["executed"], parcel["standing"])
     assert (1, 0) == await chain.charges()
 
 

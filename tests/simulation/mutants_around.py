@@ -83,6 +83,26 @@ def a_no_for_now_is_a_no_for_good(patches: Patches) -> None:
     _certain(patches, lambda step: step.kind is StepKind.FORWARD)
 
 
+@further_under("key_rotated", "gateway_replaces", "gateway_gives_up", "deadline")
+def a_401_of_a_neighbour_is_certain(patches: Patches) -> None:
+    """Decision 0093: a replica without the key said it, and another one has the saga."""
+
+    def make(original: Any) -> Any:
+        def read(answer: Any, saga_id: str) -> Any:
+            reply = original(answer, saga_id)
+            return replace(reply, not_now=False) if getattr(reply, "denied", False) else reply
+
+        return read
+
+    patches.wrap(chain_v1, "read_forward", make)
+
+
+@further_under("gateway_replaces", "gateway_gives_up")
+def a_no_that_names_no_saga_is_believed(patches: Patches) -> None:
+    """Decision 0093: a replica could not read a mangled copy, and another one has the saga."""
+    patches.set(replies, "names_saga", lambda body, saga_id: True)
+
+
 @further_under("gateway_replaces", "gateway_gives_up", "duplicate", "api_busy")
 def a_429_of_an_api_is_certain(patches: Patches) -> None:
     """Decision 0087: a gateway said it when the API had acted, and nothing is undone there."""

@@ -6,7 +6,8 @@
 | 202                              | asks `Location` until there is an end, then for the answer    |
 | 409, 410                         | takes back the order: nothing stands there                    |
 | 400 413 415 422, 504             | does the same                                                 |
-| 401 403 429 503, no connection   | repeats the same bytes under the same id, after `Retry-After` |
+| 401 403 429 503                  | repeats the same bytes; a copy of them may be accepted        |
+| no connection                    | repeats the same bytes under the same id                      |
 | **anybody's word, or none**      |                                                               |
 | 400 409 410 413 415 422          | stops; the saga is in doubt                                   |
 | any other answer, or none        | repeats the same bytes; the saga is in doubt from then on     |
@@ -151,10 +152,8 @@ class Conversation:
                     return Failed(reason=_reason(reply), in_doubt=in_doubt)
                 case ReplyKind.IN_DOUBT:
                     return Failed(reason=_reason(reply), in_doubt=True)
-                case ReplyKind.NOT_ALLOWED:
-                    await _sleep(saga, backoff.next(reply.retry_after))
-                case ReplyKind.NOT_NOW | ReplyKind.UNKNOWN:  # a copy on its way may be accepted
-                    in_doubt = True
+                case ReplyKind.NOT_NOW | ReplyKind.NOT_ALLOWED | ReplyKind.UNKNOWN:
+                    in_doubt = True  # a copy on its way may be accepted
                     await _sleep(saga, backoff.next(reply.retry_after))
                 case kind:
                     assert_never(kind)

@@ -236,10 +236,8 @@ def read_forward(answer: Answer, saga_id: str) -> ForwardReply:
             return NotExecuted(reason=_reason(answer))
         case ReplyKind.IN_DOUBT:
             return NoInDoubt(reason=_reason(answer))
-        case ReplyKind.NOT_NOW:
+        case ReplyKind.NOT_NOW | ReplyKind.NOT_ALLOWED:
             return replace(_lost(answer, certain=True), not_now=True)
-        case ReplyKind.NOT_ALLOWED:
-            return _lost(answer, certain=True)
         case ReplyKind.UNKNOWN:
             return _lost(answer)
         case kind:

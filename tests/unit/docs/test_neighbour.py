@@ -13,8 +13,8 @@ from stage.wire.replies import REPLIES, ReplyKind
 PAGE = (Path(__file__).parents[3] / "docs" / "neighbour.md").read_text(encoding="utf-8")
 UPSTREAM = PAGE.partition("## 3.7 ")[2].partition("```\n")[2].partition("```")[0]
 """The recipe of an upstream."""
-IN_DOUBT = {ReplyKind.ACCEPTED, ReplyKind.NOT_NOW}
-"""Something may run there, or may still be accepted (decision 0083)."""
+IN_DOUBT = {ReplyKind.ACCEPTED, ReplyKind.NOT_NOW, ReplyKind.NOT_ALLOWED}
+"""Something may run there, or may still be accepted (decisions 0083 and 0093)."""
 
 
 def lines_of_own_words() -> dict[int, str]:

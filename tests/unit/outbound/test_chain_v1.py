@@ -81,12 +81,19 @@ def own_word(status: int, outcome: str) -> Answer:
     return answered(status, f'{{"outcome":"{outcome}","detail":"no"}}'.encode())
 
 
+def of_saga(status: int, outcome: str) -> Answer:
+    """The same, and it names the saga."""
+    body = f'{{"outcome":"{outcome}","detail":"no","saga_id":"{SAGA}"}}'
+    return answered(status, body.encode())
+
+
 @pytest.mark.parametrize(
     "answer, reply",
     [
         (own_word(409, "compensated"), NotExecuted(reason="answered 409: no", saga_over=True)),
         (own_word(410, "compensated"), NotExecuted(reason="answered 410: no", saga_over=True)),
-        (own_word(422, "not_executed"), NotExecuted(reason="answered 422: no")),
+        (own_word(422, "not_executed"), NoInDoubt(reason="answered 422: no")),
+        (of_saga(422, "not_executed"), NotExecuted(reason="answered 422: no")),
         (own_word(504, "not_executed"), NotExecuted(reason="answered 504: no")),
         (
             own_word(503, "not_executed"),
@@ -94,7 +101,7 @@ def own_word(status: int, outcome: str) -> Answer:
         ),
         (
             own_word(403, "not_executed"),
-            Lost(reason="answered 403: no", certain=True, denied=True),
+            Lost(reason="answered 403: no", certain=True, denied=True, not_now=True),
         ),
         *((answered(code), Lost(reason=f"answered {code}", denied=True)) for code in (401, 403)),
         (own_word(503, "unknown"), Lost(reason="answered 503: no")),
