@@ -32,6 +32,8 @@ class HttpExternal:
         """
         request = outgoing.request
         headers = [each for each in request.headers if each[0].lower() not in CREDENTIAL_HEADERS]
+        if outgoing.looks:
+            headers.append(h.NO_CACHE)
         return await self._client.send(
             PeerRequest(
                 peer=outgoing.peer,

@@ -22,6 +22,7 @@ class ExternalRequest(msgspec.Struct, frozen=True, kw_only=True):
     what this attempt may take. A request that is `breakable` may be held back while the API keeps
     failing; it is then `Lost` for certain. A request that is not `repeatable` is never sent again,
     so it travels on a connection of its own, where no other request can have made the API hang up.
+    A request that `looks` asks what became of another: no cache is to answer it.
     """
 
     peer: str
@@ -32,6 +33,7 @@ class ExternalRequest(msgspec.Struct, frozen=True, kw_only=True):
     budget: float | None = None
     breakable: bool = False
     repeatable: bool = True
+    looks: bool = False
 
 
 class External(Protocol):

@@ -23,6 +23,9 @@ TRACEPARENT = "traceparent"
 TRACESTATE = "tracestate"
 BAGGAGE = "baggage"
 CACHE_CONTROL = "Cache-Control"
+NO_CACHE = (CACHE_CONTROL, "no-cache")
+"""A request with it takes no stored answer that its origin does not confirm (RFC 9111)."""
+AGE = "Age"
 
 CONTENT_JSON = "application/json"
 

@@ -137,3 +137,21 @@ async def test_a_declared_code_leaves_nothing_to_undo(tmp_path: Path) -> None:
         world.behaves["do/charge"] = says(429)
         assert 409 == (await chain.send("s-1", Saga_Budget_Ms="600"))[0]
         assert {*CHARGED} == {*world.seen}
+
+
+async def test_a_look_that_a_cache_answers_is_none(tmp_path: Path) -> None:
+    """Its 404 is of before the charge; an API that ignores keys would charge once more."""
+    async with running_world(tmp_path, stage_of(probed=True, idempotent=False)) as (chain, world):
+        kept, asked = [{"Age": "7"}, {"Age": "9"}], []
+
+        async def look(request: web.Request) -> web.Response:
+            asked.append(request.headers.get("Cache-Control"))
+            if kept:
+                return web.json_response({}, status=404, headers=kept.pop(0))
+            return web.json_response({"id": "charge-1"})
+
+        world.behaves["do/charge"] = says(504)
+        world.behaves["look/charge"] = look
+        assert 200 == (await chain.send("s-1"))[0]
+        assert ["no-cache"] * 3 == asked
+        assert CHARGED == [line for line in world.seen if "/do/" in line]

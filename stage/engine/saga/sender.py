@@ -20,6 +20,7 @@ from stage.engine.saga.attempts import as_repeat, end_event, stored_requests
 from stage.engine.saga.context import Context
 from stage.engine.saga.interpreter import Interpreter, Outgoing
 from stage.engine.saga.rates import Gate, Gates, Lane
+from stage.ports.cached import of_now
 from stage.ports.clock import Clock
 from stage.ports.external import ExternalRequest
 from stage.ports.neighbour import (
@@ -214,8 +215,11 @@ class Sender:
                         timeout=seconds,
                         breakable=do.kind is AttemptKind.EXECUTE,
                         repeatable=do.kind is not AttemptKind.EXECUTE or step.idempotent,
+                        looks=do.kind is AttemptKind.PROBE,
                     )
                 )
+                if do.kind is AttemptKind.PROBE:
+                    answer = of_now(answer)
                 turn = await conversation.resume(answer)
         finally:
             conversation.close()

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from stage.outbound.client import BreakerUse, PeerClient, PeerRequest
 from stage.outbound.credentials import PeerCredentials
+from stage.ports.cached import of_now
 from stage.ports.neighbour import (
     CannotCompensate,
     Compensated,
@@ -126,8 +127,10 @@ class ChainV1:
                 trace=trace,
                 timeout=timeout,
                 credentials=self._credentials.get(peer),
+                headers=(h.NO_CACHE,),
             )
         )
+        answer = of_now(answer)
         return answer if isinstance(answer, Lost) else read_outcome(answer, saga_id)
 
     async def compensate(
@@ -207,9 +210,11 @@ class ChainV1:
                 trace=TraceContext(),
                 timeout=timeout,
                 credentials=self._credentials.get(peer),
+                headers=(h.NO_CACHE,),
                 spanned=False,
             )
         )
+        answer = of_now(answer)
         return answer if isinstance(answer, Lost) else read_shared(answer, asker)
 
     def _url(self, peer: str, saga_id: str) -> str:

@@ -27,6 +27,7 @@ from stage.wire.replies import CompensateRequest, decode_compensate
 from tests.unit.outbound.scripted import ScriptedTransport, answered, client_over, peers_of
 
 SAGA = "o:1~b"
+GONE = b'{"saga_id":"o:1~b","outcome":"not_executed"}'
 TRACE = TraceContext(traceparent="00-" + "a" * 32 + "-" + "b" * 16 + "-01")
 
 
@@ -52,6 +53,11 @@ async def get_outcome(neighbours: Neighbours, saga_id: str = SAGA) -> OutcomeRep
             Lost(reason="answered 503", retry_after=7.0),
         ),
         (Lost(reason="no answer"), Lost(reason="no answer")),
+        (answered(200, b'{"outcome":"executed"}', ("Age", "0")), ShownExecuted()),
+        (
+            answered(404, GONE, ("age", "12")),
+            Lost(reason="answered 404 by a cache, of 12 s ago", error="404"),
+        ),
     ],
 )
 async def test_the_view_of_downstream_is_read(answer: Answer | Lost, reply: OutcomeReply) -> None:
@@ -60,6 +66,7 @@ async def test_the_view_of_downstream_is_read(answer: Answer | Lost, reply: Outc
     assert reply == await get_outcome(neighbours_over(transport))
     (sent,) = transport.sent
     assert ("GET", "http://shipping:1/base/sagas/o:1~b") == (sent.method, sent.url)
+    assert ("Cache-Control", "no-cache") in sent.headers
 
 
 @pytest.mark.parametrize("status", [405, 501])
