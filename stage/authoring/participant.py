@@ -67,10 +67,10 @@ class StageParticipant(Generic[P, A]):
         """See `ports.stage.Participant`; the declaration sets it."""
         self._steps = {step.name: step for step in steps}
         self._readings = {
-            (step.name, executes): self._reading(step, executes=executes)
+            (step.name, kind): self._reading(step, kind)
             for step in self._steps.values()
             if isinstance(step, ExternalStep)
-            for executes in (True, False)
+            for kind in (AttemptKind.EXECUTE, AttemptKind.PROBE, AttemptKind.COMPENSATE)
         }
         blocking.watch()
         self._accepts = accepts
@@ -161,19 +161,25 @@ class StageParticipant(Generic[P, A]):
             result = None if body is None else _decoded(declared, body)
             coroutine = declared.compensating(*given, result)
             encode = _encode_nothing
-        reading = self._readings[step, kind is AttemptKind.EXECUTE]
+        reading = self._readings[step, kind]
         kinds = EffectConversation if isinstance(declared, EffectStep) else FunctionConversation
         # check_function saw async def
         return kinds(coroutine, http, encode, reading)  # type: ignore[arg-type]
 
-    def _reading(self, declared: ExternalStep[Any, Any], *, executes: bool) -> Reading:
+    def _reading(self, declared: ExternalStep[Any, Any], kind: AttemptKind) -> Reading:
+        """How the answers to such an attempt are read.
+
+        A no to the call is one to its look-up in no API: there a 404 says that the key is unknown,
+        and the call may be on its way. So `refused_on` does not speak for a probe.
+        """
+        executes = kind is AttemptKind.EXECUTE
         never_retry = declared.never_retry | self.plan.step(declared.name).never_retry
         keyed = declared.rules.idempotent or not executes
         if not isinstance(declared, CallStep):
             return Reading(never_retry=never_retry, keyed=keyed)
         return Reading(
             transient_on=declared.transient_on,
-            refused_on=declared.refused_on,
+            refused_on=frozenset() if kind is AttemptKind.PROBE else declared.refused_on,
             pending_on=declared.pending_on,
             requests_max=declared.requests if executes else None,
             keyed=keyed,

@@ -155,3 +155,17 @@ async def test_a_look_that_a_cache_answers_is_none(tmp_path: Path) -> None:
         assert 200 == (await chain.send("s-1"))[0]
         assert ["no-cache"] * 3 == asked
         assert CHARGED == [line for line in world.seen if "/do/" in line]
+
+
+async def test_a_no_of_the_call_is_none_of_its_look(tmp_path: Path) -> None:
+    """`refused_on={404}`: no such customer. At the look it is a charge that does not show yet."""
+    async with running_world(tmp_path, stage_of(probed=True, refused_on={404})) as (chain, world):
+        shows = [404]
+
+        async def look(request: web.Request) -> web.Response:
+            return web.json_response({"id": "charge-1"}, status=shows.pop() if shows else 200)
+
+        world.behaves["do/charge"] = says(504)
+        world.behaves["look/charge"] = look
+        assert 200 == (await chain.send("s-1"))[0]
+        assert 1 == world.count("charge")
