@@ -91,9 +91,8 @@ class Transport:
             target = self._target(method, url, tls)
             head = _head(target, headers, body)
             with TimeLimit(timeout):
-                connection = await _connect(connector, target.request, timeout)
+                connection = await self._connected(connector, target.request, timeout)
                 try:
-                    await self._assured()
                     protocol = connection.protocol
                     assert protocol is not None
                     answer = await _converse(protocol, target, head, body)
@@ -108,20 +107,34 @@ class Transport:
         except EXPECTED as error:
             return classify_exception(error)
 
+    async def _connected(
+        self, connector: aiohttp.TCPConnector, target: aiohttp.ClientRequest, timeout: float
+    ) -> Connection:
+        """A connection on which nothing waits, behind the last look.
+
+        While that look waits for a lease, an answer that nobody asked for may come.
+        """
+        while True:
+            connection = await _connect(connector, target, timeout)
+            try:
+                await self._assured()
+            except BaseException:
+                connection.close()
+                raise
+            if connection.protocol is not None and not connection.protocol.should_close:
+                return connection
+            connection.close()
+
 
 async def _connect(
     connector: aiohttp.TCPConnector, target: aiohttp.ClientRequest, timeout: float
 ) -> Connection:
-    """A connection on which nothing waits. Without one in time nothing was written."""
+    """A connection. Without one in time nothing was written."""
     try:
-        connection = await connector.connect(target, [], _limits(timeout))
-        while connection.protocol is not None and connection.protocol.should_close:
-            connection.close()  # an unsolicited answer waits there
-            connection = await connector.connect(target, [], _limits(timeout))
+        return await connector.connect(target, [], _limits(timeout))
     except TimeoutError:
         shown = target.url.with_user(None)  # without the password, too
         raise aiohttp.ConnectionTimeoutError(f"Connection timeout to host {shown}") from None
-    return connection
 
 
 class _Target:

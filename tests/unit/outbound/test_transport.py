@@ -480,3 +480,41 @@ async def test_an_answer_that_nobody_asked_for_is_not_taken() -> None:
         await transport.close()
         server.close()
     assert 2 == connections
+
+
+async def test_an_answer_that_comes_during_the_last_look_is_not_taken() -> None:
+    """While a lease is waited for, a server says something of the request before, or hangs up."""
+    looks, stray, came = 0, asyncio.Event(), asyncio.Event()
+
+    async def assured() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            stray.set()
+            await came.wait()
+            await asyncio.sleep(0.05)  # until it is here: nothing tells of it
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(OK)
+            if not stray.is_set():
+                await stray.wait()
+                writer.write(OK.replace(b"{}", b"[]"))
+                await writer.drain()
+                came.set()
+            await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    transport = Transport(assured)
+    await transport.open()
+    try:
+        answers = [await sent(transport, url) for _ in range(2)]
+    finally:
+        await transport.close()
+        server.close()
+
+    assert [b"{}", b"{}"] == [each.body for each in answers if isinstance(each, Answer)]
+    assert 3 == looks
