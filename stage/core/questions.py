@@ -251,6 +251,26 @@ def anything_stood(saga: Saga) -> bool:
     )
 
 
+def why_not_compensated(plan: Plan, saga: Saga, *, closed: bool) -> str:
+    """Why a request to compensate moves the saga neither now nor later; empty where it does.
+
+    `closed` says that its undo data was dropped (rule 21).
+    """
+    if saga.state is SagaState.COMPENSATED:
+        return ""
+    if saga.state is SagaState.FAILED_TO_COMPENSATE:
+        return f"it could not be undone: {', '.join(saga.stands)}; retry or resolve it"
+    if plan.misfit and not (plan.newer or saga.forgotten):
+        return f"{plan.misfit}: the request is kept, and nothing is undone before that is mended"
+    if closed:
+        return "its window is over, or it was closed by hand: it cannot be undone any more"
+    if saga.forgotten:
+        return "it is forgotten: nothing more is done for it"
+    if past_pivot(plan, saga):
+        return "it is behind its pivot, and only goes forward"
+    return ""
+
+
 def past_pivot(plan: Plan, saga: Saga) -> bool:
     """True once the pivot has succeeded: from there the saga only goes forward (rule 20)."""
     if plan.pivot is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stage.core.questions import past_pivot, standing_apart
+from stage.core.questions import standing_apart, why_not_compensated
 from stage.core.saga import Saga
 from stage.core.states import SagaState
 from stage.core.steps import FORWARD_PREFIX, Plan, StepKind
@@ -47,10 +47,8 @@ async def compensate(service: Service, request: Request) -> Answer:
         return json_answer(Standing(saga_id=saga_id, outcome=Outcome.COMPENSATED))
     if snapshot.row.answer_status == GONE:  # forgotten while it waited for a person
         return Answer(status=GONE, headers=(PROBLEM_JSON,), body=snapshot.row.answer_body)
-    over = snapshot.row.closed_at is not None or saga.forgotten
-    plan = saga.under(service.participant.plan)
-    misfit = bool(plan.misfit) and not plan.newer
-    if over or misfit or past_pivot(plan, saga) or saga.state is SagaState.FAILED_TO_COMPENSATE:
+    plan, closed = saga.under(service.participant.plan), snapshot.row.closed_at is not None
+    if why_not_compensated(plan, saga, closed=closed):
         return problem_answer(request, _cannot(plan, snapshot))
     return accepted(request, f"../{saga_id}")
 

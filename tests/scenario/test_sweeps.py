@@ -152,6 +152,24 @@ async def test_a_saga_to_which_the_verb_does_not_fit_is_named_with_the_reason(
     assert 200 == (await chain.send("s-never"))[0]
 
 
+async def test_a_sweep_does_not_count_what_cannot_be_compensated_as_done(chain: Chain) -> None:
+    """Each of them answers 409 to a single request, and stands as before."""
+    (failed,) = await stuck(chain, 1)
+    await chain.send("s-8")
+    assert 200 == (await post(chain, "/sagas/s-8/forget"))[0]
+    await chain.send("s-9")
+
+    ids = [failed, "s-8", "s-9"]
+    _, sweep = await post(chain, "/sweeps", verb="compensate", saga_ids=ids, rate_per_second=50)
+    done = await until_done(chain, sweep["number"])
+
+    refused = {each["saga_id"]: each["detail"] for each in done["first_refused"]}
+    assert (1, {failed, "s-8"}) == (done["done"], set(refused))
+    assert "could not be undone: charge" in refused[failed]
+    assert "cannot be undone any more" in refused["s-8"]
+    assert "compensated" == (await chain.view("s-9"))["state"]
+
+
 @pytest.mark.parametrize(
     "order, word",
     [

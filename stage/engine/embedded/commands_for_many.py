@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from stage.core.act_key import ActKey
 from stage.core.errors import JournalMismatch
 from stage.core.pause import Pause
+from stage.core.questions import why_not_compensated
 from stage.core.requester import Requester
 from stage.core.sweep import Sweep, SweepState, verb_of
 from stage.core.sweep_verbs import SweepVerb
@@ -85,17 +86,22 @@ class EmbeddedCommandsForMany(EmbeddedCommands):
             elif verb is not None:
                 await self.operate(saga_id, verb, dry_run=False)
             else:
-                asked = CompensateRequest(requested_by=f"operator {sweep.actor}", reason=sweep.why)
-                await self.compensate(
-                    saga_id,
-                    asked=asked,
-                    requester=Requester.OPERATOR,
-                    trace=TraceContext(),
-                    wait_seconds=0.0,
-                )
+                return await self._compensate_for(sweep, saga_id)
         except (NotAllowed, JournalMismatch, SagaLost, LeftToNewer) as error:
             return str(error)  # the sagas behind it do not wait for it
         return ""
+
+    async def _compensate_for(self, sweep: Sweep, saga_id: str) -> str:
+        """Ask to compensate for a sweep; why that cannot be, as its endpoint answers 409, if so."""
+        found = await self.compensate(
+            saga_id,
+            asked=CompensateRequest(requested_by=f"operator {sweep.actor}", reason=sweep.why),
+            requester=Requester.OPERATOR,
+            trace=TraceContext(),
+            wait_seconds=0.0,
+        )
+        plan, closed = found.saga.under(self._plan), found.row.closed_at is not None
+        return why_not_compensated(plan, found.saga, closed=closed)
 
     async def finish(self, sweep: Sweep) -> None:
         """A sweep has acted on all of its sagas. Raises Unsettled where it is not done for that."""
