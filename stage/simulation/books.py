@@ -7,6 +7,7 @@ books compare every message with it at the moment at which the message leaves.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -32,6 +33,7 @@ from stage.simulation.facts import (
     read_key,
     settle_what_is_said,
 )
+from stage.simulation.faults import CLOSED, DROPPED, EMPTIED
 from stage.simulation.loop import VirtualLoop
 from stage.simulation.transcript import VIOLATION, Transcript
 
@@ -39,6 +41,7 @@ from stage.simulation.transcript import VIOLATION, Transcript
 class Books:
     """The books of one simulated world."""
 
+    # Long because each fact that is kept is explained where it is made.
     def __init__(self, loop: VirtualLoop, transcript: Transcript) -> None:
         self._loop = loop
         self.transcript = transcript
@@ -69,8 +72,10 @@ class Books:
         self._closed: dict[tuple[str, str], float] = {}
         """Since when a stage says that nothing of a saga stands."""
         self._effects_made = 0
-        self.dropped: set[tuple[str, str]] = set()
-        """Stage and saga of all whose rows were dropped for their age."""
+        self.dropped: dict[tuple[str, str], float] = {}
+        """Stage and saga of all whose rows were dropped for their age, and since when."""
+        self.emptied: set[tuple[str, str]] = set()
+        """Stage and saga of all whose answers were dropped for their age."""
         self.restored: set[str] = set()
         """Stages of which an older copy of the database was put back."""
         self._rewound: set[tuple[str, str]] = set()
@@ -241,10 +246,44 @@ class Books:
         for write in writes:
             self._write(stage, who, write)
 
-    def given_up(self, stage: str, rows: Sequence[SagaRow]) -> None:
-        """These are left of sagas whose journals were dropped."""
+    def rows_of(self, stage: str) -> Iterator[SagaRow]:
+        """The durable rows of a stage, but for those that were dropped."""
+        for (where, saga), known in self.known.items():
+            if where == stage and (stage, saga) not in self.dropped:
+                yield known.row
+
+    def left(self, stage: str, rows: Sequence[SagaRow], dropped: Sequence[str]) -> Counter[str]:
+        """These rows are left of sagas that were closed or emptied, and of others none is.
+
+        How often each of that was done by retention, and not by a person.
+        """
+        gone: Counter[str] = Counter()
         for row in rows:
-            self.known[stage, row.id].row = row
+            known = self.known[stage, row.id]
+            before, known.row = known.row, row
+            if before.closed_at is None and not known.forgotten:
+                self._closing(stage, known, before)
+                gone[CLOSED] += 1
+            if before.answer_body and not row.answer_body:
+                self.emptied.add((stage, row.id))
+                gone[EMPTIED] += 1
+        for saga in dropped:
+            self.tell(saga, stage, "its row is dropped")
+            self.dropped[stage, saga] = self._loop.time()
+            gone[DROPPED] += 1
+        return gone
+
+    def _closing(self, stage: str, known: Known, row: SagaRow) -> None:
+        """Its undo data is dropped: nothing may be left to do, or to undo, of what turned back."""
+        self.tell(row.id, stage, "is closed")
+        if row.state not in (SagaState.COMPLETED, SagaState.COMPENSATED):
+            self.violate("I7", row.id, f"{stage} is closed, and it is {row.state}")
+        if row.due_at is not None or row.parked:
+            self.violate("I5", row.id, f"{stage} is closed, and something is left to do")
+        for step in self._plan(stage, known).steps if row.state is SagaState.COMPENSATED else ():
+            undone = not self.must_be_undone(step) or step.name in known.given_up
+            if not undone and self.standing(stage, row.id, step):
+                self.violate("I7", row.id, f"{stage} is closed while {step.name} stands")
 
     def _count(self, stage: str, work: Worked) -> None:
         local = self.local.setdefault((stage, work.saga, work.step), Local())
@@ -696,9 +735,12 @@ class Books:
         """
         known = self.known.get((stage, saga))
         if (stage, saga) in self.dropped:
-            if outcome != "unknown":
+            if asked_at > self.dropped[stage, saga] and outcome != "unknown":
                 said = f"{status} {outcome}"
                 self.violate("I9", saga, f"{stage} answered {said} for a saga that was dropped")
+            return
+        if (stage, saga) in self.emptied and known is not None and body not in known.answers:
+            self._answered_emptied(stage, known, status, body, outcome)
             return
         if status in (200, 202, 409, 410) and known is None:
             self.violate("I1", saga, f"{stage} answered {status} for a saga that is not stored")
@@ -719,6 +761,21 @@ class Books:
             self._refused[stage, saga] = f"{status} not_executed"
         if status in (409, 410):
             self._closed.setdefault((stage, saga), self._loop.time())
+
+    def _answered_emptied(
+        self, stage: str, known: Known, status: int, body: bytes, outcome: str
+    ) -> None:
+        """A stage answers for a saga whose answer was dropped: with what its row still tells."""
+        if status not in (200, 202, 409, 410):
+            return
+        saga, executed = known.row.id, known.row.state is SagaState.COMPLETED
+        right = (status, outcome) == (410, "executed") if executed else outcome == "compensated"
+        if not right:
+            said = f"{status} {outcome}"
+            self.violate("I9", saga, f"{stage} is {known.row.state}, and answered {said} for it")
+        before = self._answers.setdefault((stage, saga, -status), body)
+        if before != body:
+            self.violate("I9", saga, f"{stage} answered {status} with other bytes")
 
     def _only_the_end_is_missing(self, stage: str, saga: str, known: Known) -> bool:
         """True when a crash loses nothing of an answer 200 but what downstream says once more."""
@@ -747,9 +804,11 @@ class Books:
     def said_undone(self, stage: str, saga: str) -> None:
         """A stage answered that nothing of the saga stands."""
         self._closed.setdefault((stage, saga), self._loop.time())
-        if (stage, saga) in self.dropped:
+        known = self.known.get((stage, saga))
+        undone = known is not None and known.row.state is SagaState.COMPENSATED
+        if (stage, saga) in self.dropped and not undone:
             self.violate("I7", saga, f"{stage} said of a saga that was dropped that it is undone")
-        if (stage, saga) not in self.known:
+        if known is None:
             self.violate("I1", saga, f"{stage} said it is undone, and wrote no tombstone")
         for step in self.plan_of(stage, saga).steps:
             if self.must_be_undone(step) and self.standing(stage, saga, step):
@@ -758,6 +817,8 @@ class Books:
     def strangers_answer(self, stage: str, saga: str, path: str, status: int) -> None:
         """Another upstream was answered about a saga that it did not open; a tombstone is all's."""
         known = self.known.get((stage, saga))
+        if (stage, saga) in self.dropped:
+            return  # everybody hears that nothing is known
         if known is None or not isinstance(known.events[0], e.Tombstoned):
             self.violate("I9", saga, f"{stage} answered a stranger's POST {path}: {status}")
 

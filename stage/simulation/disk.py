@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from random import Random
 from typing import Any, TypeVar
@@ -211,7 +211,7 @@ class SimulatedStore:
         struck = ""
 
         async def watched(unit: Unit) -> T:
-            note = _Noted(unit, self._owned_elsewhere)
+            note = _Noted(unit, self._owned_elsewhere, disk.books.rows_of(disk.stage))
             disk.unit = note
             value = await work(note)
             noted.append(note)
@@ -245,7 +245,7 @@ class SimulatedStore:
         finally:
             disk.unit = None
         disk.books.committed(disk.stage, process.name, noted[-1].writes, noted[-1].works)
-        disk.books.given_up(disk.stage, noted[-1].closed)
+        faults.struck.update(disk.books.left(disk.stage, noted[-1].left, noted[-1].gone))
         self._check_owner(noted[-1])
         if disk.shared is not None:
             disk.shared.primary.wrote(process.name)
@@ -501,17 +501,25 @@ class _Lost(Exception):
 class _Noted:
     """A unit that remembers what was written and which functions ran in it."""
 
-    __slots__ = ("_owned_elsewhere", "_unit", "closed", "trespasses", "works", "writes")
+    __slots__ = (
+        "_known", "_owned_elsewhere", "_unit", "gone", "left", "trespasses", "works", "writes",
+    )  # fmt: skip
 
-    def __init__(self, unit: Unit, owned_elsewhere: Callable[[str], bool]) -> None:
+    def __init__(
+        self, unit: Unit, owned_elsewhere: Callable[[str], bool], known: Iterable[SagaRow]
+    ) -> None:
+        """`known` are the rows as they were durable before; they are looked at when some go."""
         self._unit = unit
         self._owned_elsewhere = owned_elsewhere
+        self._known = known
         self.trespasses: list[str] = []
         """Sagas that were written though a live other process owned them."""
         self.writes: list[Written] = []
         self.works: list[Worked] = []
-        self.closed: list[SagaRow] = []
-        """Rows of sagas that were given up: their journals are dropped."""
+        self.left: list[SagaRow] = []
+        """Rows that are left of sagas whose journals, or answers, were dropped."""
+        self.gone: list[str] = []
+        """Sagas whose rows were dropped."""
 
     @property
     def tx(self) -> Tx:
@@ -553,18 +561,18 @@ class _Noted:
 
     async def close_ended(self, before: float, at: float, limit: int) -> int:
         """See ports.store.Unit."""
-        return await self._unit.close_ended(before, at, limit)
+        return await self._looked(await self._unit.close_ended(before, at, limit))
 
     async def close(self, row: SagaRow, *, epoch: int) -> bool:
         """See ports.store.Unit."""
         closed = await self._unit.close(row, epoch=epoch)
         if closed:
-            self.closed.append(row)
+            self.left.append(row)
         return closed
 
     async def drop_answers(self, before: float, limit: int) -> int:
         """See ports.store.Unit."""
-        return await self._unit.drop_answers(before, limit)
+        return await self._looked(await self._unit.drop_answers(before, limit))
 
     async def drop_answer(self, saga_id: str) -> bool:
         """See ports.store.Unit."""
@@ -572,7 +580,17 @@ class _Noted:
 
     async def drop_rows(self, before: float, limit: int) -> int:
         """See ports.store.Unit."""
-        return await self._unit.drop_rows(before, limit)
+        return await self._looked(await self._unit.drop_rows(before, limit))
+
+    async def _looked(self, count: int) -> int:
+        """Note what is left, where retention has dropped something of so many sagas."""
+        for before in self._known if count else ():
+            row = await self._unit.load(before.id)
+            if row is None:
+                self.gone.append(before.id)
+            elif (row.closed_at, row.answer_body) != (before.closed_at, before.answer_body):
+                self.left.append(row)
+        return count
 
     async def drop_row(self, saga_id: str) -> bool:
         """See ports.store.Unit."""

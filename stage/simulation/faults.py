@@ -80,6 +80,8 @@ SELDOM: dict[str, tuple[float, float]] = {
     # that has all that was answered takes its place, or one that lacks the last commits
     "failover": (0.02, 0.1),
     "failover_lossy": (0.005, 0.03),
+    # of a stage: whether what is over is closed and dropped within minutes, in place of weeks
+    "retention": (0.4, 1.0),
     # of a stage, in events a second: for a while some of its replicas lack the key of its upstream,
     # and a gateway that asks a second one gives the 401 of that
     "key_rotated": (0.02, 0.2),
@@ -101,6 +103,14 @@ LANDED = "doubt_landed"
 """A commit under way when the primary was lost, and the standby has it; counted as well."""
 NOT_LANDED = "doubt_not_landed"
 """A commit under way when the primary was lost, and the standby has it not."""
+
+CLOSED = "saga_closed"
+EMPTIED = "answer_dropped"
+DROPPED = "row_dropped"
+"""The three things that retention does to a saga; counted as well."""
+WITHOUT_RETENTION = ("restore", "failover_lossy")
+"""Faults of no world with retention: a neighbour's list from before a row was dropped is refused,
+so that a person would have to say what an older database lacks."""
 
 JOINED_ELSEWHERE = "joined_elsewhere"
 """A saga offered to one process while another had a message of it under way; counted as well."""

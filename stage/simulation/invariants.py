@@ -259,7 +259,7 @@ def _gave_up(books: Books, stage: str, saga: str, step: Step) -> bool:
         if behind is None or step.peer not in books.plans:
             return False
         plan = books.plan_of(step.peer, saga)
-        return bool(behind.given_up) or plan.pivot is not None
+        return bool(behind.given_up) or plan.pivot is not None or behind.row.closed_at is not None
     if any(effect.undo_refused for effect in books.effects_of(stage, saga, step.name)):
         return True
     tried = books.attempts.get((stage, saga, step.name), 0)
@@ -307,7 +307,10 @@ def _client(
         case Verdict.STANDS:
             pivot = books.plan_of(stage, order.saga).pivot is not None
             mended = known is not None and known.mended
-            wrong = not parked and not mended and not (pivot and state is SagaState.COMPLETED)
+            final = pivot or (known is not None and known.row.closed_at is not None)
+            unknown = (stage, order.saga) in books.dropped
+            stays = final and state is SagaState.COMPLETED
+            wrong = not (parked or mended or stays or unknown)
         case Verdict.OPEN:
             wrong = not waits
     if wrong:

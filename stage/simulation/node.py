@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from random import Random
 
+from msgspec.structs import replace
+
 from stage.core.errors import StoreUnavailable
 from stage.core.events import Verb
 from stage.core.lost import OPERATOR
@@ -83,6 +85,8 @@ class Node:
         self._books = network.books
         self.fast_path = False
         """Whether new sagas of its processes begin on the fast path."""
+        self.kept = EngineLimits()
+        """How long its processes keep what is over."""
         self._skew = 0.0
         if self._faults.happens("skew"):
             self._skew = random.uniform(-SKEW_SECONDS_MAX, SKEW_SECONDS_MAX)
@@ -106,6 +110,11 @@ class Node:
     def processes(self) -> int:
         """How many processes the stage has when nothing is wrong."""
         return 1 if self.disk.shared is None else 2
+
+    @property
+    def live(self) -> list[Process]:
+        """Its processes."""
+        return list(self._live)
 
     @property
     def whole(self) -> bool:
@@ -160,7 +169,7 @@ class Node:
         peers = self._peers(process, store, clock)
         observer = DefectObserver(self.name, self._books)
         inline = self._started % 2 == 1  # its next process has none, and so on
-        limits = EngineLimits(inline=inline, fast_path=self.fast_path)
+        limits = replace(self.kept, inline=inline, fast_path=self.fast_path)
         engine = EmbeddedEngine(stage, store, peers, observer, clock=clock, limits=limits)
         service = service_of(stage, engine, peers.neighbours, observer, clock)
         self._live[process] = engine, Endpoints(service, self._books), store

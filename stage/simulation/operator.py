@@ -17,7 +17,7 @@ from stage.core.act_key import ActKey
 from stage.core.errors import StoreUnavailable
 from stage.core.states import SagaState
 from stage.core.steps import StepKind
-from stage.ports.engine import ActRepeated, NotAllowed, Unsettled
+from stage.ports.engine import ActRepeated, NotAllowed, SagaLost, Unsettled
 from stage.simulation.facts import Known
 from stage.simulation.loop import EPOCH
 from stage.simulation.network import Network
@@ -184,7 +184,7 @@ class Operator:
                 await asyncio.shield(work)
             self._faults.struck[f"verb_{what}"] += 1
             return True
-        except NotAllowed as error:
+        except (NotAllowed, SagaLost) as error:
             self._faults.struck["verb_not_allowed"] += 1
             self._books.tell(saga, ACTOR, f"is told no: {error}")
             return False

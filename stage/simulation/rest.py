@@ -41,10 +41,10 @@ class Rest:
             not self._network.out
             and not self._restores.busy
             and all(node.whole for node in self._nodes)
-            and not (spoken_of if silent else [one for one in spoken_of if not self._waits(one)])
-            and all(order.done or self._waits(order.saga) for order in self._client.orders.values())
+            and not (spoken_of if silent else [one for one in spoken_of if not self.waits(one)])
+            and all(order.done or self.waits(order.saga) for order in self._client.orders.values())
             and all(
-                known.row.due_at is None or (self._waits(saga) and not known.row.parked)
+                known.row.due_at is None or (self.waits(saga) and not known.row.parked)
                 for (_, saga), known in self._books.known.items()
             )
             and (
@@ -52,13 +52,13 @@ class Rest:
                 or (
                     not self._tail.failing
                     and all(
-                        over or self._waits(saga) for saga, over in self._tail.late_failures.items()
+                        over or self.waits(saga) for saga, over in self._tail.late_failures.items()
                     )
                 )
             )
         )
 
-    def _waits(self, saga: str) -> bool:
+    def waits(self, saga: str) -> bool:
         """A saga next to a parked one retries indefinitely."""
         return any(
             known is not None and known.row.parked
@@ -68,20 +68,20 @@ class Rest:
     def report(self) -> None:
         """Say which of them is not at rest, as a violation of I5."""
         for (stage, saga), known in self._books.known.items():
-            if known.row.due_at is not None and (known.row.parked or not self._waits(saga)):
+            if known.row.due_at is not None and (known.row.parked or not self.waits(saga)):
                 self._books.violate("I5", saga, f"{stage} is {known.row.state} and never rests")
                 return
         for order in self._client.orders.values():
-            if not order.done and not self._waits(order.saga):
+            if not order.done and not self.waits(order.saga):
                 self._books.violate("I5", order.saga, f"the client waits for ever: {order.verdict}")
                 return
         for saga, over in self._tail.late_failures.items() if self._tail is not None else ():
-            if not over and not self._waits(saga):
+            if not over and not self.waits(saga):
                 self._books.violate("I5", saga, "the tail's late failure is never taken over")
                 return
         down = [node.name for node in self._nodes if not node.whole]
         if down:
             self._books.violate("I5", "", f"{', '.join(down)} never comes back")
             return
-        spoken_of = [saga for saga in self._network.spoken_of() if not self._waits(saga)]
+        spoken_of = [saga for saga in self._network.spoken_of() if not self.waits(saga)]
         self._books.violate("I5", "", f"messages of {spoken_of} are on their way for ever")

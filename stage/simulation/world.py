@@ -18,6 +18,8 @@ from stage.authoring.declaration import StageDeclaration
 from stage.authoring.participant import StageParticipant
 from stage.core.states import EXTERNAL_KINDS
 from stage.core.steps import Plan
+from stage.core.unseen import first_id_at
+from stage.engine.embedded.limits import EngineLimits
 from stage.ports.peers import PeerLimits
 from stage.ports.store import Store
 from stage.simulation import faults as swarm
@@ -29,7 +31,7 @@ from stage.simulation.facts import Violation
 from stage.simulation.failovers import Failovers
 from stage.simulation.files import BlockingStore, file_store
 from stage.simulation.invariants import check
-from stage.simulation.loop import STILL_SECONDS, Stuck, VirtualLoop
+from stage.simulation.loop import DAY_SECONDS, EPOCH, STILL_SECONDS, Stuck, VirtualLoop
 from stage.simulation.neighbours import CLIENT, TAIL, Client, Tail, Verdict
 from stage.simulation.network import Network
 from stage.simulation.node import Neighbours, Node
@@ -50,6 +52,9 @@ REST_SECONDS_MAX = 2_500.0
 SILENT_SECONDS = 1_250.0
 """For so long no message at all may be under way in a world at rest; see `rest.Rest`."""
 LOOK_SECONDS = 2.0
+KEPT_SECONDS = (10.0, 90.0)
+"""With retention: how long a saga that is over can be undone; then its answer and row are kept as
+long again, or shorter."""
 STILL_AFTER_SECONDS = 30.0
 """A world in which only an outage goes on is still by then: every process is back."""
 
@@ -131,6 +136,10 @@ class World:
             if scenario.faults is None
             else scenario.faults(self.random)
         )
+        self.keeps = Random(f"{seed}/retention") if "retention" in self.faults.rates else None
+        """The dice of retention, which leave the others as they fall; None without it."""
+        for kind in swarm.WITHOUT_RETENTION if self.keeps is not None else ():
+            self.faults.rates.pop(kind, None)
         self.transcript = Transcript()
         self.books = Books(loop, self.transcript)
         self.network = Network(loop, self.random, self.faults, self.books)
@@ -221,8 +230,26 @@ class World:
         neighbours = Neighbours(externals, [upstream], list(downstream), self.scenario.limits)
         node = Node(releases, disk, neighbours, self.network)
         node.fast_path = self.seed % 2 == 0
+        node.kept = self._kept()
         self.nodes.append(node)
         self.network.serve(node.name, node.serve)
+
+    def _kept(self) -> EngineLimits:
+        """How long a stage keeps what is over: for weeks, unless the dice fall otherwise.
+
+        Clocks differ by minutes there, as rows are kept, so that no id is too young to be looked
+        for among those that were dropped.
+        """
+        dice = self.keeps
+        if dice is None or dice.random() >= self.faults.rates["retention"]:
+            return EngineLimits()
+        window, rows, answers = (dice.uniform(*KEPT_SECONDS) for _ in range(3))
+        return EngineLimits(
+            compensation_window_seconds=window,
+            answers_retention_seconds=answers,
+            rows_retention_seconds=rows if dice.random() < 0.7 else None,
+            dropped_age_seconds=-DAY_SECONDS,
+        )
 
     def _shared(self, stage: StageDeclaration[Any, Any]) -> SharedDatabase | None:
         """The database of several processes, where the dice fall so.
@@ -322,6 +349,8 @@ class World:
         await self._rest()
         if "operator" in self.faults.rates:
             await self._clear_desks()
+        if self.keeps is not None:
+            await self._ask_late(self.keeps)
         if not self.books.violations:
             orders = self.client.orders
             stands = self.scenario.stands
@@ -332,9 +361,34 @@ class World:
         for number in range(self.scenario.sagas):
             if self.books.violations:
                 return
-            saga = f"s{self.seed}-{number}"
+            saga = self._id(number)
             self.tasks.append(self.loop.create_task(self.client.run(saga, self._payload())))
             await asyncio.sleep(self.random.expovariate(self.scenario.sagas / span))
+
+    def _id(self, number: int) -> str:
+        """An id; with retention two of three prove their age, so that their rows can go."""
+        if self.keeps is None or number % 3 == 0:
+            return f"s{self.seed}-{number}"
+        now = first_id_at(EPOCH + self.loop.time())
+        return f"{now}{number:03x}-8000-{self.seed:012x}"
+
+    async def _ask_late(self, dice: Random) -> None:
+        """Retention has its time; then sagas that are over are sent once more, or to be undone.
+
+        Each process is a new one, which remembers nothing of what was dropped.
+        """
+        if self.books.violations:
+            return
+        await asyncio.sleep(4 * KEPT_SECONDS[1])
+        for node in self.nodes:
+            for process in node.live:
+                node.crash(process)
+        await asyncio.sleep(LOOK_SECONDS)
+        for order in list(self.client.orders.values()):
+            if order.done and not self.rest.waits(order.saga):
+                ask = self.client.undo if dice.random() < 0.3 else self.client.repeat
+                await ask(order)
+        await self._rest()
 
     def _payload(self) -> Mapping[str, Any]:
         if self.scenario.payload is not None:

@@ -17,18 +17,21 @@ from stage.core import events as e
 from stage.core.commands import AttemptKind, Do, Record
 from stage.core.errors import StoreUnavailable
 from stage.core.failure import FailureKind
-from stage.core.states import EXTERNAL_KINDS
+from stage.core.states import ENDED, EXTERNAL_KINDS, SagaState
 from stage.core.steps import Step, StepKind
 from stage.engine.embedded import commands
 from stage.engine.embedded.engine import EmbeddedEngine
 from stage.engine.reconcile import Reconciler
 from stage.engine.saga import adoption, opening
 from stage.engine.saga.context import PAYLOAD_HASH_CHARS
+from stage.engine.saga.dropped import DroppedRows
 from stage.engine.saga.sender import Sender
 from stage.outbound.neighbours import chain_v1
 from stage.ports.identity import Identity
 from stage.simulation import primary
+from stage.store import memory_unit
 from stage.wire import replies
+from stage.wire.ending import RenderedAnswer
 from stage.wire.replies import CompensateReplyKind, ReplyKind
 from tests.simulation.mutants import Patches, _evolved, further_under, mutant, mutant_under
 
@@ -367,6 +370,55 @@ def a_lost_saga_has_a_deadline_by_the_wall_clock(patches: Patches) -> None:
         return journal
 
     patches.wrap(adoption, "journal_of", make)
+
+
+# --- what is over is closed and dropped (rule 21, decision 0080) ----------------------------------
+
+
+@further_under("retention", "late_compensation")
+def a_closed_saga_forgets_that_it_stands(patches: Patches) -> None:
+    """Rule 21: once its journal is gone, compensate is answered as if nothing of it stood."""
+
+    def make(original: Any) -> Any:
+        return lambda row: replace(original(row), state=SagaState.COMPENSATED)
+
+    patches.wrap(opening, "bare_saga", make)
+
+
+@further_under("retention", "undo_refused", "late_compensation")
+def a_saga_is_closed_of_which_something_stands(patches: Patches) -> None:
+    """Rule 14: what could not be undone is remembered until a person settles it."""
+
+    def closable(row: Any, before: float) -> bool:
+        return row.state in ENDED and row.closed_at is None and row.updated_at < before
+
+    patches.set(memory_unit, "_closable", closable)
+
+
+@further_under("retention", "repeat")
+def a_row_goes_whose_id_proves_nothing(patches: Patches) -> None:
+    """Decision 0080: a repeat of it cannot be told from a new saga, and runs."""
+    patches.wrap(memory_unit, "_droppable", lambda _: memory_unit._kept_closed)
+
+
+@further_under("retention", "repeat")
+def nobody_looks_for_what_was_dropped(patches: Patches) -> None:
+    """Decision 0080: a saga that is not there was never seen, and a late repeat of it runs."""
+
+    async def look(self: Any, unit: Any, saga_id: str) -> None:
+        pass
+
+    patches.set(DroppedRows, "refuse_in", look)
+
+
+@further_under("retention", "repeat")
+def an_answer_is_given_without_its_data(patches: Patches) -> None:
+    """Decision 0080: a repeat hears 200 once the data was dropped, and goes on without it."""
+
+    def answer(row: Any) -> Any:
+        return RenderedAnswer(status=row.answer_status, body=b'{"outcome":"executed"}')
+
+    patches.set(commands, "answer_past_retention", answer)
 
 
 # --- databases that fail over (rule 8, decision 0059) ---------------------------------------------

@@ -51,7 +51,7 @@ class LateRepeat:
         order.accepted, order.verdict = True, Verdict.EXECUTED
         await asyncio.sleep(LONG_ENOUGH)  # it leaves memory
         assert await node.disk.store.transact(_drop)
-        world.books.dropped.add((node.name, SAGA))
+        world.books.dropped[node.name, SAGA] = world.loop.time()
         await self._asked(world, order)
         for process in list(node._live):
             node.crash(process)

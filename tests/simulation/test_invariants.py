@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 
 from stage.simulation.faults import (
+    CLOSED,
+    DROPPED,
+    EMPTIED,
     END_FOUND,
     END_LOST,
     JOINED_ELSEWHERE,
@@ -113,6 +116,17 @@ def test_every_invariant_holds_where_databases_fail_over(strikes: Strikes) -> No
 
     least = {"failover": 1, "failover_lossy": 1, LANDED: 1, NOT_LANDED: 1, LOST: 1}
     simulate_until(strikes, scenario, **least)
+
+
+@pytest.mark.kit("F1")
+@pytest.mark.timeout(600)
+def test_every_invariant_holds_where_what_is_over_is_dropped(strikes: Strikes) -> None:
+    """A late repeat runs nothing, and nothing false is said of what was closed (rule 21)."""
+    late = frozenset({"retention", "repeat", "late_compensation"})
+    scenario = Scenario(sagas=10, always=late, without=frozenset({"outage"}))
+
+    worlds = SIZES.worlds_each
+    simulate_until(strikes, scenario, **{CLOSED: worlds, EMPTIED: worlds, DROPPED: worlds})
 
 
 AROUND = frozenset({"skew", "clock_jump", "outage", "deploy", "stranger", "restore"}) | {

@@ -69,7 +69,7 @@ class EmbeddedEngine(EmbeddedCommandsForMany):
         # takes each that a test replaces by itself.
         clock, limits = clock or SystemClock(), limits or EngineLimits()
         ownership = store.ownership
-        dropped = DroppedRows(store, clock)
+        dropped = DroppedRows(store, clock, limits.dropped_age_seconds)
         versions = Versions(participant)
         interpreter = Interpreter(versions, observer, clock, redact or as_they_are)
         journal = Journal(versions, observer, render)

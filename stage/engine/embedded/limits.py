@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from stage.core.retry import RetryPolicy
+from stage.engine.saga.dropped import LOOK_AGE_SECONDS
 from stage.wire.limits import DEFAULT_LIMITS, Limits
 
 STORE_RETRY = RetryPolicy(attempts_max=None, backoff_seconds_min=0.05, backoff_seconds_max=2.0)
@@ -72,6 +73,8 @@ class EngineLimits(msgspec.Struct, frozen=True, kw_only=True):
     """How long the answer of a closed saga is kept; None: for ever (decision 0080)."""
     rows_retention_seconds: float | None = None
     """How long the row of a closed saga is kept, where its id has an instant; None: for ever."""
+    dropped_age_seconds: float = LOOK_AGE_SECONDS
+    """No row is dropped whose id is younger than that."""
     audit_retention_seconds: float | None = None
     """How long the acts of operators are kept; None: for ever."""
     upstreams: frozenset[str] = frozenset()

@@ -20,9 +20,12 @@ clock was wrong by days: then the last known mark says so."""
 class DroppedRows:
     """The mark up to which rows were dropped, as far as this process needs to know it."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, clock: Clock, look_age_seconds: float = LOOK_AGE_SECONDS
+    ) -> None:
         self._store = store
         self._clock = clock
+        self._look_age_seconds = look_age_seconds
         self.known = Dropped()
         """As it was read last; it only ever grows."""
 
@@ -50,7 +53,7 @@ class DroppedRows:
 
     def _is_old(self, saga_id: str) -> bool:
         sent_at = sent_at_of(saga_id)
-        return sent_at is not None and sent_at < self._clock.now() - LOOK_AGE_SECONDS
+        return sent_at is not None and sent_at < self._clock.now() - self._look_age_seconds
 
 
 def past_retention(saga_id: str) -> PastRetention:
