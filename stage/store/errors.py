@@ -1,7 +1,8 @@
 """The errors that an author's SQL may meet, on every database.
 
 StageError
-├── StatementRefused       the author's move: SQL that would end the transaction it runs in
+├── StatementRefused       the author's move: SQL that would end the transaction it runs in, or
+│                          write to a table of the stage
 ├── StatementNotAwaited    the author's move: a statement that was described and did not run
 ├── TooManyRows            the author's move: a query without a limit
 └── StoreUnavailable       the database is away
@@ -14,7 +15,7 @@ from stage.core.errors import AuthorDefect, StageError, StoreUnavailable
 
 
 class StatementRefused(StageError):
-    """A transaction function may not begin, end or leave the transaction that it runs in."""
+    """A transaction function may not end or leave its transaction, nor write to our tables."""
 
 
 class StatementNotAwaited(AuthorDefect):

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from stage.core.raised import Note
+from stage.ports.stage_tables import is_stage_table
 
 STATEMENT_CHARS_MAX: Final = 160
 _LITERAL: Final = re.compile(r"'(?:[^']|'')*'|(?<![\w$?])\d+(?:\.\d+)?\b")
@@ -35,8 +36,14 @@ def shown_statement(sql: str) -> str:
 
 def _fix(text: str, parameters: Sequence[object]) -> str:
     if (missing := _NO_TABLE.search(text)) is not None:
+        table = missing[1] or missing[2]
+        if is_stage_table(table.removeprefix("main.")):
+            return (
+                f"{table} is a table of the stage, which a database in memory does not have, and"
+                " which may be read alone: use a table of your own migrations"
+            )
         return (
-            f"there is no table {missing[1] or missing[2]}: give the folder of its SQL file to"
+            f"there is no table {table}: give the folder of its SQL file to"
             ' Stage(..., migrations="migrations"), and run `stage db upgrade`'
         )
     if _NO_COLUMN.search(text):

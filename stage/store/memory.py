@@ -131,7 +131,7 @@ class MemoryStore:
     ) -> tuple[T, list[str]]:
         """The value of the unit, and the ids of the sagas that it wrote."""
         connection.execute(_BEGIN)
-        part = Part(connection, _CARE)
+        part = Part(connection, _CARE, self._database.guard)
         unit = MemoryUnit(self._database, self._replica, self._codec, connection, part)
         try:
             value = drive(work, unit)

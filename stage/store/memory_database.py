@@ -22,6 +22,7 @@ from stage.ports.store import Act, Dropped, LostSaga, Row, SagaRow, Term
 from stage.store.drive import outside_loop
 from stage.store.sqlite import dialect
 from stage.store.sqlite.statements import statement
+from stage.store.sqlite.table_guard import TableGuard
 
 LOOK_SECONDS: Final = 0.05
 """How often a wait for another replica checks whether its lease is over."""
@@ -79,6 +80,7 @@ class MemoryDatabase:
         self.identity = identity
         """It may be set while no store has it open."""
         self.connection: sqlite3.Connection | None = None
+        self.guard = TableGuard()
         self._registered = 0
         self._posted = 0
         self._watchers: dict[asyncio.Future[None], str] = {}
@@ -88,6 +90,7 @@ class MemoryDatabase:
         if self.connection is None:
             with outside_loop():
                 self.connection = _database(self._migrations)
+            self.guard.watch(self.connection)
 
     def discard(self) -> None:
         """Drop all that was written."""

@@ -9,6 +9,7 @@ from typing import Final
 
 from stage.authoring.slips.step_function import Rule, Slip, StepFunction
 from stage.authoring.source import RUNS_SQL
+from stage.ports.stage_tables import is_stage_table, refusal
 
 _EVERY_ROW: Final = re.compile(r"\s*(UPDATE|DELETE\s+FROM)\s+(\w+)(?!.*\bWHERE\b)", re.I | re.S)
 _READ: Final = re.compile(
@@ -18,7 +19,6 @@ _WRITES: Final = re.compile(
     r"\s*(?:INSERT\s+(?:OR\s+\w+\s+)?INTO|UPDATE|DELETE\s+FROM|REPLACE\s+INTO)\s+(?:stage\.)?(\w+)",
     re.I,
 )
-_OF_THE_STAGE: Final = frozenset({"journal", "lost_saga", "saga", "saga_term", "writer_batch"})
 _WRITTEN: Final = re.compile(r"\s*UPDATE\s+(\w+)\s+SET\s+\w+\s*=\s*(?:\$\d+|\?)", re.I | re.S)
 
 
@@ -84,12 +84,8 @@ def tables_of_the_stage(function: StepFunction) -> Iterator[Slip]:
         text = str(sql.value) if isinstance(sql, ast.Constant) else ""
         found = _WRITES.match(text)
         table = found[1].lower() if found else ""
-        if table in _OF_THE_STAGE or table.startswith("stage_"):
-            yield function.warning(
-                call,
-                f"{table} is a table of the stage, and its journal is the one truth about a saga:"
-                " write to a table of your own migrations, under another name",
-            )
+        if is_stage_table(table):
+            yield function.certain(call, refusal(table))
 
 
 STATEMENTS: Final[tuple[Rule, ...]] = (

@@ -13,9 +13,10 @@ from typing import Final
 import asyncpg
 
 from stage.core.errors import ConfigurationError
-from stage.store.migrate import Applied, Migration
+from stage.store.migrate import OWNER, Applied, Migration
 from stage.store.postgres.errors import unavailable
 from stage.store.postgres.link import Link
+from stage.store.postgres.table_guard import refused_table
 
 NAME: Final = "postgres"
 LOCK: Final = 0x7374616765  # "stage"
@@ -44,6 +45,15 @@ def _refuse_away(error: asyncpg.PostgresError) -> None:
     """Raise StoreUnavailable for a full disk, say: nothing in a file mends that."""
     if (gone := unavailable(error)) is not None:
         raise gone from error
+
+
+def _refuse_ours(migration: Migration) -> None:
+    """Raise ConfigurationError where a file of the author changes a table of the stage."""
+    if migration.owner != OWNER and (refused := refused_table(migration.sql)):
+        raise ConfigurationError(
+            f"the migration {migration.title} failed: {refused}; nothing of it was applied. Mend"
+            " the file"
+        )
 
 
 class PostgresDialect:
@@ -103,6 +113,7 @@ class PostgresDialect:
         async with self._locked():
             if await self._link.fetch("has_migration", *key):
                 return
+            _refuse_ours(migration)
             if not migration.expands:
                 await self._refuse_beside_replicas(migration)
             if migration.sql.startswith(OUTSIDE):

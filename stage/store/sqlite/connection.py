@@ -23,6 +23,7 @@ from stage.store.sqlite.errors import unavailable
 from stage.store.sqlite.identity import Timeline
 from stage.store.sqlite.part import Care
 from stage.store.sqlite.statements import statement
+from stage.store.sqlite.table_guard import TableGuard
 from stage.store.sqlite.unit import run_unit
 
 T = TypeVar("T")
@@ -43,7 +44,16 @@ EMPTYINGS_MAX: Final = 5
 class SqliteConnection:
     """store.connection.Connection on one connection of sqlite3, in autocommit."""
 
-    __slots__ = ("_care", "_check_file", "_codec", "_entries", "_number", "_raw", "_timeline")
+    __slots__ = (
+        "_care",
+        "_check_file",
+        "_codec",
+        "_entries",
+        "_guard",
+        "_number",
+        "_raw",
+        "_timeline",
+    )
 
     def __init__(
         self,
@@ -51,12 +61,14 @@ class SqliteConnection:
         codec: Codec,
         check_file: Callable[[], None],
         timeline: Timeline,
+        guard: TableGuard,
     ) -> None:
         """`check_file` raises StoreUnavailable when the open file is not that of the path."""
         self._raw = raw
         self._codec = codec
         self._check_file = check_file
         self._timeline = timeline
+        self._guard = guard
         self._number = 0
         self._care = Care()
         self._entries = BatchEntries()
@@ -75,10 +87,11 @@ class SqliteConnection:
     async def run_units(self, units: Sequence[Waiting]) -> Waiting | None:
         """See store.connection.Connection."""
         raw, codec, care, entries = self._raw, self._codec, self._care, self._entries
+        guard = self._guard
         for each in units:
             each.error = None
             try:
-                each.value = each.context.run(run_unit, raw, each.work, codec, care, entries)
+                each.value = each.context.run(run_unit, raw, each.work, codec, care, guard, entries)
             except sqlite3.Error as error:
                 each.error = _explained(error)
             except BaseException as error:
@@ -164,11 +177,17 @@ class SqliteHome:
     """store.connection.Home: the thread of one connection."""
 
     def __init__(
-        self, bridge: Bridge, codec: Codec, check_file: Callable[[], None], timeline: Timeline
+        self,
+        bridge: Bridge,
+        codec: Codec,
+        check_file: Callable[[], None],
+        timeline: Timeline,
+        guard: TableGuard,
     ) -> None:
+        """`guard` watches the connection of the bridge."""
         self._bridge = bridge
         self._connection = partial(
-            SqliteConnection, codec=codec, check_file=check_file, timeline=timeline
+            SqliteConnection, codec=codec, check_file=check_file, timeline=timeline, guard=guard
         )
 
     async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:

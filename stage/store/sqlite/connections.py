@@ -16,6 +16,7 @@ from stage.store.sqlite.connection import SqliteHome
 from stage.store.sqlite.errors import unavailable
 from stage.store.sqlite.identity import Timeline
 from stage.store.sqlite.statements import statement
+from stage.store.sqlite.table_guard import TableGuard
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -73,7 +74,7 @@ class SqliteConnections:
         bridge = await self._connect(check)
         await bridge.run(prepare)
         await self._connect_readers()
-        return self._home(bridge)
+        return await self._home(bridge)
 
     async def reopen(self) -> SqliteHome:
         """See store.connection.Connections.
@@ -87,10 +88,12 @@ class SqliteConnections:
             await self._connect_readers()
         except (sqlite3.Error, OSError) as error:
             raise unavailable(error) or StoreUnavailable(f"SQLite: {error}") from error
-        return self._home(bridge)
+        return await self._home(bridge)
 
-    def _home(self, bridge: Bridge) -> SqliteHome:
-        return SqliteHome(bridge, self._codec, self.check_file, self.timeline)
+    async def _home(self, bridge: Bridge) -> SqliteHome:
+        guard = TableGuard()
+        await bridge.run(guard.watch)
+        return SqliteHome(bridge, self._codec, self.check_file, self.timeline, guard)
 
     async def close(self) -> None:
         """Close the readers, then the writer: the last one to close empties the log.

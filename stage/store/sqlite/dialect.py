@@ -16,11 +16,13 @@ from importlib.resources.abc import Traversable
 from typing import Final
 
 from stage.core.errors import ConfigurationError
+from stage.ports.stage_tables import is_stage_table
 from stage.store import migrate
 from stage.store.drive import complete
-from stage.store.migrate import Applied, Migration, MigrationStatus
+from stage.store.migrate import OWNER, Applied, Migration, MigrationStatus
 from stage.store.sqlite.errors import unavailable
 from stage.store.sqlite.statements import statement
+from stage.store.sqlite.table_guard import guarded
 
 NAME: Final = "sqlite"
 
@@ -152,22 +154,41 @@ def _orphans(connection: sqlite3.Connection) -> Counter[tuple[str, str]]:
 
 
 def _run(connection: sqlite3.Connection, migration: Migration) -> None:
-    """Run the statements of one file within the transaction that is open, if one is."""
-    outer = connection.in_transaction
-    for text in _split(migration.sql):
-        try:
-            connection.execute(text)
-        except sqlite3.Error as error:
-            if unavailable(error) is not None:
-                raise  # a full disk, say: nothing in the file mends that
+    """Run the statements of one file within the transaction that is open, if one is.
+
+    A file of the author may not change a table of the stage.
+    """
+    outer, ours = connection.in_transaction, migration.owner == OWNER
+    with guarded(connection, judging=not ours) as guard:
+        for text in _split(migration.sql):
+            try:
+                connection.execute(text)
+            except sqlite3.Error as error:
+                if unavailable(error) is not None:
+                    raise  # a full disk, say: nothing in the file mends that
+                why = guard.take_refusal() or error
+                raise ConfigurationError(
+                    f"the migration {migration.title} failed: {why};"
+                    f" nothing of it was applied. Mend the file: {text.strip()[:200]}"
+                ) from error
+            if connection.in_transaction != outer:
+                raise ConfigurationError(
+                    f"the migration {migration.title} begins or ends a transaction:"
+                    " take BEGIN and COMMIT out, each file runs in one anyway"
+                )
+    if not ours:
+        _check_parents(connection, migration)
+
+
+def _check_parents(connection: sqlite3.Connection, migration: Migration) -> None:
+    """Raises ConfigurationError where rows of the author's refer to rows that the stage drops."""
+    for child, parent in connection.execute(statement("tables_referred_to")):
+        if is_stage_table(parent) and not is_stage_table(child):
             raise ConfigurationError(
-                f"the migration {migration.owner}/{migration.name} failed: {error};"
-                f" nothing of it was applied. Mend the file: {text.strip()[:200]}"
-            ) from error
-        if connection.in_transaction != outer:
-            raise ConfigurationError(
-                f"the migration {migration.owner}/{migration.name} begins or ends a transaction:"
-                " take BEGIN and COMMIT out, each file runs in one anyway"
+                f"the migration {migration.title} failed: {child} refers to {parent}, a table of"
+                " the stage, whose rows are dropped when they are old, and no row that is referred"
+                " to can be; nothing of it was applied. Mend the file: keep the saga id without"
+                " REFERENCES"
             )
 
 

@@ -17,6 +17,7 @@ from stage.ports.store import Row
 from stage.store.errors import StatementRefused
 from stage.store.sqlite.errors import unavailable
 from stage.store.sqlite.statements import statement
+from stage.store.sqlite.table_guard import TableGuard
 
 ENDED: Final = (
     "a statement ended the transaction it ran in (OR ROLLBACK, or RAISE(ROLLBACK) in a trigger):"
@@ -41,6 +42,8 @@ class Part(msgspec.Struct, eq=False):
 
     _connection: sqlite3.Connection | None
     _care: Care
+    guard: TableGuard
+    """The guard of the connection, for statements of the author."""
     failure: StoreUnavailable | None = None
     """Set when the database failed under this unit: the unit fails even if it goes on."""
     marked: bool = False

@@ -17,11 +17,12 @@ from stage.store.errors import StatementRefused
 from stage.store.hints import explain
 from stage.store.sqlite import dialect
 from stage.store.sqlite.statements import statement
+from stage.store.sqlite.table_guard import TableGuard
 from stage.store.sqlite.tx import binding
 
 
 class Preparing:
-    """An empty database in memory with an author's tables: a context manager.
+    """An empty database in memory with all tables, the author's and ours: a context manager.
 
     Raises ConfigurationError, when it is entered, for migrations that cannot be applied.
     """
@@ -29,11 +30,13 @@ class Preparing:
     def __init__(self, folders: Sequence[Traversable]) -> None:
         self._folders = folders
         self._connection = sqlite3.connect(":memory:", isolation_level=None)
+        self._guard = TableGuard(judging=True)
 
     def __enter__(self) -> Self:
         try:
             self._connection.execute(statement("foreign_keys"))
-            dialect.apply_authored(self._connection, self._folders)
+            dialect.upgrade(self._connection, self._folders, now=0.0)
+            self._guard.watch(self._connection)
         except BaseException:
             self._connection.close()
             raise
@@ -57,5 +60,7 @@ class Preparing:
         except StatementRefused as error:
             return str(error)
         except (sqlite3.Error, sqlite3.Warning) as error:
+            if refused := self._guard.take_refusal():
+                return refused
             explain(error, sql, nothing)
             return ": ".join([str(error), *map(str, error.__notes__)])

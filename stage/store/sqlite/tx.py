@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from stage.ports.store import Row, Tx
 from stage.store import author_sql
+from stage.store.errors import StatementRefused
 from stage.store.hints import explain
 from stage.store.sqlite.part import Part
 
@@ -28,6 +29,8 @@ class _Statement(NamedTuple):
     """A statement of an author, looked at once: the same few are run again and again."""
 
     sql: str
+    """With a space behind it, as no statement of ours has: sqlite3 keeps what it prepared by its
+    text, and what was prepared for us was not judged by the guard."""
     reads: bool
     """It writes nothing."""
     numbered: bool
@@ -39,17 +42,23 @@ class _Statement(NamedTuple):
 
 def author_tx(part: Part) -> Tx:
     """The author's view of a unit. The first statement that may write is announced to the part."""
+    guard = part.guard
 
     def run(sql: str, parameters: tuple[Any, ...]) -> sqlite3.Cursor:
         checked = _checked(sql)
         if not checked.reads:
             part.author_writes()
         text, given = _bound(checked, parameters)
+        guard.judging = True
         try:
             return part.run(text, given)
         except sqlite3.Error as error:
+            if refused := guard.take_refusal():
+                raise StatementRefused(refused) from None
             explain(error, sql, parameters)
             raise
+        finally:
+            guard.judging = False
 
     async def execute(sql: str, *parameters: Any) -> int:
         """See ports.store.Tx."""
@@ -83,8 +92,9 @@ def _bound(checked: _Statement, parameters: tuple[Any, ...]) -> _Bound:
 def _checked(sql: str) -> _Statement:
     """The statement. Raises StatementRefused for one that would leave the transaction."""
     word = author_sql.refuse_first_word(sql, _REFUSED)
-    by_place, places = _by_place(sql)
-    return _Statement(sql, word in _READS, _NUMBERED.search(sql) is not None, by_place, places)
+    marked = f"{sql} "
+    by_place, places = _by_place(marked)
+    return _Statement(marked, word in _READS, _NUMBERED.search(sql) is not None, by_place, places)
 
 
 def _by_place(sql: str) -> tuple[str, int]:

@@ -44,6 +44,7 @@ from stage.store.errors import Contended, StatementRefused
 from stage.store.sqlite.entries import BatchEntries
 from stage.store.sqlite.part import ENDED, Care, Part
 from stage.store.sqlite.statements import statement
+from stage.store.sqlite.table_guard import TableGuard
 from stage.store.sqlite.tx import author_tx
 
 T = TypeVar("T")
@@ -383,6 +384,7 @@ def run_unit(
     work: Callable[[Unit], Awaitable[T]],
     codec: Codec,
     care: Care,
+    guard: TableGuard,
     entries: BatchEntries,
 ) -> T:
     """Run one unit within the open transaction; it is undone alone when it raises.
@@ -390,7 +392,7 @@ def run_unit(
     Afterwards the caller has to check that the connection is still in a transaction: SQLite may
     have rolled back all of it, or the unit could not be undone alone.
     """
-    part = Part(connection, care)
+    part = Part(connection, care, guard)
     try:
         unit = SqliteUnit(connection, part, codec, entries)
         value = drive(work, unit)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -455,18 +456,16 @@ async def test_an_entry_that_is_there_already_fails_its_unit_alone(
 ) -> None:
     """It is refused at the end of the batch, which is then run unit by unit."""
 
-    async def astray(unit: Unit) -> None:
-        await unit.tx.execute(
-            "INSERT INTO journal (saga_id, number, epoch, at, name, event)"
-            " VALUES ('a', 2, 1, 0.0, 'parked', x'7b7d')"
-        )
-
     async def more(unit: Unit) -> None:
         await unit.save(longer(row("a"), 2), parked(), epoch=1)
 
     async with opened(str(tmp_path / "stage.db"), migrations) as store:
         await store.transact(inserting("a"))
-        await store.transact(astray)
+        with closing(sqlite3.connect(tmp_path / "stage.db", isolation_level=None)) as astray:
+            astray.execute(
+                "INSERT INTO journal (saga_id, number, epoch, at, name, event)"
+                " VALUES ('a', 2, 1, 0.0, 'parked', x'7b7d')"
+            )
         first, failed, last = await in_one_batch(store, inserting("b"), more, inserting("c"))
         assert ("b", "c") == (first, last)
         assert isinstance(failed, sqlite3.IntegrityError)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -303,10 +304,11 @@ async def test_a_disk_that_is_full_within_a_unit_fails_it_even_if_swallowed(
     """A unit cannot succeed past an error that says the database is away."""
 
     async def greedy(unit: Unit) -> None:
+        await unit.tx.execute("CREATE TABLE payment (id TEXT, body BLOB)")
         with suppress(StoreUnavailable):
             await unit.tx.execute(
                 "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n LIMIT 9999)"
-                " INSERT INTO journal SELECT 'x', i, 1, 0, '', zeroblob(4000) FROM n"
+                " INSERT INTO payment SELECT 'x', zeroblob(4000) FROM n"
             )
 
     store = SqliteStore(
@@ -316,7 +318,8 @@ async def test_a_disk_that_is_full_within_a_unit_fails_it_even_if_swallowed(
     try:
         with pytest.raises(StoreUnavailable, match="make room"):
             await store.transact(greedy)
-        assert await store.entries("x") == []
+        with pytest.raises(sqlite3.OperationalError, match="no such table: payment"):
+            await store.transact(lambda unit: unit.tx.fetchall("SELECT id FROM payment"))
         assert await store.transact(inserting("a")) == "a"
         assert store.available
     finally:

@@ -51,6 +51,12 @@ PRAGMA foreign_keys = OFF;
 -- The rows that refer to rows which are not there: table, rowid, table referred to, number.
 PRAGMA foreign_key_check;
 
+-- name: tables_referred_to
+-- Each table with each one that its foreign keys refer to.
+SELECT child.name, parent."table"
+FROM sqlite_master AS child, pragma_foreign_key_list(child.name) AS parent
+WHERE child.type = 'table';
+
 -- name: no_checkpoint
 -- Leave the write-ahead log to the stage that is up: only one connection is to reset it.
 PRAGMA wal_autocheckpoint = 0;
