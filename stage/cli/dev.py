@@ -35,7 +35,8 @@ def dev(target: str, port: int, database: str) -> int:
     """Serve a stage on this machine with a fake upstream, downstream and external APIs.
 
     Nobody is asked for a token. The stage is started anew when a file of Python, SQL or TOML below
-    the working directory changes. It prints the requests to try; Ctrl-C ends all of it.
+    the working directory changes, and each time what `stage check` finds in the code is printed. It
+    prints the requests to try; Ctrl-C ends all of it.
     """
     import asyncio
     from tempfile import TemporaryDirectory
@@ -126,6 +127,7 @@ async def _develop(
 ) -> int:
     import sys
 
+    from stage.cli.dev_slips import DevSlips
     from stage.cli.watch import Signals, run_anew
     from stage.testing.neighbours import beside
 
@@ -147,7 +149,7 @@ async def _develop(
         for name, file in secrets.items():
             options += ["--external", f"{name}.webhook_secret_file={file}"]
         command = [sys.executable, "-m", "stage", "serve", target, *options]
-        return await run_anew(command, signals, HINT)
+        return await run_anew(command, signals, HINT, DevSlips(target).say)
 
 
 def _explain(name: str, around: Neighbours, saga: str) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import signal
 from asyncio.subprocess import Process
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -46,8 +47,19 @@ class Signals:
             self.heard.set()
 
 
-async def run_anew(command: Sequence[str], signals: Signals, hint: str) -> int:
+async def _nothing() -> None:
+    """Nothing is done beside the command."""
+
+
+async def run_anew(
+    command: Sequence[str],
+    signals: Signals,
+    hint: str,
+    beside: Callable[[], Awaitable[None]] = _nothing,
+) -> int:
     """Run it until a signal, anew after each change below the working directory; the exit status.
+
+    `beside` is awaited beside each of its processes, and cancelled when that is stopped.
 
     A process that ends before the first change ends all of it with its own status. After a later
     end the change that mends it is waited for, and `hint` is said. Raises Failure for one that was
@@ -57,12 +69,16 @@ async def run_anew(command: Sequence[str], signals: Signals, hint: str) -> int:
     changed = False
     while not signals.heard.is_set():
         process = await asyncio.create_subprocess_exec(*command)
+        looking = asyncio.ensure_future(beside())
         try:
             now = await _next_change(process, seen, signals, hint if changed else None)
             if now is None and not signals.heard.is_set():
                 return _status_of(process)
         finally:
+            looking.cancel()
             await _stop(process, signals)
+            with suppress(asyncio.CancelledError):
+                await looking
         if now is not None:
             different = sorted(str(path) for path, _ in seen.items() ^ now.items())
             click.echo(f"{different[0]} has changed: started anew")

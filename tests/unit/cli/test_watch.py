@@ -140,3 +140,27 @@ async def test_a_child_that_ends_after_a_change_waits_for_the_next(
     assert not running.done()
     signals.hear(0)
     assert 0 == await running
+
+
+async def test_a_look_beside_each_child_ends_with_it(here: Path) -> None:
+    """It begins anew with every child, and is stopped where it has not ended."""
+    begun: list[int] = []
+    stopped: list[int] = []
+
+    async def beside() -> None:
+        begun.append(len(begun))
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            stopped.append(len(stopped))
+            raise
+
+    signals = Signals()
+    running = asyncio.create_task(run_anew(command(RUNS), signals, "hint", beside))
+    await until(here, 1)
+    (here / "stage.toml").write_text("# another")
+    await until(here, 2)
+    assert ([0, 1], [0]) == (begun, stopped)
+    signals.hear(0)
+    assert 0 == await running
+    assert [0, 1] == stopped
