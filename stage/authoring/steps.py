@@ -159,6 +159,11 @@ class ExternalStep(DeclaredStep[P, R]):
             hooked=self.hearing is not None,
         )
 
+    @property
+    def may_return_none(self) -> bool:
+        """Whether None may be its result: then a probe has nothing that it could find."""
+        return None in _options(self.returns)
+
     def _compensate_with_result(self, function: Callable[..., Awaitable[None]]) -> None:
         """Its last parameter is the result, or None when that never became known."""
         self._compensate_by(function)
@@ -176,7 +181,7 @@ class ExternalStep(DeclaredStep[P, R]):
         where = f"{place_of(function)}: step {self.name!r} of stage {self.stage!r}"
         if self.probing is not None:
             raise DeclarationError(f"{where} has two probes: keep one")
-        if None in _options(self.returns):
+        if self.may_return_none:
             raise DeclarationError(
                 f"{where} returns {name_of(self.returns)} and has a probe, whose None says that"
                 f" the API does not know the key: let the {self.rules.kind} return what was made,"

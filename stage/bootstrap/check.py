@@ -35,7 +35,7 @@ from stage.bootstrap.listener import listener_tls
 from stage.config import Config
 from stage.core.errors import StageError
 from stage.core.states import EXTERNAL_KINDS, LOCAL_KINDS
-from stage.core.steps import Plan, Step
+from stage.core.steps import Plan, Step, StepKind
 from stage.store.migrate import OWNER, MigrationState, MigrationStatus
 from stage.store.postgres.address import POSTGRESQL
 from stage.store.sqlite.preparing import Preparing
@@ -104,7 +104,7 @@ def check_stage(stage: StageDeclaration[Any, Any], config: Config) -> Checked:
     plan = _plan(stage, config, findings)
     if plan is not None:
         _check_settings(stage, config, findings)
-        _check_plan(plan, config, findings)
+        _check_plan(stage, plan, config, findings)
     prepared = _check_source(stage, config, findings)
     if "database" in config.origins:
         with findings.of(About.DATABASE):
@@ -132,8 +132,9 @@ class _Findings:
         self.found: list[Finding] = []
 
     def add(self, level: Level, about: About, text: str) -> None:
-        """Note one thing."""
-        self.found.append(Finding(level, about, text))
+        """Note one thing, once."""
+        if (finding := Finding(level, about, text)) not in self.found:
+            self.found.append(finding)
 
     def refuse(self, about: About, error: StageError) -> None:
         """Note a refusal: one finding for each of its lines."""
@@ -184,7 +185,10 @@ def _names_peers(config: Config) -> bool:
     return bool(config.upstreams or config.downstreams or config.externals)
 
 
-def _check_plan(plan: Plan, config: Config, findings: _Findings) -> None:
+def _check_plan(
+    stage: StageDeclaration[Any, Any], plan: Plan, config: Config, findings: _Findings
+) -> None:
+    declared = {step.name: step for step in stage.steps}
     deadline, most = config.deadline_seconds_default, config.external_timeout_seconds_max
     for step in plan.steps:
         timeout = min(step.timeout_seconds, most or step.timeout_seconds)
@@ -196,18 +200,33 @@ def _check_plan(plan: Plan, config: Config, findings: _Findings) -> None:
             )
             findings.add(Level.WARNING, About.PLAN, text)
         if step.kind in EXTERNAL_KINDS and not step.idempotent and not step.probed:
+            lost = (
+                "its answer is lost, or is 401 or 429"
+                if step.kind is StepKind.CALL
+                else ("it is not known how it ended")
+            )
             text = (
-                f"{step.name} says idempotent=False and has no probe: once its answer is lost, or"
-                f" is 401 or 429, it waits for a person. Write a probe under @{step.name}.probe"
+                f"{step.name} says idempotent=False and has no probe: once {lost}, it waits for a"
+                f" person. {_write_a_probe(declared.get(step.name))}"
             )
             findings.add(Level.WARNING, About.PLAN, text)
         elif step.pivot and not step.probed:
             text = (
                 f"{step.name} is the pivot and has no probe: a saga whose deadline ends while"
-                " nobody knows whether it has happened waits for a person. Write a probe under"
-                f" @{step.name}.probe"
+                " nobody knows whether it has happened waits for a person."
+                f" {_write_a_probe(declared.get(step.name))}"
             )
             findings.add(Level.WARNING, About.PLAN, text)
+
+
+def _write_a_probe(step: DeclaredStep[Any, Any] | None) -> str:
+    """The mend; a step that returns nothing has nothing that a probe could find."""
+    if step is None:
+        return "Write a probe"
+    mend = f"rite a probe under @{step.name}.probe"
+    if isinstance(step, ExternalStep) and step.may_return_none:
+        return f"Let it return what it made, such as its id, and w{mend}"
+    return f"W{mend}"
 
 
 def _check_source(stage: StageDeclaration[Any, Any], config: Config, findings: _Findings) -> int:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from stage.authoring.declaration import StageDeclaration
 from stage.authoring.payload import Codec
-from stage.authoring.slips.step_function import Rule, Slip, StepFunction, arguments, shown
+from stage.authoring.slips.step_function import Rule, Slip, StepFunction, arguments, is_log, shown
 
 _MONEY: Final = re.compile(
     r"(?:^|_)(?:amount|balance|charge|cost|deposit|fee|price|refund|sum|tax|total)s?(?:$|_)", re.I
@@ -20,7 +20,6 @@ _SECRET: Final = re.compile(
     re.I,
 )
 _KEPT: Final = re.compile(r"\.(?:InDoubt|Pending|Refused|Transient)$")
-_LOGS: Final = frozenset({"critical", "debug", "error", "exception", "info", "warning"})
 
 
 def contents_of(stage: StageDeclaration[Any, Any]) -> Iterator[Slip]:
@@ -76,7 +75,7 @@ def words_that_stay(function: StepFunction) -> Iterator[Slip]:
                     f"{quoted} stands in the words of {shown(call.func)}, which are kept in the"
                     " journal, in log lines and in views: leave it out, or give the stage redact=",
                 )
-        elif _is_log(function, call):
+        elif is_log(function, call):
             yield function.warning(
                 call,
                 f"{quoted} stands in a log line, which is in the clear: name {function.saga}.id",
@@ -108,15 +107,6 @@ def _all(function: StepFunction, node: ast.AST) -> bool:
     return call is not None and not isinstance(
         function.source.parent(call), ast.Attribute | ast.Subscript
     )
-
-
-def _is_log(function: StepFunction, call: ast.Call) -> bool:
-    if function.source.full_name(call) == "builtins.print":
-        return True
-    match call.func:
-        case ast.Attribute(value=ast.Name(id=name), attr=attr):
-            return attr in _LOGS and name not in function.source.parameters
-    return False
 
 
 def secrets_of_the_process(function: StepFunction) -> Iterator[Slip]:

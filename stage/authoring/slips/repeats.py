@@ -5,9 +5,10 @@ from __future__ import annotations
 import ast
 import collections
 from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
-from stage.authoring.slips.step_function import Rule, Slip, StepFunction, arguments, shown
+from stage.authoring.slips.step_function import Rule, Slip, StepFunction, arguments, is_log, shown
 from stage.authoring.source import Source
 
 _CLOCK: Final = frozenset(
@@ -26,6 +27,7 @@ _CHANGES: Final = frozenset(
     }
 )
 _BROAD: Final = frozenset({"builtins.BaseException", "builtins.Exception"})
+_SUPPRESS: Final = "contextlib.suppress"
 _STOPS: Final = frozenset({"asyncio.CancelledError", "asyncio.exceptions.CancelledError"})
 
 
@@ -49,21 +51,40 @@ def other_request_each_time(function: StepFunction) -> Iterator[Slip]:
         return
     source = function.source
     if function.is_effect:
-        for call in _dice_in(source, source.tree):
+        for node in (*_dice_in(source, source.tree), *_attempts_given(function)):
             yield function.warning(
-                call,
-                f"{shown(call)} is another value when a doubt is settled by a repeat, which is then"
+                node,
+                f"{shown(node)} is another value when a doubt is settled by a repeat, which is then"
                 f" a second effect: take {function.saga}.key, the same at every attempt",
             )
         return
     for part in _parts_of_requests(source):
-        for call in (*_dice_in(source, part), *_clock_in(source, part)):
+        for node in (
+            *_dice_in(source, part),
+            *_clock_in(source, part),
+            *_attempts_in(function, part),
+        ):
             yield function.warning(
-                call,
-                f"{shown(call)} makes another request at each attempt, and a call in doubt that"
+                node,
+                f"{shown(node)} makes another request at each attempt, and a call in doubt that"
                 f" would go elsewhere is parked: build requests from {function.saga or 'the saga'}"
                 f" alone, and name a thing by {function.saga or 'saga'}.key",
             )
+
+
+def _attempts_in(function: StepFunction, within: ast.AST) -> Iterator[ast.Attribute]:
+    """`saga.attempt`, which makes a new key of an old one."""
+    for node in ast.walk(within):
+        if isinstance(node, ast.Attribute) and function.of_saga(node, "attempt"):
+            yield node
+
+
+def _attempts_given(function: StepFunction) -> Iterator[ast.Attribute]:
+    """The number of the attempt in what a client is given; a log line may have it."""
+    for call in function.source.all_calls():
+        if not is_log(function, call):
+            for part in arguments(call):
+                yield from _attempts_in(function, part)
 
 
 def _parts_of_requests(source: Source) -> Iterator[ast.AST]:
@@ -96,10 +117,14 @@ def shared_state(function: StepFunction) -> Iterator[Slip]:
         assigned = isinstance(target.ctx, ast.Store | ast.Del)
         if assigned and isinstance(source.value_of(target.value), _SHARED):
             changed.append(target)
+    changed += filter(partial(_is_of_the_process, source), source.of(ast.Attribute))
     for call in source.all_calls():
-        match call.func:
-            case ast.Attribute(value=within, attr=name) if name in _CHANGES:
+        match call:
+            case ast.Call(func=ast.Attribute(value=within, attr=name)) if name in _CHANGES:
                 if isinstance(source.value_of(within), _SHARED):
+                    changed.append(call)
+            case ast.Call(func=ast.Name(id="next"), args=[within, *_]):
+                if isinstance(source.value_of(within), Iterator):
                     changed.append(call)
     for node in changed[:1]:
         assert isinstance(node, ast.expr | ast.stmt)
@@ -110,16 +135,50 @@ def shared_state(function: StepFunction) -> Iterator[Slip]:
         )
 
 
+def _is_of_the_process(source: Source, member: ast.Attribute) -> bool:
+    """Whether a member is assigned of a thing that the module knows, and no function has made."""
+    assigned = isinstance(member.ctx, ast.Store | ast.Del)
+    return assigned and source.value_of(member.value) is not None
+
+
 def errors_that_are_swallowed(function: StepFunction) -> Iterator[Slip]:
-    """A broad `except` without a `raise` around an await."""
+    """A broad `except` without a `raise` around an await, or around what an answer says."""
+    for block in function.source.of(ast.With):  # suppress() is none for `async with`
+        if _may_fail(function, block.body):
+            yield from _suppressed(function, block)
     for node in function.source.of(ast.Try):
-        if not any(isinstance(each, ast.Await) for part in node.body for each in ast.walk(part)):
+        if not _may_fail(function, node.body):
             continue
         for caught in node.handlers:
             if any(isinstance(each, ast.Raise) for each in ast.walk(caught)):
                 continue
             if text := _swallows(function, caught):
                 yield function.warning(caught, text)
+
+
+def _may_fail(function: StepFunction, body: list[ast.stmt]) -> bool:
+    """Whether something is awaited, or an answer read."""
+    answers = function.answers()
+    return any(
+        isinstance(each, ast.Await) or (isinstance(each, ast.Name) and each.id in answers)
+        for part in body
+        for each in ast.walk(part)
+    )
+
+
+def _suppressed(function: StepFunction, block: ast.With) -> Iterator[Slip]:
+    """`with suppress(Exception)`, which is such an `except` too."""
+    for item in block.items:
+        call = item.context_expr
+        if not isinstance(call, ast.Call) or function.source.full_name(call) != _SUPPRESS:
+            continue
+        if _BROAD & {function.source.full_name(kind) for kind in call.args}:
+            what = "error of the database" if function.is_transaction else "error, a gateway's too,"
+            yield function.warning(
+                call,
+                f"{shown(call)} takes every {what} for a success: name the one that is meant, and"
+                " let others out",
+            )
 
 
 def _swallows(function: StepFunction, caught: ast.excepthandler) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from stage.authoring.declaration import StageDeclaration
 from stage.authoring.source import Source
@@ -79,6 +79,7 @@ class StepFunction(NamedTuple):
 
 
 Rule = Callable[[StepFunction], Iterator[Slip]]
+_LOGS: Final = frozenset({"critical", "debug", "error", "exception", "info", "warning"})
 
 
 def arguments(call: ast.Call) -> tuple[ast.expr, ...]:
@@ -89,3 +90,13 @@ def arguments(call: ast.Call) -> tuple[ast.expr, ...]:
 def shown(node: ast.AST) -> str:
     """An expression as it is written, on one line."""
     return " ".join(ast.unparse(node).split())[:80]
+
+
+def is_log(function: StepFunction, call: ast.Call) -> bool:
+    """Whether it writes a log line, as far as its name tells."""
+    if function.source.full_name(call) == "builtins.print":
+        return True
+    match call.func:
+        case ast.Attribute(value=ast.Name(id=name), attr=attr):
+            return attr in _LOGS and name not in function.source.parameters
+    return False

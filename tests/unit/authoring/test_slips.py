@@ -49,6 +49,11 @@ def fetch_rate():
 
 async def push(what): ...
 
+class Count:
+    last = 0
+
+NUMBERS = iter(range(9))
+
 async def post_elsewhere():
     async with aiohttp.ClientSession() as session:
         await session.post("http://psp/charges")
@@ -255,6 +260,42 @@ SLIPS: dict[str, tuple[str, str, str, str]] = {
         "warning: .*takes every error for a success, a page of a gateway too",
         f'try:\n        {POST}\n    except Exception:\n        raise Transient("no")',
     ),
+    "an error that is suppressed": (
+        CALL,
+        f"with contextlib.suppress(Exception):\n        {POST}",
+        r"warning: .*suppress\(Exception\) takes every error, a gateway's too, for a success",
+        f"with contextlib.suppress(KeyError):\n        {POST}",
+    ),
+    "an answer that is taken for another": (
+        CALL,
+        f'{ASKED}try:\n        n = answer.json()["n"]\n    except Exception:\n        n = 0',
+        "warning: .*takes every error for a success, a page of a gateway too",
+        f'{ASKED}try:\n        n = answer.json()["n"]\n    except KeyError:\n        n = 0',
+    ),
+    "an attempt in a path": (
+        CALL,
+        'answer = await http.put(f"/charges/{saga.id}-{saga.attempt}")',
+        r"warning: .*saga\.attempt makes another request at each attempt",
+        'answer = await http.put(f"/charges/{saga.key}")',
+    ),
+    "an attempt in a key": (
+        EFFECT,
+        'await push(f"{saga.key}-{saga.attempt}")',
+        r"warning: .*saga\.attempt is another value.*a second effect: take saga\.key",
+        'log.info("attempt %s", saga.attempt)\n    await push(saga.key)',
+    ),
+    "a member of the process": (
+        TRANSACTION,
+        "Count.last = saga.input.amount",
+        r"warning: .*Count\.last changes what belongs to the process",
+        "count = Count()\n    count.last = saga.input.amount",
+    ),
+    "a counter of the process": (
+        TRANSACTION,
+        "next(NUMBERS)",
+        r"warning: .*next\(NUMBERS\) changes what belongs to the process",
+        "next(iter([1]))",
+    ),
     "a time-out that is swallowed": (
         EFFECT,
         "try:\n        await push(1)\n    except asyncio.CancelledError:\n        pass",
@@ -458,6 +499,13 @@ OF_A_STAGE: dict[str, tuple[str, str]] = {
             '@take.compensation\nasync def give(tx, saga):\n    """Nothing."""'
         ),
         "the compensation of take takes nothing back",
+    ),
+    "an effect that no probe can find": (
+        (
+            '@pay.effect(to="smtp", idempotent=False, compensation=None, reason="r")\n'
+            "async def mail(saga: Saga[Order]) -> None: ..."
+        ),
+        "once it is not known how it ended, .* Let it return what it made, .* under @mail.probe",
     ),
     "an undo that believes a 200": (
         CHARGE + "@charge.compensation\nasync def refund(http, saga, made):\n"

@@ -281,7 +281,8 @@ def test_a_call_that_only_a_person_can_settle_is_a_warning() -> None:
 
     checked = check_stage(odd, Config())
     (warning,) = (each for each in checked.findings if each.level is Level.WARNING)
-    assert checked.sound and "waits for a person. Write a probe" in warning.text
+    mend = "waits for a person. Let it return what it made, such as its id, and write a probe under"
+    assert checked.sound and f"{mend} @charge.probe" in warning.text
 
 
 def test_a_webhook_without_its_secret_is_a_note_and_a_warning_at_start(
