@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
-from typing import Any, Generic, Never, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Never, Protocol, TypeVar, overload
 
 import msgspec
 
@@ -51,8 +51,13 @@ from stage.core.steps import Step, StepKind, adjusted, plan_of
 from stage.ports.credentials import CredentialsFunction
 from stage.wire.limits import DEFAULT_LIMITS
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as TypeVarWithDefault  # of Python 3.13
+
+    A = TypeVarWithDefault("A", default=None)
+else:
+    A = TypeVar("A")
 P = TypeVar("P")
-A = TypeVar("A")
 R = TypeVar("R")
 D = TypeVar("D", bound=DeclaredStep[Any, Any])
 

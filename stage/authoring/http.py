@@ -7,17 +7,21 @@ leaves (rule 1), and a repeat sends the bytes that were stored (rule 5).
 from __future__ import annotations
 
 from collections.abc import Coroutine, Generator, Mapping
-from typing import Any, Final
+from functools import lru_cache
+from typing import Any, Final, TypeVar, overload
 from urllib.parse import urlencode
 
 import msgspec
 
 from stage.authoring.annotations import declaring_place
+from stage.authoring.payload import Codec, mistake_in
 from stage.core.errors import AuthorDefect, StageError
 from stage.core.events import Request
 from stage.ports.credentials import CREDENTIAL_HEADERS, ENGINE_HEADERS
 from stage.ports.stage import Answer, Send
 from stage.wire import headers as h
+
+T = TypeVar("T")
 
 
 class HeaderRefused(ValueError):
@@ -37,7 +41,7 @@ class TooManyRequests(StageError):
 
 
 class NotJson(StageError, msgspec.DecodeError):
-    """The body of an answer is no JSON: the page of a gateway, or of a login."""
+    """The body of an answer is no JSON, or not of the type that was asked for: a gateway's page."""
 
 
 class Response:
@@ -65,16 +69,41 @@ class Response:
         """The body as UTF-8. Raises UnicodeDecodeError, which leaves the step in doubt."""
         return self._answer.body.decode()
 
-    def json(self) -> Any:
-        """The body as JSON. Raises NotJson, a msgspec.DecodeError, which leaves it in doubt."""
+    @overload
+    def json(self) -> Any: ...
+    @overload
+    def json(self, kind: type[T]) -> T: ...
+
+    def json(self, kind: Any = Any) -> Any:
+        """The body as JSON, or as a value of the type that is given, one that a payload may have.
+
+        Raises NotJson, a msgspec.DecodeError, which leaves the step in doubt.
+        """
         try:
+            if kind is not Any:
+                return _codec(kind).from_json(self._answer.body)
             return msgspec.json.decode(self._answer.body)
+        except msgspec.ValidationError as error:
+            raise self._of_another_type(kind, error) from error
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             size = len(self._answer.body)
             raise NotJson(
                 f"answered {self.status} with {size} bytes that are no JSON, as by a gateway in"
                 " place of the API: nothing of it is believed"
             ) from error
+        except ValueError as error:  # pydantic's
+            raise self._of_another_type(kind, error) from error
+
+    def _of_another_type(self, kind: Any, error: Exception) -> NotJson:
+        return NotJson(
+            f"answered {self.status} with JSON that is no {getattr(kind, '__name__', kind)}:"
+            f" {mistake_in(error)}. Nothing of it is believed"
+        )
+
+
+@lru_cache
+def _codec(kind: type[T]) -> Codec[T]:
+    return Codec(kind)
 
 
 _OF_AN_ANSWER: Final = frozenset({"body", "headers", "json", "status", "text"})

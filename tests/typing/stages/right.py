@@ -39,7 +39,7 @@ async def find_charge(http: Http, saga: Saga[Order]) -> Charge | None:
     answer = await http.get(f"/charges/{saga.key}")
     if answer.status == 404 and answer.json()["code"] == "unknown_key":
         return None
-    return Charge(str(answer.json()["id"]))
+    return answer.json(Charge)
 
 
 @charge.compensation
@@ -82,3 +82,12 @@ async def record(tx: Tx, saga: Saga[Order]) -> None:
 @payment.output
 def charged(saga: Saga[Order]) -> Charge:
     return saga.result(charge)
+
+
+# a stage that adds nothing needs no annotation
+letters = Stage("letters", accepts=Order)
+
+
+@letters.call(to="post", compensation=None, reason="a letter cannot be called back")
+async def post(http: Http, saga: Saga[Order]) -> str:
+    return (await http.post("/letters")).json(Charge).id
