@@ -28,8 +28,8 @@ REFERENCE = {
         "Saga", "Tx", "Http", "Response", "OutgoingRequest", "Webhook", "Landed", "Declined",
         "Refused", "Transient", "InDoubt", "Pending", "NotVerified",
     )), "stage.bootstrap.tables.store_of"]),
-    "testing": ("Testing", [*(f"stage.testing.effects.{name}" for name in (
-        "FakeApi", "assert_compensates",
+    "testing": ("Testing", [*(f"stage.testing.{name}" for name in (
+        "effects.FakeApi", "compensations.assert_compensates", "gateways.assert_doubts_gateways",
     )), *(f"stage.testing.fakes.{name}" for name in (
         "FakeHttp", "FakeTx", "Statement", "fake_saga", "reply",
     )), *(f"stage.testing.spans.{name}" for name in ("SpanCollector", "Spans", "SpanSeen")),

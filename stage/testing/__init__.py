@@ -10,8 +10,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from stage.testing.effects import FakeApi, assert_compensates
+    from stage.testing.compensations import assert_compensates
+    from stage.testing.effects import FakeApi
     from stage.testing.fakes import FakeHttp, FakeTx, Statement, fake_saga, fake_webhook, reply
+    from stage.testing.gateways import assert_doubts_gateways
     from stage.testing.slips import assert_no_slips
     from stage.testing.spans import SpanCollector, Spans, SpanSeen, seen_of
 
@@ -24,6 +26,7 @@ __all__ = [
     "Spans",
     "Statement",
     "assert_compensates",
+    "assert_doubts_gateways",
     "assert_no_slips",
     "fake_saga",
     "fake_webhook",
@@ -32,7 +35,8 @@ __all__ = [
 ]
 
 _MODULES = {
-    "stage.testing.effects": ("FakeApi", "assert_compensates"),
+    "stage.testing.compensations": ("assert_compensates",),
+    "stage.testing.effects": ("FakeApi",),
     "stage.testing.fakes": (
         "FakeHttp",
         "FakeTx",
@@ -41,6 +45,7 @@ _MODULES = {
         "fake_webhook",
         "reply",
     ),
+    "stage.testing.gateways": ("assert_doubts_gateways",),
     "stage.testing.slips": ("assert_no_slips",),
     "stage.testing.spans": ("SpanCollector", "SpanSeen", "Spans", "seen_of"),
 }

@@ -69,15 +69,20 @@ class FakeHttp(Http):
     """An `Http` that gives the answers of its script, in order, and keeps the requests.
 
     A path that is none, or a header that a step may not set, is refused as by the real one. An
-    answer that a step never sees, such as a 503, stands in no script: the engine takes it. At the
-    end, `check_awaited` fails for a request that the step forgot to await.
+    answer that a step never sees, such as a 503, stands in no script: the engine takes it. Both
+    `requests` and `check_awaited` fail for a request that the step forgot to await.
     """
 
     def __init__(self, *answers: Answer, peer: str = "") -> None:
         super().__init__(peer)
-        self.requests: list[Request] = []
-        """The requests that were sent."""
+        self._sent: list[Request] = []
         self._answers = list(answers)
+
+    @property
+    def requests(self) -> list[Request]:
+        """The requests that were sent. Raises NotAwaited for one that the step did not await."""
+        self.check_awaited()
+        return self._sent
 
     def exchange_of(self, send: Send) -> Exchange:
         """See Http."""
@@ -85,11 +90,11 @@ class FakeHttp(Http):
 
     def answer(self, request: Request) -> Response:
         """The next answer of the script. Raises ScriptOver."""
-        self.requests.append(request)
+        self._sent.append(request)
         if not self._answers:
             raise ScriptOver(
-                f"{request.method} {request.path} is request {len(self.requests)}, and the script"
-                f" has {len(self.requests) - 1}: give FakeHttp one more reply"
+                f"{request.method} {request.path} is request {len(self._sent)}, and the script"
+                f" has {len(self._sent) - 1}: give FakeHttp one more reply"
             )
         return Response(self._answers.pop(0))
 
@@ -123,11 +128,16 @@ class FakeTx:
     """
 
     def __init__(self, *results: Any) -> None:
-        self.statements: list[Statement] = []
-        """The statements that were run."""
+        self._ran: list[Statement] = []
         self._results = list(results)
         self._waiting: list[str] = []
         """Statements that were described and not awaited yet."""
+
+    @property
+    def statements(self) -> list[Statement]:
+        """The statements that were run. Raises StatementNotAwaited for one that was not awaited."""
+        self.check_awaited()
+        return self._ran
 
     def check_awaited(self) -> None:
         """See Tx."""
@@ -170,28 +180,38 @@ class FakeTx:
         return found
 
     def _next(self, sql: str, parameters: tuple[Any, ...], otherwise: Any) -> Any:
-        self.statements.append(Statement(sql, parameters))
+        self._ran.append(Statement(sql, parameters))
         return self._results.pop(0) if self._results else otherwise
+
+
+def data_of(given: object) -> Mapping[str, Any]:
+    """The data of a context: as it is, or that of a value which the stage accepts."""
+    if isinstance(given, Mapping):
+        return given
+    if hasattr(given, "model_dump"):  # pydantic's
+        given = given.model_dump(mode="json")
+    return msgspec.convert(msgspec.to_builtins(given), dict[str, Any])
 
 
 def fake_saga(
     stage: StageDeclaration[P, Any],
-    data: Mapping[str, Any],
+    data: Mapping[str, Any] | P,
     *,
     step: str = "",
     results: Sequence[tuple[DeclaredStep[Any, Any], Any]] = (),
     saga_id: str = SAGA_ID,
 ) -> Saga[P]:
-    """A saga as a step sees it. `results` are those of the steps before, `step` gives it its key.
+    """A saga as a step sees it, with that data, or with a value of what the stage accepts.
 
-    Raises WireError for data that the stage does not accept, and TypeError for a result that its
-    step could not have returned.
+    `results` are those of the steps before, `step` gives it its key. Raises WireError for data that
+    the stage does not accept, and TypeError for a result that its step could not have returned.
     """
-    stage.accepts.from_data(data)
+    context = data_of(data)
+    stage.accepts.from_data(context)
     view = RunView(
         id=saga_id,
         stage=stage.name,
-        data=data,
+        data=context,
         trail=(),
         results={each.name: msgspec.Raw(each.encode_result(value)) for each, value in results},
         keys={},

@@ -17,10 +17,12 @@ def assert_no_slips(stage: Stage[Any, Any], *, meant: Collection[str] = ()) -> N
     Settings and databases are left to `stage check`. Raises AssertionError with a line for each
     error and each warning.
     """
+    __tracebackhide__ = True
     found = [
         f"{each.level}: {each.text}"
         for each in check_stage(stage, Config()).findings
         if each.level is Level.ERROR
         or (each.level is Level.WARNING and not any(words in each.text for words in meant))
     ]
-    assert not found, "\n".join(found)
+    if found:
+        raise AssertionError("\n".join(found))

@@ -44,7 +44,7 @@ def make(project: Path, *words: str) -> Done:
 @pytest.mark.parametrize(
     "word, said",
     [
-        ("test", "7 passed"),
+        ("test", "8 passed"),
         (
             "demo",
             "o-1: executed; the provider has 1 booking\no-2, which downstream refuses: compensated",

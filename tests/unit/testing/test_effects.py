@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import sqlite3
 from typing import Any
 
 import msgspec
 import pytest
 
-from stage import Saga, Stage
+from stage import Http, Refused, Saga, Stage, Tx
 from stage.core.events import Request
-from stage.demo.payment import Order, payment
+from stage.demo.payment import Charge, Order, payment
 from stage.ports.stage import Answer
 from stage.testing import FakeApi, assert_compensates, reply
+from stage.testing.effects import UNKNOWN
 from tests.simulation import broken_payment
 
 ORDER = {"order_id": "o-1", "amount": 100, "currency": "KRW"}
@@ -42,8 +44,8 @@ async def test_the_stage_of_the_demo_leaves_nothing() -> None:
 @pytest.mark.parametrize(
     "name, left",
     [
-        ("wrong_key", r"after reserve, charge ran, .*: API psp has \{.*fx-1.*\}, and had \{\}"),
-        ("returns_on_none", r"the answer of charge was lost: API psp has \{.*fx-1"),
+        ("wrong_key", r"after reserve, charge ran, .*: API psp has \{.*fx-2.*\}, and had \{\}$"),
+        ("returns_on_none", r"the answer of charge was lost: API psp has \{.*fx-2"),
         ("not_released", r"after reserve ran, .*: the database has \[\('s-1',\)\], and had \[\]"),
         ("forgotten", r"after reserve, charge ran, .*: API psp has"),
     ],
@@ -117,3 +119,148 @@ async def test_an_effect_that_is_left_elsewhere_is_named() -> None:
     wrong = with_an_effect(objects, removes=False)
     with pytest.raises(AssertionError, match="the answer of upload was lost: elsewhere has"):
         await assert_compensates(wrong, ORDER, elsewhere=lambda: objects)
+
+
+# --- another order ------------------------------------------------------------------------------
+
+
+async def test_an_undo_of_the_rows_of_another_order_is_named() -> None:
+    """A condition that is too wide takes back what others have paid for."""
+    wide = broken_payment.broken(releases="UPDATE payment SET state = 'released' WHERE ? <> ''")
+    left = r"the database has \[\], and had \[\('s-2',\)\]\. Saga s-2 is that of another order"
+    with pytest.raises(AssertionError, match=left):
+        await assert_compensates(wide, ORDER, apis={"psp": Psp}, stands=STANDS)
+
+
+class RefundsTheLast(Psp):
+    """It is asked for a refund by the amount, as its author believes."""
+
+    def undo(self, request: Request, key: str) -> Answer:
+        self.effects.pop(max(self.effects))
+        return reply(200, {"refunded": 1})
+
+
+async def test_a_refund_of_another_order_is_named() -> None:
+    with pytest.raises(AssertionError, match=r"API psp has \{'s-2.*Saga s-2 is|and had \{'s-2"):
+        await assert_compensates(payment, ORDER, apis={"psp": RefundsTheLast}, stands=STANDS)
+
+
+async def test_an_order_that_cannot_stand_beside_itself_needs_another() -> None:
+    """The error of the second one names the argument that gives its data."""
+    stage: Stage[Order, Any] = Stage("payment", accepts=Order)
+    taken: set[str] = set()
+
+    @stage.effect(to="hall")
+    async def take(saga: Saga[Order]) -> str:
+        if saga.input.currency in taken:
+            raise Refused("the seat is taken")
+        taken.add(saga.input.currency)
+        return saga.input.currency
+
+    @take.compensation
+    async def leave(saga: Saga[Order], made: str | None) -> None:
+        taken.discard(saga.input.currency)
+
+    with pytest.raises(AssertionError, match="step take is refused: the seat is taken") as raised:
+        await assert_compensates(stage, ORDER, elsewhere=lambda: taken)
+    assert any("give other=, the data of another order" in each for each in raised.value.__notes__)
+
+
+# --- doubts -------------------------------------------------------------------------------------
+
+
+class FindsAny(Psp):
+    """It is asked for the charge of a card, as its author believes, and not by the key."""
+
+    def look_up(self, request: Request, key: str) -> Answer:
+        return self.made(min(self.effects.values())) if self.effects else reply(404, UNKNOWN)
+
+
+class FindsNone(Psp):
+    def look_up(self, request: Request, key: str) -> Answer:
+        return reply(404, UNKNOWN)
+
+
+@pytest.mark.parametrize(
+    "fake, message",
+    [
+        (FindsAny, "the probe of charge finds .*fx-1.* before charge has run for this saga"),
+        (FindsNone, "the probe of charge does not find what charge has made"),
+    ],
+)
+async def test_a_probe_that_looks_for_another_thing_is_named(
+    fake: type[FakeApi], message: str
+) -> None:
+    """It would take a request that never arrived for done, or make an effect twice."""
+    with pytest.raises(AssertionError, match=message):
+        await assert_compensates(payment, ORDER, apis={"psp": fake}, stands=STANDS)
+
+
+async def test_an_effect_that_is_another_at_each_attempt_is_named() -> None:
+    """Its doubt is settled by a repeat, which makes a second one that no undo knows."""
+    objects: dict[str, str] = {}
+    stage: Stage[Order, Any] = Stage("payment", accepts=Order)
+
+    @stage.effect(to="s3")
+    async def upload(saga: Saga[Order]) -> str:
+        name = f"{saga.key}/{len(objects)}"
+        objects[name] = saga.id
+        return name
+
+    @upload.compensation
+    async def remove(saga: Saga[Order], made: str | None) -> None:
+        objects.pop(made or f"{saga.key_of(upload)}/1", None)
+
+    with pytest.raises(
+        AssertionError, match=r"the answer of upload was lost: elsewhere has \{'s-1"
+    ):
+        await assert_compensates(stage, ORDER, elsewhere=lambda: objects)
+
+
+async def test_an_output_that_is_another_each_time_is_named() -> None:
+    """It is asked for at each answer."""
+    stage = Stage("payment", accepts=Order, adds=Charge)
+    numbers = iter(range(9))
+
+    @stage.transaction(compensation=None, reason="of a test")
+    async def nothing(tx: Tx, saga: Saga[Order]) -> None: ...
+
+    @stage.output
+    def out(saga: Saga[Order]) -> Charge:
+        return Charge(f"c-{next(numbers)}")
+
+    with pytest.raises(
+        AssertionError, match=r'the output is \{"charge_id":"c-0"\}, and when it is'
+    ):
+        await assert_compensates(stage, ORDER)
+
+
+async def test_a_step_behind_the_pivot_is_run() -> None:
+    """It goes forward alone, and nobody else would run it before the first saga does."""
+    stage = Stage("payment", accepts=Order)
+
+    @stage.call(to="psp", pivot=True)
+    async def pay(http: Http, saga: Saga[Order]) -> str:
+        return str((await http.post("/charges")).json()["id"])
+
+    @stage.transaction
+    async def record(tx: Tx, saga: Saga[Order]) -> None:
+        await tx.execute("UPDATE nowhere SET id = $1", saga.result(pay))
+
+    with pytest.raises(sqlite3.OperationalError, match="no such table: nowhere"):
+        await assert_compensates(stage, ORDER)
+
+
+async def test_a_request_that_goes_elsewhere_at_a_second_run_is_named() -> None:
+    """State of the process in a path: a saga in doubt would be parked."""
+    stage: Stage[Order, Any] = Stage("payment", accepts=Order)
+    numbers = iter(range(9))
+
+    @stage.call(to="psp", reason="it is a trial")
+    async def charge(http: Http, saga: Saga[Order]) -> None:
+        await http.post(f"/charges/{next(numbers)}")
+
+    with pytest.raises(
+        AssertionError, match=r"step charge asks for POST /charges/0, and for POST /"
+    ):
+        await assert_compensates(stage, ORDER)

@@ -62,6 +62,8 @@ async def test_the_fake_refuses_what_the_real_one_refuses() -> None:
     _ = http.get("/charges")
     with pytest.raises(NotAwaited, match="was not awaited"):
         http.check_awaited()
+    with pytest.raises(NotAwaited, match="was not awaited"):
+        _ = http.requests
 
 
 async def test_a_compensation_gets_a_result_or_none() -> None:
@@ -136,5 +138,7 @@ async def test_a_statement_that_is_not_awaited_is_found_by_the_fake() -> None:
     forgotten = tx.execute("DELETE FROM payment")
     with pytest.raises(StatementNotAwaited, match="did not run: DELETE FROM payment"):
         tx.check_awaited()
+    with pytest.raises(StatementNotAwaited, match="did not run: DELETE FROM payment"):
+        _ = tx.statements
     await forgotten
     tx.check_awaited()
