@@ -54,6 +54,7 @@ INDEXED: dict[str, tuple[object, ...]] = {
     "claim_due": (2, 100, VERSION_MAX, 1e12, 2e12),
     "claim_dead": (2, 100, VERSION_MAX),
     "own_due": (1, 100, VERSION_MAX, 1e12, 2e12),
+    "own_unfinished": (1, 100, VERSION_MAX),
     "due_sagas": (1e12, 100, VERSION_MAX, 2e12),
     "close_ended": (1e3, 1e12, 100, []),
     "drop_answers": (1e3, 100, []),
@@ -76,7 +77,7 @@ INDEXED: dict[str, tuple[object, ...]] = {
     "page_acts_of": (2**62, 100, ONE),
     "drop_terms": (ONE,),
     "page_changed": (1e3, "", 100),
-    "release": (1, [ONE]),
+    "release": (1, [ONE], [9]),
 }
 """Statements that must find what they need by an index, with parameters. None is committed."""
 

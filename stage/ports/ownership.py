@@ -19,7 +19,7 @@ A store that one process has for itself keeps all of this with `store.sole_owner
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Protocol
 
 import msgspec
@@ -87,18 +87,24 @@ class Ownership(Protocol):
         """The part of this replica in limits and reports. It never waits for anything."""
         ...
 
-    async def claim(self, now: float, limit: int, version: int = VERSION_MAX) -> list[str]:
-        """Ids of sagas that need a run and have no live owner; from now on they are ours.
+    async def claim(self, now: float, limit: int, version: int = VERSION_MAX) -> dict[str, int]:
+        """Sagas that need a run and have no live owner; from now on they are ours.
 
-        Claimed are the sagas that are due by `now`, the longest due first; those due at an instant
-        that only a wrong clock can have written (`core.age.is_due`); and all whose owner is dead: a
-        saga that ran when its process ended is due at once. A saga that a newer `version` of the
-        stage accepted is left to it (rule 32).
+        By the id of each stands the number of its entries. Claimed are the sagas that are due by
+        `now`, the longest due first; those due at an instant that only a wrong clock can have
+        written (`core.age.is_due`); and all whose owner is dead: a saga that ran when its process
+        ended is due at once. A saga that a newer `version` of the stage accepted is left to it
+        (rule 32).
         """
         ...
 
-    async def release(self, saga_ids: Sequence[str]) -> None:
-        """Give up these sagas; any replica may claim them when they are due."""
+    async def release(self, sagas: Mapping[str, int | None]) -> None:
+        """Give up these sagas; any replica may claim them when they are due.
+
+        By the id of each stands the number of entries with which it came to rest. A saga that has
+        another number by now runs here again, and stays ours, as does one that a unit has at that
+        moment. None is for a saga that this release cannot run.
+        """
         ...
 
     async def leave(self) -> None:

@@ -8,7 +8,7 @@ that rests before its wait is over by the clock that all go by.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from stage.core.age import is_due
 from stage.core.events import Event
@@ -182,18 +182,18 @@ class ReplicaOwnership:
         self._shared.primary.renewed(self._process.name)
         return alive
 
-    async def claim(self, now: float, limit: int, version: int = VERSION_MAX) -> list[str]:
+    async def claim(self, now: float, limit: int, version: int = VERSION_MAX) -> dict[str, int]:
         """See ports.ownership.Ownership."""
         await self._door()
         resting = self._shared.resting()
         claimed = await self._replica.claim(now, limit, version)
-        self._shared.check_claims(self._process.name, resting, claimed)
+        self._shared.check_claims(self._process.name, resting, list(claimed))
         return claimed
 
-    async def release(self, saga_ids: Sequence[str]) -> None:
+    async def release(self, sagas: Mapping[str, int | None]) -> None:
         """See ports.ownership.Ownership."""
         await self._door()
-        await self._replica.release(saga_ids)
+        await self._replica.release(sagas)
 
     async def leave(self) -> None:
         """See ports.ownership.Ownership."""

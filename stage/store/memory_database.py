@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources.abc import Traversable
 from typing import Final
 
@@ -224,7 +224,7 @@ class MemoryReplica:
         live = {me, *(each for each, until in leases.items() if until >= self._now())}
         return Share(replicas=len(live), first=me == min(live))
 
-    async def claim(self, now: float, limit: int, version: int = VERSION_MAX) -> list[str]:
+    async def claim(self, now: float, limit: int, version: int = VERSION_MAX) -> dict[str, int]:
         """See ports.ownership.Ownership."""
         database, owners = self._database, self._database.owners
 
@@ -236,12 +236,16 @@ class MemoryReplica:
 
         found = database.needing_a_run(wanted, limit)
         owners.update(dict.fromkeys(found, self.me))
-        return found
+        return {saga_id: database.sagas[saga_id].length for saga_id in found}
 
-    async def release(self, saga_ids: Sequence[str]) -> None:
+    async def release(self, sagas: Mapping[str, int | None]) -> None:
         """See ports.ownership.Ownership."""
-        owners = self._database.owners
-        ours = [saga_id for saga_id in saga_ids if owners.get(saga_id) == self.me]
+        owners, rows = self._database.owners, self._database.sagas
+        ours = [
+            saga_id
+            for saga_id, length in sagas.items()
+            if owners.get(saga_id) == self.me and length in (None, rows[saga_id].length)
+        ]
         for saga_id in ours:
             del owners[saga_id]
         self._database.written(ours)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 
 from stage.core.events import Event
 from stage.core.steps import VERSION_MAX
@@ -51,13 +51,13 @@ class SoleOwner:
         """See ports.ownership.Ownership: all of what is in the store."""
         return self._share
 
-    async def claim(self, now: float, limit: int, version: int = VERSION_MAX) -> list[str]:
+    async def claim(self, now: float, limit: int, version: int = VERSION_MAX) -> dict[str, int]:
         """See ports.ownership.Ownership. The first claim finds all that the process before left."""
         found = await self._due(now if self._claimed else float("inf"), limit, version)
         self._claimed = True
-        return found
+        return dict.fromkeys(found, 0)
 
-    async def release(self, saga_ids: Sequence[str]) -> None:
+    async def release(self, sagas: Mapping[str, int | None]) -> None:
         """See ports.ownership.Ownership."""
 
     async def leave(self) -> None:

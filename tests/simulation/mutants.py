@@ -542,11 +542,11 @@ def every_machine_goes_by_its_own_clock(patches: Patches) -> None:
 def a_claim_takes_from_the_living(patches: Patches) -> None:
     """Rule 1 of ports.ownership: what needs a run is claimed, whoever owns it."""
 
-    async def claim(self: Any, now: float, limit: int, version: int) -> list[str]:
+    async def claim(self: Any, now: float, limit: int, version: int) -> dict[str, int]:
         owners = self._database.owners
         found = self._database.needing_a_run(lambda row, at: row.version <= version, limit)
         owners.update(dict.fromkeys(found, self.me))
-        return list(found)
+        return {saga_id: self._database.sagas[saga_id].length for saga_id in found}
 
     patches.set(memory_database.MemoryReplica, "claim", claim)
 

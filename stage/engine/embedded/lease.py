@@ -39,8 +39,9 @@ class Lease:
         self._clock = clock
         self._divide = divide
         self._tasks: list[asyncio.Task[None]] = []
-        self._resting: dict[str, None] = {}
-        """Sagas to give back: they left memory, and are due later."""
+        self._resting: dict[str, int | None] = {}
+        """Sagas to give back: they left memory, and are due later. Each with the number of its
+        entries, where this release could read it."""
         self._delivered: set[int] = set()
         """Mail that is on its way into a journal."""
 
@@ -62,8 +63,8 @@ class Lease:
         with suppress(StoreUnavailable):  # then the lease runs out
             await self._ownership.leave()
 
-    def _rests(self, saga_id: str) -> None:
-        self._resting[saga_id] = None
+    def _rests(self, saga_id: str, length: int | None) -> None:
+        self._resting[saga_id] = length
 
     async def _renew(self, seconds: float) -> None:
         while True:
@@ -94,8 +95,8 @@ class Lease:
 
     async def _release(self) -> None:
         resting, self._resting = self._resting, {}
-        away = [saga_id for saga_id in resting if saga_id not in self._sagas]
-        if away:
+        away = {each: length for each, length in resting.items() if each not in self._sagas}
+        if away:  # any of these may be opened again before the database hears of it
             await self._ownership.release(away)
 
     def _deliver(self, mail: Mail) -> None:

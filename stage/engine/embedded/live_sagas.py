@@ -85,13 +85,14 @@ class LiveSagas:
         self.draining = self._stopped = False
         self.left: Callable[[LiveSaga], None] = lambda _: None
         """Called with every saga that leaves memory."""
-        self.rests: Callable[[str], None] = lambda _: None
-        """Called with the id of a saga that leaves memory and is due later."""
+        self.rests: Callable[[str, int | None], None] = lambda _id, _length: None
+        """Called with the id of a saga that leaves memory and is due later, and the number of its
+        entries, which is not known of one that only a newer release can read."""
         self.crowded: Callable[[], bool] = lambda: False
         """Whether sagas wait for the room that recovered ones have."""
-        self.deposited: Callable[[str], None] | None = None
+        self.deposited: Callable[[str, int], None] | None = None
         """Where it is set, only sagas that the scheduler opens are run here. An offer or a request
-        is written down, and it is called with the id of the saga."""
+        is written down, and it is called with the id of the saga and the number of its entries."""
 
     def __len__(self) -> int:
         return len(self._live)
@@ -274,9 +275,9 @@ class LiveSagas:
 
     def _leave_to_scheduler(self, live: LiveSaga) -> None:
         """Let go of a saga that was only written down; its callers follow it in the store."""
-        assert self.deposited is not None
+        assert self.deposited is not None and live.row is not None
         live.lost = True
-        self.deposited(live.saga_id)
+        self.deposited(live.saga_id, live.row.length)
 
     async def _loop(self, live: LiveSaga, transition: AnyTransition) -> str:
         """Journal, then act: what is durable is sent, what comes back is journaled.
@@ -355,7 +356,7 @@ class LiveSagas:
             live.span.end(_outcome_of(live, outcome))
         unread = live.row is None and outcome == "rests"  # left to a newer release
         if not live.lost and (unread or _is_due(live)):
-            self.rests(live.saga_id)
+            self.rests(live.saga_id, None if live.row is None else live.row.length)
 
     async def _send(self, live: LiveSaga, outgoing: Outgoing) -> None:
         try:

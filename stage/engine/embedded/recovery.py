@@ -73,7 +73,8 @@ class Recovery:
         self._newer = {saga_id: until for saga_id, until in self._newer.items() if until > now}
         most = limit + len(self._newer)
         found = await self._ownership.claim(self._clock.now(), most, self._version)
-        if newer := [saga_id for saga_id in found if saga_id in self._newer]:
+        newer = {each: length for each, length in found.items() if each in self._newer}
+        if newer:
             await self._ownership.release(newer)
         return [saga_id for saga_id in found if saga_id not in self._newer]
 

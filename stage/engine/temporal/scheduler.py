@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 
@@ -150,14 +150,16 @@ class TemporalScheduler:
         most = limit + min(len(self._poked), NEWER_IDS_MAX)
         found = await self._ownership.claim(self._clock.now(), most, self._settings.version)
         await self._give_up(found)
-        return found
+        return list(found)
 
-    async def _give_up(self, saga_ids: Iterable[str]) -> None:
+    async def _give_up(self, sagas: Mapping[str, int]) -> None:
         """Let any worker have these sagas, but for those that run here: they stay ours.
 
-        A claim finds these too, once a call of theirs has lasted for a minute or two.
+        A claim finds these too, once a call of theirs has lasted for a minute or two. A timer of
+        Temporal may open one meanwhile, which then has another number of entries.
         """
-        await self._ownership.release([each for each in saga_ids if each not in self._sagas])
+        away = {each: length for each, length in sagas.items() if each not in self._sagas}
+        await self._ownership.release(away)
 
     async def _scan(self, found: Iterable[str]) -> None:
         """Poke what is due and not in memory, again and again."""
@@ -182,13 +184,13 @@ class TemporalScheduler:
         since = asyncio.get_running_loop().time() - POKE_AGAIN_SECONDS
         self._poked = {saga_id: at for saga_id, at in self._poked.items() if at > since}
 
-    def _deposited(self, saga_id: str) -> None:
-        self._spawn(self._hand_over(saga_id))
+    def _deposited(self, saga_id: str, length: int) -> None:
+        self._spawn(self._hand_over(saga_id, length))
 
-    async def _hand_over(self, saga_id: str) -> None:
+    async def _hand_over(self, saga_id: str, length: int) -> None:
         """Let any worker have a saga that was written down here, and poke its workflow."""
         with suppress(StoreUnavailable):  # the scan finds it
-            await self._give_up([saga_id])
+            await self._give_up({saga_id: length})
             await self._poke(saga_id, POKE)
 
     async def _poke(self, saga_id: str, signal: str) -> None:

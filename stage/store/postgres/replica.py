@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Final
@@ -38,6 +38,8 @@ UNNUMBERED: Final = 0
 LOST_RENEWAL: Final = "a renewal of the lease of this process is missing"
 LOOK_SECONDS: Final = 0.05
 """How often sagas that others run are looked at, as long as somebody here waits for one."""
+OWN_SAGAS_MAX: Final = 100_000
+"""Sagas of this process that are looked at behind a claim in doubt: as many as a start claims."""
 _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
@@ -68,6 +70,8 @@ class PostgresReplica:
         self._sure_until = 0.0
         self._dead = False
         """True from when it was declared dead until `renew` has said so, which loses its sagas."""
+        self._claim_in_doubt = False
+        """True from a claim until its answer was read to the end."""
         self._share = Share()
         self._time = ServerTime()
         self._registering = asyncio.Lock()
@@ -176,25 +180,28 @@ class PostgresReplica:
         """See ports.ownership.Ownership."""
         return self._share
 
-    async def claim(self, now: float, limit: int, version: int = VERSION_MAX) -> list[str]:
+    async def claim(self, now: float, limit: int, version: int = VERSION_MAX) -> dict[str, int]:
         """See ports.ownership.Ownership."""
         me = await self.registered()
         await self._pool.fetch("bury", me)
         await self._pool.fetch("forget_dead")
         await self._pool.fetch("recall_forgotten")
+        doubted, self._claim_in_doubt = self._claim_in_doubt, True
         found: list[Row] = await self._pool.fetch("claim_dead", me, limit, version)
+        if doubted:  # what that claim gave us is ours, and its ids were never read
+            found += await self._pool.fetch("own_unfinished", me, OWN_SAGAS_MAX, version)
         times = (now, now + WAIT_SECONDS_MAX)
         for name in ("own_due", "claim_due"):
             left = limit - len(found)
             if left > 0:
                 found += await self._pool.fetch(name, me, left, version, *times)
-        ids = {saga_id: None for _, saga_id in sorted(found)}
-        return list(ids)
+        self._claim_in_doubt = False
+        return {saga_id: length for _, saga_id, length in sorted(found)}
 
-    async def release(self, saga_ids: Sequence[str]) -> None:
+    async def release(self, sagas: Mapping[str, int | None]) -> None:
         """See ports.ownership.Ownership."""
-        if self._me is not None and saga_ids:
-            await self._pool.fetch("release", self._me, list(saga_ids))
+        if self._me is not None and sagas:
+            await self._pool.fetch("release", self._me, list(sagas), list(sagas.values()))
 
     async def leave(self) -> None:
         """See ports.ownership.Ownership."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
 
 import pytest
@@ -158,13 +158,13 @@ class StillDue:
         self.ids = saga_ids
         self.released: set[str] = set()
 
-    async def claim(self, now: float, limit: int, version: int) -> list[str]:
+    async def claim(self, now: float, limit: int, version: int) -> dict[str, int]:
         """The oldest of them."""
-        return list(self.ids[:limit])
+        return dict.fromkeys(self.ids[:limit], 1)
 
-    async def release(self, saga_ids: Sequence[str]) -> None:
+    async def release(self, sagas: Mapping[str, int | None]) -> None:
         """Remembers them."""
-        self.released.update(saga_ids)
+        self.released.update(sagas)
 
 
 async def test_sagas_of_a_newer_release_keep_none_behind_them_from_recovery(

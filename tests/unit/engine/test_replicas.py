@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -639,6 +639,40 @@ async def test_a_saga_that_rests_is_given_back(
     a.clock.thawed.clear()
     await in_the_end(lambda: database.sagas["s-1"].state is SagaState.COMPLETED)
     assert 1 == sum(world.charged.values())
+
+
+async def test_a_saga_that_is_opened_again_is_not_given_back(
+    pair: Pair, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is in its call once the database hears that it rested: what comes goes to its owner."""
+    monkeypatch.setattr("stage.engine.embedded.live_sagas.EVICT_AFTER_SECONDS", 0.0)
+    a, b = pair
+    release = a.store.ownership.release
+    begun, late, done = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def releasing(sagas: Mapping[str, int | None]) -> None:
+        begun.set()
+        await late.wait()
+        await release(sagas)
+        done.set()
+
+    monkeypatch.setattr(a.store.ownership, "release", releasing)
+    world.unreachable = 1
+    assert await a.accept(respond_async=True) is None
+    await asyncio.wait_for(begun.wait(), 5.0)
+    first = await in_its_call(a, world)
+    late.set()
+    await asyncio.wait_for(done.wait(), 5.0)
+    compensating = asyncio.ensure_future(b.compensate())
+    async with asyncio.timeout(5.0):  # it is journaled before the call has ended
+        while not any(isinstance(one, e.CompensationRequested) for one in await b.events()):  # noqa: ASYNC110 - there is no event for it
+            await asyncio.sleep(0.01)
+    world.door.set()
+    assert SagaState.COMPENSATED is (await compensating).saga.state
+    reply = await first
+    assert reply is not None and 410 == reply.status
+    assert 2 == max(entry.epoch for entry in await b.store.entries("s-1"))
+    assert 1 == sum(world.charged.values()) == sum(world.refunded.values())
 
 
 @pytest.mark.parametrize("ask", ["compensate", "defer"])

@@ -49,11 +49,11 @@ class Hand:
     async def close(self) -> None:
         """See `Scheduler`."""
 
-    def _deposited(self, saga_id: str) -> None:
-        self._tasks.add(asyncio.ensure_future(self._give_back(saga_id)))
+    def _deposited(self, saga_id: str, length: int) -> None:
+        self._tasks.add(asyncio.ensure_future(self._give_back(saga_id, length)))
 
-    async def _give_back(self, saga_id: str) -> None:
-        await self._ownership.release([saga_id])
+    async def _give_back(self, saga_id: str, length: int) -> None:
+        await self._ownership.release({saga_id: length})
         self.waiting.append(saga_id)
 
     def run(self, saga_id: str = "s-1") -> None:

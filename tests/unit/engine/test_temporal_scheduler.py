@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -72,14 +72,14 @@ class Scheduled(Replica):
         ownership: Any = self.store.ownership
         claim, release = ownership.claim, ownership.release
 
-        async def claiming(*given: Any) -> list[str]:
-            found: list[str] = await claim(*given)
+        async def claiming(*given: Any) -> dict[str, int]:
+            found: dict[str, int] = await claim(*given)
             self.claims += 1
             return found
 
-        async def releasing(saga_ids: Sequence[str]) -> None:
-            self.released += [each for each in saga_ids if each in self.sagas]
-            await release(saga_ids)
+        async def releasing(sagas: Mapping[str, int | None]) -> None:
+            self.released += [each for each in sagas if each in self.sagas]
+            await release(sagas)
 
         ownership.claim, ownership.release = claiming, releasing
 

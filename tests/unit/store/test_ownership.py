@@ -19,7 +19,7 @@ from stage.core.errors import StaleEpoch, StoreUnavailable
 from stage.core.events import AnswerDeferred, Event
 from stage.core.states import SagaState
 from stage.ports.ownership import HeldElsewhere, Share
-from stage.ports.store import SagaRow, Store, Unit
+from stage.ports.store import Row, SagaRow, Store, Unit
 from stage.store.memory import MemoryStore
 from stage.store.memory_database import MemoryDatabase
 from stage.store.postgres.pool import Pool
@@ -149,10 +149,10 @@ async def test_alone_the_first_claim_finds_all_that_is_unfinished(sqlite_store: 
     await sqlite_store.transact(inserting("later", running("later", AT + 60)))
     await sqlite_store.transact(inserting("now", running("now", AT)))
     await sqlite_store.transact(inserting("never", row("never", due_at=None)))
-    assert ["now", "later"] == await sqlite_store.ownership.claim(AT, 10)
-    assert ["now"] == await sqlite_store.ownership.claim(AT, 10)
+    assert ["now", "later"] == list(await sqlite_store.ownership.claim(AT, 10))
+    assert ["now"] == list(await sqlite_store.ownership.claim(AT, 10))
     await sqlite_store.ownership.leave()
-    assert ["now", "later"] == await sqlite_store.ownership.claim(AT, 10)
+    assert ["now", "later"] == list(await sqlite_store.ownership.claim(AT, 10))
 
 
 async def test_alone_nothing_is_held_elsewhere(sqlite_store: Store) -> None:
@@ -165,7 +165,7 @@ async def test_alone_nothing_is_held_elsewhere(sqlite_store: Store) -> None:
     assert not await ownership.changed("s", 1, until)
     assert not await ownership.post("s", AnswerDeferred(at=AT))
     assert [] == await ownership.mail()
-    await ownership.release(["s"])
+    await ownership.release({"s": 1})
     assert await take(sqlite_store) is not None
 
 
@@ -177,7 +177,7 @@ async def test_a_saga_of_a_live_replica_is_held_elsewhere(replicas: Replicas) ->
     with pytest.raises(HeldElsewhere):
         await take(replicas.b)
     assert await take(replicas.a) == running("s")
-    assert [] == await replicas.b.ownership.claim(AT + 3600, 10)
+    assert {} == await replicas.b.ownership.claim(AT + 3600, 10)
 
 
 async def test_a_saga_that_needs_no_run_is_owned_by_nobody(replicas: Replicas) -> None:
@@ -192,7 +192,7 @@ async def test_a_saga_that_needs_no_run_is_owned_by_nobody(replicas: Replicas) -
 
 async def test_a_unit_that_is_rolled_back_changes_no_owner(replicas: Replicas) -> None:
     """A take within it leaves the saga where it was, and so does an attempt."""
-    await replicas.a.ownership.release(["s"])
+    await replicas.a.ownership.release({"s": 1})
 
     async def unit(unit: Unit) -> None:
         await unit.take("s")
@@ -209,18 +209,37 @@ async def test_a_released_saga_belongs_to_the_replica_that_claims_it_when_due(
     replicas: Replicas,
 ) -> None:
     """Not before: it rests."""
-    await replicas.a.ownership.release(["s", "not ours"])
-    assert [] == await replicas.b.ownership.claim(AT, 10)
-    assert ["s"] == await replicas.b.ownership.claim(AT + 60, 10)
+    await replicas.a.ownership.release({"s": 1, "not ours": 1})
+    assert {} == await replicas.b.ownership.claim(AT, 10)
+    assert {"s": 1} == await replicas.b.ownership.claim(AT + 60, 10)
     with pytest.raises(HeldElsewhere):
         await take(replicas.a)
 
 
 async def test_only_ones_own_is_released(replicas: Replicas) -> None:
     """Another replica's sagas stay with it."""
-    await replicas.b.ownership.release(["s"])
+    await replicas.b.ownership.release({"s": 1})
     with pytest.raises(HeldElsewhere):
         await take(replicas.b)
+
+
+async def test_a_saga_that_runs_here_again_is_not_released(replicas: Replicas) -> None:
+    """It was opened after it had been laid aside: given away, two replicas would run it."""
+    await save(replicas.a, running("s"))
+    await replicas.a.ownership.release({"s": 1})
+    with pytest.raises(HeldElsewhere):
+        await take(replicas.b)
+    await replicas.a.ownership.release({"s": 3})
+    assert await take(replicas.b) is not None
+
+
+async def test_a_saga_that_this_release_cannot_read_is_released_whatever_it_holds(
+    replicas: Replicas,
+) -> None:
+    """Nobody here knows how far it is."""
+    await save(replicas.a, running("s"))
+    await replicas.a.ownership.release({"s": None})
+    assert await take(replicas.b) is not None
 
 
 # --- 3: leases -------------------------------------------------------------------------------
@@ -231,7 +250,7 @@ async def test_after_its_lease_a_replica_has_lost_everything(replicas: Replicas)
     a, b = replicas.a, replicas.b
     await replicas.outlive_a()
     assert not a.ownership.sure and b.ownership.sure
-    assert ["s"] == await b.ownership.claim(replicas.clock.at, 10)
+    assert {"s": 1} == await b.ownership.claim(replicas.clock.at, 10)
     with pytest.raises(StaleEpoch):
         await save(a, running("s"))
     assert 1 == len(await a.entries("s"))
@@ -265,7 +284,7 @@ async def test_a_death_is_heard_of_though_the_database_goes_away_meanwhile(
     """Found by reading: the next renewal said that all is well, and stale sagas went on sending."""
     async with on_a_server(postgres_url, migrations) as replicas:
         await replicas.outlive_a()
-        assert ["s"] == await replicas.b.ownership.claim(AT, 10)
+        assert {"s": 1} == await replicas.b.ownership.claim(AT, 10)
         ownership = replicas.a.ownership
         assert isinstance(ownership, PostgresReplica)
         fetch = Pool.fetch
@@ -279,9 +298,35 @@ async def test_a_death_is_heard_of_though_the_database_goes_away_meanwhile(
             away.setattr(Pool, "fetch", without_registration)
             with pytest.raises(StoreUnavailable):
                 await ownership.renew()
-        assert [] == await ownership.claim(AT, 10)  # which registers anew
+        assert {} == await ownership.claim(AT, 10)  # which registers anew
         seen = [ownership.sure, await ownership.renew(), ownership.sure, await ownership.renew()]
         assert [False, False, True, True] == seen
+
+
+@pytest.mark.parametrize("answered", ["claim_dead", "claim_due"])
+async def test_the_sagas_of_a_claim_whose_answer_was_lost_are_found(
+    postgres_url: str, migrations: Path, monkeypatch: pytest.MonkeyPatch, answered: str
+) -> None:
+    """By the next claim; otherwise it waits until it is due, and its owner knows nothing of it."""
+    async with on_a_server(postgres_url, migrations) as replicas:
+        await asyncio.sleep(SERVER_LEASE_SECONDS + 0.2)
+        ownership = replicas.b.ownership
+        assert isinstance(ownership, PostgresReplica)
+        pool, fetch = ownership._pool, ownership._pool.fetch
+        lost: list[int] = []
+
+        async def lose(name: str, *parameters: object) -> list[Row]:
+            found = await fetch(name, *parameters)
+            if name == answered and not lost:
+                lost.append(1)
+                raise StoreUnavailable("the connection broke")
+            return found
+
+        monkeypatch.setattr(pool, "fetch", lose)
+        with pytest.raises(StoreUnavailable):
+            await ownership.claim(AT, 10)
+        assert {"s": 1} == await ownership.claim(AT, 10)
+        assert {} == await ownership.claim(AT, 10)
 
 
 async def test_nothing_is_assured_while_the_lease_is_over(replicas: Replicas) -> None:
@@ -297,7 +342,7 @@ async def test_nothing_is_assured_while_the_lease_is_over(replicas: Replicas) ->
 async def test_leaving_gives_up_everything_at_once(replicas: Replicas) -> None:
     """Without waiting for the lease."""
     await replicas.a.ownership.leave()
-    assert ["s"] == await replicas.b.ownership.claim(AT, 10)
+    assert {"s": 1} == await replicas.b.ownership.claim(AT, 10)
 
 
 # --- waiting ---------------------------------------------------------------------------------
@@ -334,7 +379,7 @@ async def test_a_wait_ends_when_nobody_owns_the_saga_any_more(replicas: Replicas
             ended = replace(longer(running("s"), 2), state=SagaState.COMPLETED, due_at=None)
             await replicas.a.transact(lambda unit: unit.save(ended, parked(), epoch=1))
         case "released":
-            await replicas.a.ownership.release(["s"])
+            await replicas.a.ownership.release({"s": 1})
         case "left":
             await replicas.a.ownership.leave()
         case _:
@@ -385,7 +430,7 @@ async def test_there_is_no_mail_for_a_saga_without_a_live_other_owner(replicas: 
 async def test_mail_is_for_one_owner(replicas: Replicas) -> None:
     """It is gone with the takeover: its sender sees that, and writes to the next one."""
     assert await replicas.b.ownership.post("s", AnswerDeferred(at=AT))
-    await replicas.a.ownership.release(["s"])
+    await replicas.a.ownership.release({"s": 1})
     assert await take(replicas.b) is not None
     assert [] == await replicas.b.ownership.mail() == await replicas.a.ownership.mail()
 

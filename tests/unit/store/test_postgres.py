@@ -629,12 +629,12 @@ async def test_a_saga_of_a_replica_that_was_forgotten_is_claimed(
         "UPDATE stage.replica SET lease_until = lease_until - interval '2 hours' WHERE id = $1",
         registration,
     )
-    assert [] == await store.ownership.claim(AT - 1, 10)  # the dead are forgotten
+    assert {} == await store.ownership.claim(AT - 1, 10)  # the dead are forgotten
     assert [] == await other.raw.fetch("SELECT FROM stage.replica WHERE id = $1", registration)
     await second.transact(inserting("s", running))
     third = PostgresStore(postgres_url, migrations=[migrations])
     await third.open()
-    assert ["s"] == await third.ownership.claim(AT - 1, 10)
+    assert {"s": 1} == await third.ownership.claim(AT - 1, 10)
     assert not await second.ownership.renew()
     assert await second.ownership.renew() and await third.ownership.renew()
     for each in (second, third):

@@ -86,7 +86,7 @@ WITH found AS (
     ORDER BY saga.due_at LIMIT $2 FOR UPDATE OF saga SKIP LOCKED
 )
 UPDATE stage.saga SET owner = $1 FROM found WHERE saga.id = found.id
-RETURNING saga.due_at, saga.id;
+RETURNING saga.due_at, saga.id, saga.length;
 
 -- name: claim_due
 -- Own at most $2 sagas that nobody owns and that are due by $4, or at an instant behind $5, which
@@ -98,18 +98,32 @@ WITH found AS (
     ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED
 )
 UPDATE stage.saga SET owner = $1 FROM found WHERE saga.id = found.id
-RETURNING saga.due_at, saga.id;
+RETURNING saga.due_at, saga.id, saga.length;
 
 -- name: own_due
 -- Our own sagas that are due.
-SELECT due_at, id FROM stage.saga
+SELECT due_at, id, length FROM stage.saga
 WHERE owner = $1 AND due_at IS NOT NULL AND (due_at <= $4 OR due_at > $5) AND version <= $3
 ORDER BY due_at LIMIT $2;
 
+-- name: own_unfinished
+-- At most $2 of our own sagas that need a run at any time, of version $3 or an older one.
+SELECT due_at, id, length FROM stage.saga
+WHERE owner = $1 AND due_at IS NOT NULL AND version <= $3
+ORDER BY due_at LIMIT $2;
+
 -- name: release
--- Give up these sagas, and the mail for them.
-WITH mail AS (DELETE FROM stage.signal WHERE owner = $1 AND saga_id = ANY($2::text[]))
-UPDATE stage.saga SET owner = NULL WHERE owner = $1 AND id = ANY($2::text[]);
+-- Give up these sagas, and the mail for them, where each has the number of entries in $3 still; NULL
+-- is for any number. A saga that a unit has just now stays ours: its run may be about to begin.
+WITH found AS (
+    SELECT saga.id FROM stage.saga
+    JOIN unnest($2::text[], $3::bigint[]) AS rests (id, length) ON saga.id = rests.id
+    WHERE saga.owner = $1 AND saga.length = coalesce(rests.length, saga.length)
+    FOR UPDATE OF saga SKIP LOCKED
+), given AS (
+    UPDATE stage.saga SET owner = NULL FROM found WHERE saga.id = found.id RETURNING saga.id
+)
+DELETE FROM stage.signal USING given WHERE signal.saga_id = given.id AND signal.owner = $1;
 
 -- name: lengths
 -- Number of entries of these sagas, and whether a live replica other than $1 owns them.
