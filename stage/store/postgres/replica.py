@@ -301,12 +301,12 @@ class _Waits:
                 for waiter in asked:
                     if not waiter.done():
                         waiter.set_exception(error)
-                return
-            for waiter, (saga_id, length) in asked.items():
-                known, elsewhere = found.get(saga_id, (length, False))
-                if not waiter.done() and (not elsewhere or known != length):
-                    waiter.set_result(elsewhere)
-            await asyncio.sleep(LOOK_SECONDS)
+            else:
+                for waiter, (saga_id, length) in asked.items():
+                    known, elsewhere = found.get(saga_id, (length, False))
+                    if not waiter.done() and (not elsewhere or known != length):
+                        waiter.set_result(elsewhere)
+            await asyncio.sleep(LOOK_SECONDS)  # also behind an error: others wait by then
 
 
 def _now() -> float:

@@ -388,6 +388,35 @@ async def test_a_wait_ends_when_nobody_owns_the_saga_any_more(replicas: Replicas
     assert await take(replicas.b) is not None
 
 
+async def test_a_wait_that_begins_while_the_look_of_the_others_fails_is_served(
+    postgres_url: str, migrations: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One look is shared: its failure ends the waits that it was for, and no other."""
+    async with on_a_server(postgres_url, migrations) as replicas:
+        ownership = replicas.b.ownership
+        assert isinstance(ownership, PostgresReplica)
+        looking, fail = asyncio.Event(), asyncio.Event()
+        lengths = ownership.lengths
+
+        async def away(saga_ids: list[str]) -> Any:
+            looking.set()
+            await fail.wait()
+            monkeypatch.setattr(ownership, "lengths", lengths)
+            raise StoreUnavailable("the database is away")
+
+        monkeypatch.setattr(ownership, "lengths", away)
+        until = asyncio.get_running_loop().time() + 30.0
+        first = asyncio.ensure_future(ownership.changed("s", 1, until))
+        await looking.wait()
+        second = asyncio.ensure_future(ownership.changed("s", 1, until))
+        await asyncio.sleep(0)
+        fail.set()
+        with pytest.raises(StoreUnavailable):
+            await first
+        await replicas.a.ownership.release({"s": 1})
+        assert not await asyncio.wait_for(second, 5.0)
+
+
 # --- 5: mail ---------------------------------------------------------------------------------
 
 
