@@ -29,5 +29,5 @@ class TooManyRows(StageError):
 class Contended(StoreUnavailable):
     """Other transactions hold the rows that a unit needs, or have just changed a table of it.
 
-    Nothing was written.
+    Or a statement of ours was cancelled. Nothing was written.
     """

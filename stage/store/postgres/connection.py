@@ -10,7 +10,7 @@ from stage.core.errors import StaleEpoch, StoreUnavailable
 from stage.ports.codec import Codec
 from stage.store import rows
 from stage.store.connection import CommitRefused, Connection
-from stage.store.postgres.errors import away, contended, refused_at_commit, unavailable
+from stage.store.postgres.errors import away, interrupted, refused_at_commit, unavailable
 from stage.store.postgres.identity import Timeline
 from stage.store.postgres.link import Link
 from stage.store.postgres.replica import PostgresReplica
@@ -73,10 +73,11 @@ class PostgresConnection:
             await self.drop()
             raise
         except Exception as error:
+            closed = self._link.closed
             await self.drop()
-            if (held := contended(error)) is not None:
+            if (held := interrupted(error)) is not None:
                 raise CommitRefused(again=True) from held
-            if (gone := unavailable(error)) is not None:
+            if (gone := unavailable(error, closed=closed)) is not None:
                 raise gone from error
             raise CommitRefused from error
 

@@ -17,6 +17,7 @@ AWAY: Final = {
     "08": "the connection broke: check the server and the network",
     "25006": "the server only reads: after a failover it may be the old primary",
     "25P03": "the server ended a transaction that stood idle",
+    "25P04": "the server ended a transaction that took long: look at transaction_timeout",
     "28": "the server refuses the user: check name, password and pg_hba.conf",
     "3D000": "there is no such database: check its name, or create it",
     "42501": "the user may not: grant it the database and the schema stage",
@@ -34,9 +35,16 @@ REFUSED_AT_COMMIT: Final = ("22", "23", "40")
 """Classes with which COMMIT refuses what was written, such as a deferred constraint; a trigger of
 the author may raise besides."""
 
+UNKNOWN_AT_COMMIT: Final = "40003"
+"""In one of these classes, and no refusal: the server does not know whether it committed."""
 
-def unavailable(error: BaseException) -> StoreUnavailable | None:
-    """StoreUnavailable for an error that means so, or None for any other."""
+
+def unavailable(error: BaseException, *, closed: bool = True) -> StoreUnavailable | None:
+    """StoreUnavailable for an error that means so, or None for any other.
+
+    `closed`: whether the connection is. The driver complains of an open connection where it was
+    asked for something impossible, such as a statement with too few parameters.
+    """
     if isinstance(error, StoreUnavailable):
         return error
     if isinstance(error, asyncpg.PostgresError):
@@ -47,7 +55,7 @@ def unavailable(error: BaseException) -> StoreUnavailable | None:
         return None
     if isinstance(error, asyncpg.InternalClientError):
         return StoreUnavailable(f"PostgreSQL: {error}; the connection broke")
-    if isinstance(error, asyncpg.InterfaceError) and not isinstance(error, ValueError):
+    if closed and isinstance(error, asyncpg.InterfaceError) and not isinstance(error, ValueError):
         return StoreUnavailable(f"PostgreSQL: {error}; the connection is closed")
     if isinstance(error, TimeoutError):
         return StoreUnavailable("PostgreSQL does not answer: check the server and the network")
@@ -75,11 +83,24 @@ def contended(error: BaseException) -> Contended | None:
     return None
 
 
+def interrupted(error: BaseException) -> Contended | None:
+    """As `contended` for a statement of ours, which a person or the server may also cancel.
+
+    A statement of the author that is cancelled is the function's to judge: it may be too slow.
+    """
+    if isinstance(error, asyncpg.QueryCanceledError):
+        return Contended(f"{error}: look at statement_timeout of the role, and at who cancels")
+    return contended(error)
+
+
 def refused_at_commit(error: BaseException) -> bool:
     """Whether COMMIT said no, so that it is not in doubt."""
     if isinstance(error, asyncpg.PLPGSQLError):
         return True
-    return isinstance(error, asyncpg.PostgresError) and _state(error).startswith(REFUSED_AT_COMMIT)
+    if not isinstance(error, asyncpg.PostgresError):
+        return False
+    state = _state(error)
+    return state.startswith(REFUSED_AT_COMMIT) and state != UNKNOWN_AT_COMMIT
 
 
 def _state(error: asyncpg.PostgresError) -> str:

@@ -21,8 +21,14 @@ from stage.store.postgres.statements import statement
 CONNECT_SECONDS_MAX: Final = 5.0
 STATEMENT_SECONDS_MAX: Final = 30.0
 """How long one statement may take. COMMIT alone has no limit: cut off, it would be in doubt."""
+DROP_SECONDS_MAX: Final = 5.0
+"""How long a transaction is rolled back; then its connection is closed, which does it too."""
 STATEMENTS_CACHED: Final = 256
 """Prepared statements that a connection keeps: ours and, as many again, the author's."""
+DRIVER_ERRORS: Final = (
+    asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError,
+)  # fmt: skip
+"""All that the driver raises. The third one says, too, that all servers only read."""
 
 
 async def connect(server: DatabaseServer) -> Link:
@@ -37,7 +43,7 @@ async def connect(server: DatabaseServer) -> Link:
     dsn = urlunsplit(parts._replace(query=urlencode(given)))
     try:
         raw = await asyncpg.connect(dsn, timeout=CONNECT_SECONDS_MAX, statement_cache_size=cached)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+    except DRIVER_ERRORS as error:
         raise away(error) from error
     return Link(raw, cached, server)
 
@@ -67,9 +73,14 @@ class Link:
         return await connect(self._server)
 
     @property
+    def closed(self) -> bool:
+        """Whether it was closed, here or by the server."""
+        return bool(self.raw.is_closed())
+
+    @property
     def in_transaction(self) -> bool:
         """True from BEGIN to its end, also where the transaction is broken."""
-        return not self.raw.is_closed() and bool(self.raw.is_in_transaction())
+        return not self.closed and bool(self.raw.is_in_transaction())
 
     async def script(self, name: str) -> None:
         """Run statements of ours without parameters."""
@@ -90,8 +101,8 @@ class Link:
         """Roll back, as far as that is still possible. Raises nothing."""
         try:
             if self.in_transaction:
-                await self.script("drop_batch")
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                await self.raw.execute(statement("drop_batch"), timeout=DROP_SECONDS_MAX)
+        except DRIVER_ERRORS:
             self.raw.terminate()
 
     async def commit(self) -> str:
@@ -130,5 +141,5 @@ class Link:
         """Close it, politely where the server still answers."""
         try:
             await self.raw.close(timeout=1.0)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        except DRIVER_ERRORS:
             self.raw.terminate()

@@ -13,7 +13,7 @@ from time import perf_counter
 from stage.core.errors import StoreUnavailable
 from stage.ports.store import Row
 from stage.store.postgres.address import DatabaseServer
-from stage.store.postgres.errors import unavailable
+from stage.store.postgres.errors import interrupted, unavailable
 from stage.store.postgres.link import Link, connect
 
 WAIT_SECONDS_MAX = 10.0
@@ -70,17 +70,30 @@ class Pool:
     async def _fetch(self, name: str, parameters: tuple[object, ...]) -> list[Row]:
         if not self._open:
             raise StoreUnavailable("the database is not open: try again later")
-        link = self._idle.pop() if self._idle else await self._connected()
+        link = self._unused() or await self._connected()
         try:
             found = await link.fetch(name, *parameters)
         except BaseException as error:
-            await self._put_away(link, broken=unavailable(error) is not None)
-            if (gone := unavailable(error)) is not None:
+            gone = unavailable(error, closed=link.closed)
+            # The driver asks the server to cancel, and the next use would wait until it has.
+            cancelled = isinstance(error, asyncio.CancelledError)
+            await self._put_away(link, broken=cancelled or gone is not None)
+            if gone is not None:
                 await self.drop_idle()  # those have most likely lost the same server
                 raise gone from error
+            if (held := interrupted(error)) is not None:
+                raise held from error
             raise
         await self._put_away(link, broken=False)
         return found
+
+    def _unused(self) -> Link | None:
+        """An idle connection. A server, and what stands before it, may have ended idle ones."""
+        while self._idle:
+            link = self._idle.pop()
+            if not link.closed:
+                return link
+        return None
 
     async def _connected(self) -> Link:
         link = await connect(self._server)
@@ -89,13 +102,13 @@ class Pool:
                 await self._check(link)
             except BaseException as error:
                 await link.close()
-                if (gone := unavailable(error)) is not None:
+                if (gone := unavailable(error) or interrupted(error)) is not None:
                     raise gone from error
                 raise
         return link
 
     async def _put_away(self, link: Link, *, broken: bool) -> None:
-        if broken or not self._open or link.raw.is_closed():
+        if broken or not self._open or link.closed:
             await link.close()
         else:
             self._idle.append(link)

@@ -40,6 +40,9 @@ LOOK_SECONDS: Final = 0.05
 """How often sagas that others run are looked at, as long as somebody here waits for one."""
 OWN_SAGAS_MAX: Final = 100_000
 """Sagas of this process that are looked at behind a claim in doubt: as many as a start claims."""
+RENEWAL_SHARE: Final = 0.3
+RENEWAL_SECONDS_MIN: Final = 1.0
+"""A connection that keeps silent for that part of a lease, and for so long, has died."""
 _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
@@ -150,7 +153,7 @@ class PostgresReplica:
 
     async def _renew(self, me: int, until: datetime | None) -> None:
         began = _now()
-        found = await self._renewals.fetch("renew", me, self._lease_seconds, until)
+        found = await self._promptly("renew", me, self._lease_seconds, until)
         if found:
             self._extend(began, found[0])
             return
@@ -159,6 +162,19 @@ class PostgresReplica:
             raise older(self._server, LOST_RENEWAL)
         self._me, self._dead = None, True
         await self.registered()
+
+    async def _promptly(self, name: str, *parameters: object) -> list[Row]:
+        """The rows of a statement, which is asked once more where a connection keeps silent.
+
+        No packet comes back from a server that has moved, or through a gateway that has forgotten
+        the connection; the lease would be over before that is noticed.
+        """
+        seconds = max(self._lease_seconds * RENEWAL_SHARE, RENEWAL_SECONDS_MIN)
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._renewals.fetch(name, *parameters)
+        except TimeoutError:
+            return await self._renewals.fetch(name, *parameters)
 
     async def check(self, link: Link) -> None:
         """Raise StoreUnavailable where a renewal is missing: an older state of the database.

@@ -7,11 +7,13 @@ before the first statement of the author, which may well fail.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from contextvars import Context
 from functools import partial
 from typing import TypeVar
 
 from stage.core.act_key import ACT_KEY_SECONDS_MAX, ActKey, KeptAct
+from stage.core.errors import StoreUnavailable
 from stage.core.events import Event
 from stage.core.pause import Pause, Way
 from stage.core.sweep import Sweep, SweepEnd, SweepState
@@ -327,7 +329,8 @@ async def run_unit(
     except BaseException as error:
         writes.undo(mark)
         if link.in_transaction:
-            await part.undo(keep=True)
+            with suppress(StoreUnavailable):  # then it is the failure of the part
+                await part.undo(keep=True)
         if part.failure is not None or part.broken is not None:
             await link.drop()
         if part.failure is not None and error is not part.failure:
