@@ -44,7 +44,7 @@ async def take(link: Link, server: DatabaseServer) -> tuple[Identity, bool]:
         return found, found == made
     named = whose.named(found, server)
     if named != found:
-        await link.fetch("put_identity", *whose.values(named))
+        await link.fetch("name_identity", named.stage, named.release)
     return named, False
 
 

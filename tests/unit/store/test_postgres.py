@@ -686,3 +686,27 @@ async def test_a_replica_that_slept_through_a_restore_serves_nothing(
         while "restored" not in store.trouble:  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(0.05)
     assert not store.available and not store.ownership.sure
+
+
+async def test_a_start_leaves_alone_what_an_operator_writes_about_the_database(
+    store: PostgresStore, other: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new release writes its name, and `stage db restored` a generation at the same moment."""
+    fetch = Link.fetch
+
+    async def after_the_operator(link: Link, name: str, *parameters: object) -> list[Row]:
+        if name in ("name_identity", "put_identity"):
+            await other.raw.execute("UPDATE stage.identity SET generation = 2, restored_as_of = 5")
+        return await fetch(link, name, *parameters)
+
+    monkeypatch.setattr(Link, "fetch", after_the_operator)
+    named, made = await identity.take(other, DatabaseServer(url="", stage="payment", release="9.9"))
+    found = await identity.read_identity(other)
+    assert found is not None and not made
+    assert ("payment", "9.9", 1) == (named.stage, named.release, named.generation)
+    assert ("payment", "9.9", 2, 5) == (
+        found.stage,
+        found.release,
+        found.generation,
+        found.restored_as_of,
+    )

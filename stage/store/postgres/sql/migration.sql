@@ -47,6 +47,11 @@ INSERT INTO stage.identity (
     one, id, stage, born_at, generation, release, restored_as_of, restored_at, released_at
 ) VALUES (1, $1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (one) DO NOTHING;
 
+-- name: name_identity
+-- Replace the names that the row takes from the stage that opens the database, and nothing that an
+-- operator may be writing at this moment.
+UPDATE stage.identity SET stage = $1, release = $2 WHERE one = 1;
+
 -- name: put_identity
 -- Replace the row.
 UPDATE stage.identity SET
