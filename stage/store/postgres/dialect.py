@@ -25,6 +25,8 @@ LOCK_LOOK_SECONDS: Final = 0.1
 """How often that lock is asked for, each time in a new transaction. To wait for it within one would
 hold a snapshot, for which an index that the holder of the lock builds would wait in turn, for ever.
 """
+HELD: Final = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
+"""Others hold a table that the migration needs; they may wait for one that it has."""
 TABLE_TRIES_MAX: Final = 30
 """How often a migration is begun that meets the lock of a table."""
 TABLE_PAUSE_SECONDS: Final = 1.0
@@ -99,7 +101,7 @@ class PostgresDialect:
             try:
                 await self._apply(migration, now)
                 return
-            except asyncpg.LockNotAvailableError as error:
+            except HELD as error:
                 held = error
                 await asyncio.sleep(TABLE_PAUSE_SECONDS)
         raise ConfigurationError(
@@ -156,7 +158,7 @@ class PostgresDialect:
         name = f"{migration.owner}/{migration.name}"
         try:
             await self._link.raw.execute(migration.sql)
-        except asyncpg.LockNotAvailableError:
+        except HELD:
             raise
         except asyncpg.PostgresError as error:
             _refuse_away(error)

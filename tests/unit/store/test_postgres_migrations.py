@@ -109,6 +109,49 @@ async def test_a_migration_that_meets_a_lock_lets_the_others_pass_and_tries_agai
     assert 1 == await links[2].raw.fetchval("SELECT count(note IS NULL) FROM payment")
 
 
+class Crossed(PostgresDialect):
+    """A stage that is up has the one table at the first try, and then asks for the other."""
+
+    def __init__(self, link: Link, other: Link) -> None:
+        super().__init__(link)
+        self._other = other
+        self.tries = 0
+        self.asking: asyncio.Task[str] | None = None
+
+    async def _apply(self, migration: Migration, now: float) -> None:
+        self.tries += 1
+        if self.tries == 1:
+            await self._other.raw.execute("BEGIN; SET LOCAL deadlock_timeout = '1min'")
+            await self._other.raw.execute("INSERT INTO beside VALUES (1)")
+            self.asking = asyncio.create_task(self._ask())
+        await super()._apply(migration, now)
+
+    async def _ask(self) -> str:
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+        looking = await self._link.another()
+        while not await looking.raw.fetchval(waiting):  # noqa: ASYNC110 - there is no event for it
+            await asyncio.sleep(0.01)
+        await looking.close()
+        asked = "INSERT INTO payment VALUES ('passes', 1); COMMIT"
+        return str(await self._other.raw.execute(asked))
+
+
+async def test_a_migration_that_waits_in_a_circle_tries_again(
+    links: list[Link], migrations: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has one table and needs the other; a unit has that, and needs the first one."""
+    monkeypatch.setattr(dialect, "TABLE_PAUSE_SECONDS", 0.0)
+    await upgraded(PostgresDialect(links[0]), migrations)
+    await links[1].raw.execute("CREATE TABLE beside (one integer)")
+    both = f"{NOTE} ALTER TABLE beside ADD COLUMN note text;"
+    (migrations / "0002_note.expand.sql").write_text(both)
+    mine = Crossed(links[0], links[1])
+
+    assert ["0002_note.expand"] == await upgraded(mine, migrations)
+    assert mine.asking is not None and "COMMIT" == await mine.asking
+    assert 2 == mine.tries
+
+
 async def test_a_lock_that_never_goes_is_named(
     links: list[Link], migrations: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
