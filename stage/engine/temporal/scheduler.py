@@ -215,6 +215,9 @@ class TemporalScheduler:
                 self._poked.pop(saga_id, None)
                 self._log_away(error)
                 return
+            except Exception as error:  # the scan goes on: it would be missed by all sagas
+                self._defect("poke", error)
+                return
         self._away = False
 
     # --- the worker ------------------------------------------------------------------------------

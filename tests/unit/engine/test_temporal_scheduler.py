@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import timedelta
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from msgspec.structs import replace
@@ -160,6 +160,27 @@ async def test_a_run_that_only_a_newer_release_can_make_is_offered_again_later(
     assert row is not None and not row.parked and row.due_at is not None
     await older.stop()
     assert [] == older.observer.defects
+
+
+async def test_an_error_in_a_poke_does_not_end_the_scan(
+    replica: Scheduled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it no saga is found that Temporal has lost, for as long as the process lives."""
+    monkeypatch.setattr(scheduler, "POKE_AGAIN_SECONDS", 0.0)
+
+    async def fail(*_given: Any, **_more: Any) -> None:
+        raise RuntimeError("a defect of the client")
+
+    client = SimpleNamespace(**{Client.start_workflow.__name__: fail})
+    replica.scheduler._client = cast(Client, client)
+    accepting = asyncio.ensure_future(replica.accept(respond_async=True))
+    await written_down(replica)
+    await in_the_end(lambda: len(replica.observer.defects) > 1)
+    seen = replica.claims
+    await in_the_end(lambda: replica.claims > seen + 1)
+    assert {"a defect of the client"} == {str(error) for error in replica.observer.defects}
+    replica.observer.defects.clear()
+    accepting.cancel()
 
 
 async def test_a_saga_is_not_run_again_at_once(
