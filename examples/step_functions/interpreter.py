@@ -17,6 +17,8 @@ import aiohttp
 from jsonata import Jsonata
 
 QUERY = ("{%", "%}")
+DATA_BYTES_MAX = 262_144
+TOO_LARGE = "States.DataLimitExceeded"
 HTTP = "arn:aws:states:::http:invoke"
 HTTP_SECONDS_MAX = 60.0
 TRANSITIONS_MAX = 2_000
@@ -91,7 +93,10 @@ class Execution:
 
     def _leave(self, state: dict[str, Any], **states: Any) -> str:
         """Assign, all values being read before any is set, and go on."""
-        self.variables |= self._value(state.get("Assign", {}), **states)
+        assigned = self._value(state.get("Assign", {}), **states)
+        for value in assigned.values():
+            _limited(value)
+        self.variables |= assigned
         return str(state["Next"])
 
     def _choose(self, state: dict[str, Any]) -> str:
@@ -109,7 +114,8 @@ class Execution:
             try:
                 seconds = self._value(state["TimeoutSeconds"])
                 assert isinstance(seconds, int), seconds
-                result = await self._invoke(self._value(state["Arguments"]), seconds)
+                arguments = _limited(self._value(state["Arguments"]))
+                result = _limited(await self._invoke(arguments, seconds))
             except TaskFailed as failed:
                 pause = _retry(state, failed.error, attempts)
                 if pause is None:
@@ -175,8 +181,16 @@ class Execution:
         return found
 
 
+def _limited(value: Any) -> Any:
+    """The value, which has to fit; raises what `States.ALL` does not match, as it is there."""
+    if len(json.dumps(value, ensure_ascii=False).encode()) > DATA_BYTES_MAX:
+        raise TaskFailed(TOO_LARGE)
+    return value
+
+
 def _matches(rule: dict[str, Any], error: str) -> bool:
-    return error in rule["ErrorEquals"] or "States.ALL" in rule["ErrorEquals"]
+    named, every = rule["ErrorEquals"], ["States.ALL"]
+    return error in named or (named == every and error != TOO_LARGE)
 
 
 def _retry(state: dict[str, Any], error: str, attempts: dict[int, int]) -> float | None:

@@ -10,6 +10,11 @@ from typing import Any
 
 from stage.inbound.activity import COMPENSATED, FAILED_TO_COMPENSATE, NOT_EXECUTED
 
+DATA_BYTES_MAX = 240_000
+"""The limit of the data that is handed on. Step Functions takes 262,144 bytes, with all that stands
+beside it, and ends an execution at that limit without a way back."""
+TOO_LARGE = "States.DataLimitExceeded"
+"""Its error for what is larger where it is sent or answered, which `States.ALL` does not match."""
 HEARTBEAT_SECONDS = 20
 """The worker beats every five seconds."""
 TASK_SECONDS_MIN = 30
@@ -25,15 +30,42 @@ def query(text: str) -> str:
     return f"{{% {text} %}}"
 
 
-def execution(name: str, activity: str, *, after: str, back: str, stage: str) -> State:
+def merged(answer: str) -> str:
+    """The query for the data with what a stage has added to it."""
+    return f"$exists({answer}.data) ? $merge([$data, {answer}.data]) : $data"
+
+
+def fits(answer: str) -> str:
+    """The query whether that can be handed on. A character beyond ASCII has up to four bytes."""
+    return (
+        f"($text := $string({merged(answer)});"
+        " $length($text) + 3 * $length($replace($text, /[ -~]+/, ''))"
+        f" <= {DATA_BYTES_MAX})"
+    )
+
+
+def too_large(stage: str, back: str) -> State:
+    """The rest of a rule for data that cannot be handed on."""
+    reason = f"{stage}: the data is larger than Step Functions takes: hand on references"
+    return {"Assign": {"reason": reason, "tries": 0}, "Next": back}
+
+
+def execution(
+    name: str, judge: str, activity: str, *, after: str, back: str, stage: str
+) -> dict[str, State]:
     """The task that runs a stage; whatever it fails with, the stage is asked to compensate."""
     left = "$ceil(($toMillis($deadline) - $millis()) / 1000)"
-    added = "$exists($states.result.data) ? $merge([$data, $states.result.data]) : $data"
+    handed_on = {
+        "Condition": query(fits("$answer")),
+        "Assign": {"data": query(merged("$answer"))},
+        "Next": after,
+    }
+    otherwise = {"Condition": query("true"), **too_large(stage, back)}
     return {
         name: _task(activity, {"data": query("$data"), "deadline": query("$deadline")})
         | {
             "TimeoutSeconds": query(f"$max([{TASK_SECONDS_MIN}, {left}])"),
-            "Assign": {"data": query(added)},
+            "Assign": {"answer": query("$states.result")},
             "Retry": [
                 {
                     "ErrorEquals": ["States.Timeout", "States.HeartbeatTimeout"],
@@ -43,13 +75,15 @@ def execution(name: str, activity: str, *, after: str, back: str, stage: str) ->
             ],
             "Catch": [
                 {
-                    "ErrorEquals": ["States.ALL"],
+                    "ErrorEquals": names,
                     "Assign": {"reason": query(f"'{stage}: ' & $states.errorOutput.Error")},
                     "Next": back,
                 }
+                for names in ([TOO_LARGE], ["States.ALL"])
             ],
-            "Next": after,
-        }
+            "Next": judge,
+        },
+        judge: {"Type": "Choice", "Choices": [handed_on, otherwise], "Default": back},
     }
 
 

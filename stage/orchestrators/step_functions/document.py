@@ -131,9 +131,9 @@ def _execution(chain: Chain, number: int, after: str) -> State:
     """One stage on the way forward: asked until it is executed, a no, or too late."""
     stage = chain.stages[number]
     if stage in chain.activities:
-        name, back = _execute_name(stage), _compensate_name(stage)
+        names, back = (_execute_name(stage), _judge_name(stage)), _compensate_name(stage)
         return activity_states.execution(
-            name, chain.activity(stage), after=after, back=back, stage=stage
+            *names, chain.activity(stage), after=after, back=back, stage=stage
         )
     pause = f"wait for {stage}"
     too_late = {
@@ -141,15 +141,22 @@ def _execution(chain: Chain, number: int, after: str) -> State:
         "Assign": {"reason": f"{stage}: the deadline is over", "tries": 0},
         "Next": _compensate_name(stage),
     }
-    added = "$exists($answer.data) ? $merge([$data, $answer.data]) : $data"
     executed = {
-        "Condition": _is("executed"),
-        "Assign": {"data": _query(added), "tries": 0},
+        "Condition": _is("executed", also=activity_states.fits("$answer")),
+        "Assign": {"data": _query(activity_states.merged("$answer")), "tries": 0},
         "Next": after,
+    }
+    too_large = {
+        "Condition": _is("executed"),
+        **activity_states.too_large(stage, _compensate_name(stage)),
     }
     return {
         _execute_name(stage): _execute(chain, number),
-        _judge_name(stage): {"Type": "Choice", "Choices": [executed, too_late], "Default": pause},
+        _judge_name(stage): {
+            "Type": "Choice",
+            "Choices": [executed, too_large, too_late],
+            "Default": pause,
+        },
         pause: _pause(PAUSE_SECONDS_MAX, _execute_name(stage)),
     }
 
@@ -172,7 +179,7 @@ def _execute(chain: Chain, number: int) -> State:
     left = "$ceil(($toMillis($deadline) - $millis()) / 1000)"
     turned = {"reason": _query(f"'{stage}: ' & $states.errorOutput.Error")}
     refused = {
-        "ErrorEquals": _errors(NO_CODES),
+        "ErrorEquals": [*_errors(NO_CODES), activity_states.TOO_LARGE],
         "Assign": turned,
         "Next": _compensate_name(stage),
     }
@@ -296,11 +303,15 @@ def _errors(codes: Sequence[int]) -> list[str]:
     return [f"States.Http.StatusCode.{code}" for code in codes]
 
 
-def _is(*outcomes: str) -> str:
-    """The answer is the stage's own word about this saga: one of these outcomes."""
+def _is(*outcomes: str, also: str = "true") -> str:
+    """The answer is the stage's own word about this saga: one of these outcomes.
+
+    `also` is a query that has to hold besides.
+    """
     words = ", ".join(f"'{each}'" for each in outcomes)
     mine = "($not($exists($answer.saga_id)) or $answer.saga_id = $saga_id)"
-    return _query(f"$answer.outcome in [{words}] and {mine}")
+    held = f"$answer.outcome in [{words}] and {mine}"
+    return _query(held if also == "true" else f"{held} and {also}")
 
 
 def _execute_name(stage: str) -> str:

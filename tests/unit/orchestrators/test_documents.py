@@ -6,12 +6,13 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
 from click.testing import CliRunner
 
+from examples.step_functions.interpreter import Execution
 from stage.cli.root import cli
 from stage.inbound.activity import (
     BEAT_SECONDS,
@@ -83,11 +84,18 @@ def test_a_stage_that_fetches_its_tasks_is_judged_by_the_names_of_its_errors() -
     pay, undo = states["execute payment"], states["compensate payment"]
     assert "${PaymentActivity}" == pay["Resource"] == undo["Resource"]
     assert "arn:shipping" == states["execute shipping"]["Resource"]
-    assert "execute shipping" == pay["Next"]
+    assert "judge payment" == pay["Next"]
+    handed_on, too_large = states["judge payment"]["Choices"]
+    assert ("execute shipping", "compensate payment") == (handed_on["Next"], too_large["Next"])
+    # As for a stage that is asked by HTTP, which the interpreter runs.
+    by_http = DOCUMENTS["forward"]["States"]["judge payment"]["Choices"][0]
+    assert by_http["Condition"].endswith(handed_on["Condition"].removeprefix("{% "))
+    assert by_http["Assign"]["data"] == handed_on["Assign"]["data"]
     assert ["States.Timeout", "States.HeartbeatTimeout"] == pay["Retry"][0]["ErrorEquals"]
-    assert [(["States.ALL"], "compensate payment")] == [
-        (each["ErrorEquals"], each["Next"]) for each in pay["Catch"]
+    assert [["States.DataLimitExceeded"], ["States.ALL"]] == [
+        each["ErrorEquals"] for each in pay["Catch"]
     ]
+    assert {"compensate payment"} == {each["Next"] for each in pay["Catch"]}
     assert {"saga_id", "compensate"} == set(undo["Arguments"])
     assert 99_999_999 == undo["Retry"][-1]["MaxAttempts"]
     over, stands = undo["Catch"]
@@ -95,6 +103,47 @@ def test_a_stage_that_fetches_its_tasks_is_judged_by_the_names_of_its_errors() -
     assert [FAILED_TO_COMPENSATE] == stands["ErrorEquals"]
     assert {"compensate order"} == {over["Next"], stands["Next"], undo["Next"]}
     assert 3 * BEAT_SECONDS <= pay["HeartbeatSeconds"] < TASK_SECONDS_MIN
+
+
+class Adding(Execution):
+    """An execution whose stages add so many characters each; `undone` are asked to compensate."""
+
+    def __init__(self, added: str, given: str = "") -> None:
+        super().__init__(forward(CHAIN), "s-1", {"data": {"note": given}}, cast(Any, None))
+        self.added = added
+        self.undone: list[str] = []
+
+    async def _invoke(self, arguments: dict[str, Any], seconds: int) -> dict[str, Any]:
+        stage = arguments["ApiEndpoint"].partition("Url}")[0].removeprefix("${").lower()
+        answer: dict[str, Any] = {"saga_id": "s-1", "outcome": "executed"}
+        if arguments["ApiEndpoint"].endswith("/compensate"):
+            self.undone.append(stage)
+            return {"ResponseBody": {**answer, "outcome": "compensated"}}
+        return {"ResponseBody": {**answer, "data": {stage: self.added}}}
+
+
+@pytest.mark.parametrize("letter, least, most", [("x", 1, 1), ("\n", 2, 2), ("\uac00", 4, 6)])
+async def test_data_that_is_too_large_turns_a_saga_back(letter: str, least: int, most: int) -> None:
+    """Step Functions ends an execution at its limit, and `States.ALL` does not catch that.
+
+    A letter counts for so many bytes, more where the library writes it as an escape.
+    """
+    whole = Adding(letter * (70_000 // most))
+    end = await whole.run()
+    assert ("executed", []) == (end.output["outcome"], whole.undone)
+
+    large = Adding(letter * (130_000 // least))
+    end = await large.run()
+    assert "Saga.Compensated" == end.error
+    assert end.cause.startswith("payment: the data is larger than Step Functions takes")
+    assert ["payment", "order"] == large.undone
+
+
+async def test_data_that_is_too_large_to_be_sent_turns_a_saga_back() -> None:
+    """An input that just fits does not fit beside the rest of a request."""
+    large = Adding("", "x" * 262_000)
+    end = await large.run()
+    assert ("Saga.Compensated", ["order"]) == (end.error, large.undone)
 
 
 def test_the_command_prints_activities() -> None:
