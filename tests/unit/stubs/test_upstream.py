@@ -72,7 +72,9 @@ async def seen(client: Client, saga_id: str = ID) -> dict[str, Any]:
 
 def refusal(status: int, outcome: Outcome = Outcome.NOT_EXECUTED) -> Reply:
     """A problem as the stage answers it."""
-    problem = Problem(title="No", status=status, detail="card declined", outcome=outcome)
+    problem = Problem(
+        title="No", status=status, detail="card declined", outcome=outcome, saga_id=ID
+    )
     return Reply(status, problem.encode())
 
 
@@ -159,11 +161,12 @@ async def test_not_now_is_retried_after_what_it_says(
     assert int(second.headers["saga-budget-ms"]) < int(first.headers["saga-budget-ms"])
 
 
+@pytest.mark.parametrize("status", [503, 401, 403])
 async def test_not_now_until_the_end_is_made_a_no_for_good(
-    stage: FakeStage, upstream: Upstream
+    stage: FakeStage, upstream: Upstream, status: int
 ) -> None:
-    """A copy of the request that comes later must not be executed: the stage is asked first."""
-    stage.says(SAGAS, refusal(503))
+    """A copy of the request must not be executed later, nor elsewhere: the stage is asked first."""
+    stage.says(SAGAS, refusal(status))
     stage.says(COMPENSATE, COMPENSATED)
     client = await upstream(budget=0.3)
 
@@ -214,8 +217,9 @@ async def test_the_unknown_is_asked_again(
         *(Reply(status, b"<html>") for status in (400, 409, 410, 413, 415, 422)),
         refusal(409, Outcome.EXECUTED),
         refusal(422, Outcome.EXECUTED),
+        Reply(400, b'{"outcome":"not_executed"}'),
     ],
-    ids=["400", "409", "410", "413", "415", "422", "409 executed", "422 executed"],
+    ids=["400", "409", "410", "413", "415", "422", "409 executed", "422 executed", "of no saga"],
 )
 async def test_a_no_that_is_not_the_word_of_the_stage_is_undone_there_first(
     stage: FakeStage, upstream: Upstream, reply: Reply
