@@ -16,6 +16,9 @@ import msgspec
 import pytest
 
 from stage.demo.chain import free_ports
+from stage.neighbours.conformance.caller import Caller
+from stage.neighbours.conformance.laws import LAWS
+from stage.neighbours.shared.tokens import Keys
 from tests.scenario.chain import HOST, Chain, running_chain
 
 HERE = Path(__file__).parents[2] / "examples" / "neighbours"
@@ -187,6 +190,21 @@ async def test_other_data_under_one_id_is_undone_where_it_stands(tmp_path: Path)
         assert "undone" == row["state"]
         assert (1, 0) == await three.chain.charges()
         assert (await three.row(three.shipping, "s-1"))["parcel"] is None
+
+
+@pytest.mark.parametrize("kind", ["good", "slow", "break"])
+async def test_the_downstream_keeps_the_laws(tmp_path: Path, kind: str) -> None:
+    """Also where it works for a while, and where its answer is lost."""
+    data = {"order_id": f"{kind}-1"}
+    [port] = free_ports(1)
+    shipping = Neighbour("downstream.mjs", "shipping", port, "http://127.0.0.1:9", tmp_path / "b")
+    await shipping.start()
+    try:
+        caller = Caller(shipping.url, "payment", Keys(), data)
+        async with caller.open():
+            await asyncio.gather(*(law(caller) for law in LAWS))
+    finally:
+        await shipping.kill()
 
 
 async def test_a_saga_that_is_in_no_books_of_the_head_was_lost(tmp_path: Path) -> None:

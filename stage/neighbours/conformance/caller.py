@@ -27,6 +27,8 @@ from stage.wire.replies import (
 ANSWER_SECONDS_MAX = 30.0
 PAUSE_SECONDS = 0.2
 BUDGET_SECONDS = 20.0
+TRIES_MAX = 8
+"""As often a stage sends a request whose answer is lost, unknown or not now."""
 SETTLE_SECONDS_MAX = 60.0
 """How long a neighbour may go on with 202 before it counts as one that never ends."""
 
@@ -51,7 +53,7 @@ class Caller:
     def __init__(self, url: str, name: str, keys: Keys, data: Mapping[str, Any]) -> None:
         """`data` is what the downstream accepts."""
         self._url = url.rstrip("/")
-        self._name = name
+        self.name = name
         self._keys = keys
         self._session: aiohttp.ClientSession | None = None
         self.data = dict(data)
@@ -80,7 +82,7 @@ class Caller:
             "protocol": 1,
             "deadline": format_instant(now + budget_seconds),
             "data": dict(self.data if data is None else data),
-            "trail": [{"stage": self._name, "at": format_instant(now)}],
+            "trail": [{"stage": self.name, "at": format_instant(now)}],
         }
         headers = {
             h.IDEMPOTENCY_KEY: saga_id,
@@ -90,26 +92,27 @@ class Caller:
         return await self.post("/sagas", msgspec.json.encode(envelope), headers)
 
     async def settled(self, saga_id: str, data: Mapping[str, Any] | None = None) -> Reply:
-        """The answer to a start, asked for until it is another than 202."""
-        until = time.monotonic() + SETTLE_SECONDS_MAX
+        """The answer to a start that a stage would not send again."""
+        tries = _Tries()
         while True:
             reply = await self.start(saga_id, data)
-            runs = self.kind(saga_id, reply) is ReplyKind.ACCEPTED
-            if not runs or time.monotonic() > until:
+            kind = self.kind(saga_id, reply)
+            again = {ReplyKind.ACCEPTED, ReplyKind.NOT_NOW, ReplyKind.UNKNOWN}
+            if kind not in again or not await tries.more(runs=kind is ReplyKind.ACCEPTED):
                 return reply
-            await asyncio.sleep(PAUSE_SECONDS)
 
     async def compensate(self, saga_id: str, body: Mapping[str, str] | None = None) -> Reply:
-        """`POST /sagas/{id}/compensate`, asked until it is another answer than 202."""
-        asked = {"requested_by": self._name, "reason": "conformance"} if body is None else body
+        """The answer to `POST /sagas/{id}/compensate` that a stage would not ask for again."""
+        asked = {"requested_by": self.name, "reason": "conformance"} if body is None else body
         encoded = msgspec.json.encode(asked) if asked else b""
-        until = time.monotonic() + SETTLE_SECONDS_MAX
+        tries = _Tries()
         while True:
             reply = await self.post(f"{_path(saga_id)}/compensate", encoded)
             kind = kind_of_compensate_reply(reply.status, reply.body, saga_id)
-            if kind is not CompensateReplyKind.ACCEPTED or time.monotonic() > until:
+            final = {CompensateReplyKind.COMPENSATED, CompensateReplyKind.CANNOT}
+            runs = kind is CompensateReplyKind.ACCEPTED
+            if kind in final or not await tries.more(runs=runs):
                 return reply
-            await asyncio.sleep(PAUSE_SECONDS)
 
     async def query(self, saga_id: str) -> Reply:
         """`GET /sagas/{id}`."""
@@ -142,6 +145,22 @@ class Caller:
                 return Reply(status=answer.status, body=await answer.read())
         except (aiohttp.ClientError, TimeoutError, OSError):
             return Reply(status=0)
+
+
+class _Tries:
+    """How often, and for how long, one thing is asked for."""
+
+    def __init__(self) -> None:
+        self._left = TRIES_MAX
+        self._until = time.monotonic() + SETTLE_SECONDS_MAX
+
+    async def more(self, *, runs: bool) -> bool:
+        """Whether to ask once more, behind a pause; one that runs may be asked for a while."""
+        self._left -= not runs
+        if not self._left or time.monotonic() > self._until:
+            return False
+        await asyncio.sleep(PAUSE_SECONDS)
+        return True
 
 
 def _path(saga_id: str) -> str:

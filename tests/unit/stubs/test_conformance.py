@@ -54,10 +54,10 @@ async def judged(
         yield caller
 
 
-@pytest.mark.parametrize("script", ["accept", "slow"])
+@pytest.mark.parametrize("script", ["accept", "slow", "flaky", "crash-answer"])
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 async def test_a_right_neighbour_keeps_the_law(start: Start, law: Law, script: str) -> None:
-    """One that answers at once, and one that works for a while."""
+    """Also one that works for a while, says not now, or whose answer is lost on the way."""
     async with judged(start, script) as caller:
         await law(caller)
 
