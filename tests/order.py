@@ -44,6 +44,7 @@ SECONDS: Mapping[str, Mapping[str, int]] = {
         "tests/scenario/attacks/test_addresses.py": 15,
         "tests/acceptance/test_zombies.py": 14,
         "tests/integration/test_clients.py": 14,
+        "tests/integration/test_neighbours.py": 15,
         "tests/simulation/test_every_point.py": 13,
         "tests/simulation/test_outages.py": 13,
         "tests/acceptance/test_otlp.py": 12,

@@ -12,14 +12,17 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import msgspec
 import pytest
+from aiohttp.test_utils import TestServer
 
 from stage.demo.chain import free_ports
 from stage.neighbours.conformance.caller import Caller
 from stage.neighbours.conformance.laws import LAWS
 from stage.neighbours.shared.tokens import Keys
 from tests.scenario.chain import HOST, Chain, running_chain
+from tests.unit.stubs.conftest import FakeStage, Reply
 
 HERE = Path(__file__).parents[2] / "examples" / "neighbours"
 NODE = shutil.which("node")
@@ -92,7 +95,10 @@ async def trio(folder: Path) -> AsyncIterator[Trio]:
     def connect(name: str, url: str) -> str:
         return f"http://{HOST}:{ports[name]}" if name in ports else url
 
-    async with running_chain(folder, connect=connect) as chain, AsyncExitStack() as stack:
+    async with (
+        running_chain(folder, connect=connect) as chain,
+        AsyncExitStack() as stack,
+    ):
         found = []
         for name, script in (("order", "upstream.mjs"), ("shipping", "downstream.mjs")):
             books = folder / f"{name}.jsonl"
@@ -162,18 +168,51 @@ async def test_a_head_that_died_begins_again_in_doubt(tmp_path: Path) -> None:
         assert (1, 1) == await three.chain.charges()
 
 
-async def test_a_budget_that_ends_behind_a_202_leaves_nothing(tmp_path: Path) -> None:
-    """The saga runs at the stage: it is compensated there before the order is taken back."""
-    async with trio(tmp_path) as three:
-        await three.chain.script(three.chain.psp, script="hang")
-        row = await three.buy("s-1", "good-1", budget_ms=1_500)
-        await three.chain.script(three.chain.psp, script="ok")
+NOT_EXECUTED = b'{"outcome":"not_executed"}'
+RUNS = b'{"outcome":"in_progress"}'
+PAGE = b"<html>gateway</html>"
 
-        assert ("undone", False) == (row["state"], row["ordered"])
-        assert 0 == (await three.chain.charges())[1]
-        assert (await three.row(three.shipping, "s-1")).get("parcel") is None
-        view = await three.chain.view("s-1")
-        assert "compensated" == view["outcome"]
+
+@pytest.mark.parametrize(
+    "status, body, asks",
+    [
+        (202, RUNS, True),
+        (503, NOT_EXECUTED, True),
+        (429, NOT_EXECUTED, True),
+        (504, PAGE, True),
+        (409, PAGE, True),
+        (400, b"", True),
+        (200, b"OK", True),
+        (200, b'{"saga_id":"s-2","outcome":"executed"}', True),
+        (409, b'{"outcome":"executed"}', True),
+        (409, NOT_EXECUTED, False),
+        (422, NOT_EXECUTED, False),
+        (504, NOT_EXECUTED, False),
+        (401, NOT_EXECUTED, False),
+    ],
+)
+async def test_the_upstream_asks_to_compensate_where_something_may_stand(
+    tmp_path: Path, status: int, body: bytes, asks: bool
+) -> None:
+    """A stage that answers the same until the budget ends; the order is taken back in any case."""
+    stage, [port] = FakeStage(), free_ports(1)
+    stage.says("POST /sagas", Reply(status, body))
+    stage.says("GET /sagas/*", Reply(200, RUNS))
+    stage.says("POST /sagas/*/compensate", Reply(200, b'{"outcome":"compensated"}'))
+    async with TestServer(stage.app) as server, aiohttp.ClientSession() as session:
+        url = str(server.make_url("")).rstrip("/")
+        order = Neighbour("upstream.mjs", "order", port, url, tmp_path / "books")
+        await order.start()
+        try:
+            sent = {"id": "s-1", "data": {}, "budget_ms": 500}
+            async with session.post(f"{order.url}/orders", json=sent) as answer:
+                row = await answer.json()
+        finally:
+            await order.kill()
+
+    assert ("undone", False) == (row["state"], row["ordered"])
+    assert asks == bool(stage.requests("POST /sagas/*/compensate"))
+    assert 1 == len({asked.body for asked in stage.requests("POST /sagas")})
 
 
 async def test_other_data_under_one_id_is_undone_where_it_stands(tmp_path: Path) -> None:
