@@ -8,7 +8,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from aiohttp import web
+from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.typedefs import Handler
 from aiohttp.web_protocol import RequestPayloadError
 from multidict import CIMultiDict
@@ -52,6 +52,7 @@ DirectHandler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse] | None
 """Handles a request without the router; None where only the router knows it."""
 _START: Final = "/sagas"
 _BEFORE_ID, _BEHIND_ID = "/sagas/", "/compensate"
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _NO_PARAMETERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
@@ -69,7 +70,8 @@ def make_app() -> web.Application:
     app = web.Application(middlewares=[_others], handler_args={"auto_decompress": False})
     app[DOORS] = Doors()
     for route in ROUTES:
-        app.router.add_route(route.method, route.template, partial(_handle, route))
+        handle = partial(_handle, route)
+        app.router.add_route(route.method, route.template, handle, expect_handler=expect_later)
     return app
 
 
@@ -228,6 +230,15 @@ def _certificate(request: web.BaseRequest) -> ClientCertificate | None:
     return connection.certificate if isinstance(connection, Connection) else None
 
 
+async def expect_later(request: web.Request) -> None:
+    """Ask for no body yet: one that will be refused by its head need not be sent.
+
+    `read_body` asks for it. Raises HTTPExpectationFailed for another expectation.
+    """
+    if request.headers[hdrs.EXPECT].lower() != "100-continue":
+        raise web.HTTPExpectationFailed
+
+
 async def read_body(request: web.BaseRequest, limit: int, seconds_max: float) -> bytes:
     """The body, capped and timed. Raises WireError 400, 408 or 413."""
     length = request.content_length
@@ -242,6 +253,9 @@ async def read_body(request: web.BaseRequest, limit: int, seconds_max: float) ->
     size = 0
     try:
         async with asyncio.timeout(seconds_max):
+            if request.headers.get(hdrs.EXPECT) and request.version == HttpVersion11:
+                await request.writer.write(_CONTINUE)
+                request.writer.output_size = 0  # the answer is still to begin
             async for chunk in content.iter_any():
                 size += len(chunk)
                 if size > limit:
@@ -272,6 +286,7 @@ __all__ = [
     "SERVER_HEADER",
     "SERVICE",
     "direct",
+    "expect_later",
     "make_app",
     "read_body",
 ]

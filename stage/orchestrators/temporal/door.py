@@ -14,7 +14,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 from temporalio.service import RPCError
 
-from stage.inbound.aiohttp import SERVER_HEADER, read_body
+from stage.inbound.aiohttp import SERVER_HEADER, expect_later, read_body
 from stage.inbound.aiohttp_connection import ServerLimits
 from stage.inbound.aiohttp_runner import BoundedRunner
 from stage.inbound.aiohttp_server import Reports
@@ -66,7 +66,8 @@ class Door:
     def make_app(self) -> web.Application:
         """Its one route, as an application."""
         app = web.Application(middlewares=[_problems], handler_args={"auto_decompress": False})
-        app.router.add_post("/sagas/{saga_id}/compensate", self._compensate)
+        path = "/sagas/{saga_id}/compensate"
+        app.router.add_post(path, self._compensate, expect_handler=expect_later)
         return app
 
     async def _compensate(self, request: web.Request) -> web.Response:

@@ -120,6 +120,39 @@ async def test_a_second_content_encoding_is_no_defect(chain: Chain) -> None:
     assert not answer.startswith(b"HTTP/1.1 500"), answer
 
 
+@pytest.mark.parametrize(
+    "headers, code",
+    [
+        (b"Content-Type: text/plain\r\nContent-Length: 2\r\n", 415),
+        (b"Content-Type: application/json\r\nContent-Length: 99999999\r\n", 413),
+        (
+            b"Content-Type: application/json\r\nContent-Length: 2\r\nOrigin: http://x.example\r\n",
+            403,
+        ),
+    ],
+)
+async def test_no_body_is_asked_for_that_is_refused_by_its_head(
+    chain: Chain, headers: bytes, code: int
+) -> None:
+    """A client that waits for 100 Continue sends it for nothing; 100 MB of it, maybe."""
+    line = b"POST /sagas/s-1/compensate HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+    answer = await raw(chain, line + headers + b"Expect: 100-continue\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 %d " % code), answer
+
+
+async def test_a_body_that_waits_to_be_asked_for_is_asked_for(chain: Chain) -> None:
+    """Once everything else of the request was found to be right."""
+    head = b"POST /sagas/s-1/compensate HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+    head += b"Content-Type: application/json\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+    reader, writer = await asyncio.open_connection(HOST, int(chain.stage.rsplit(":", 1)[1]))
+    async with asyncio.timeout(SECONDS_MAX):
+        writer.write(head)
+        assert b"HTTP/1.1 100 Continue\r\n\r\n" == await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"{}")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+    writer.close()
+
+
 @pytest.mark.parametrize("apart", [False, True], ids=["with its head", "after its head"])
 async def test_a_body_without_a_length_is_measured_as_it_comes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, apart: bool

@@ -170,6 +170,7 @@ async def raw(port: int, sent: bytes) -> tuple[int, bytes, Any]:
         (JSON + b"Content-Length: 9\r\n\r\n{", 408),
         (JSON + b"Content-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
         (JSON + b"Bad Header\r\n" + EMPTY, 400),
+        (JSON + b"Expect: 100-continue\r\nContent-Length: 99999999\r\n\r\n", 413),
         (JSON + b"Expect: 200-ok\r\n" + EMPTY, 417),
     ],
 )
