@@ -13,6 +13,7 @@ from stage.authoring.declaration import StageDeclaration
 from stage.authoring.slips.answers import ANSWERS
 from stage.authoring.slips.compensations import COMPENSATIONS
 from stage.authoring.slips.contents import CONTENTS, contents_of
+from stage.authoring.slips.outcomes import OUTCOMES
 from stage.authoring.slips.repeats import REPEATS, impure_in
 from stage.authoring.slips.statements import STATEMENTS
 from stage.authoring.slips.step_function import Slip, StepFunction
@@ -21,7 +22,7 @@ from stage.authoring.source import Source
 from stage.authoring.steps import ApprovalStep, DeclaredStep, ExternalStep
 from stage.core.commands import AttemptKind
 
-RULES = (*WAITS, *REPEATS, *ANSWERS, *COMPENSATIONS, *STATEMENTS, *CONTENTS)
+RULES = (*WAITS, *REPEATS, *ANSWERS, *COMPENSATIONS, *STATEMENTS, *OUTCOMES, *CONTENTS)
 
 
 def slips_in(stage: StageDeclaration[Any, Any]) -> Iterator[Slip]:

@@ -183,6 +183,21 @@ def effects_of_a_probe(function: StepFunction) -> Iterator[Slip]:
             )
 
 
+def probes_of_any_saga(function: StepFunction) -> Iterator[Slip]:
+    """A probe whose request is the same for every saga."""
+    if not function.is_call or function.kind is not AttemptKind.PROBE:
+        return
+    source = function.source
+    calls = list(source.requests())
+    read = [*source.loads(function.saga)] if function.saga else []
+    if calls and not read:
+        yield function.warning(
+            calls[0],
+            "the probe asks for the same whatever the saga is, and finds what another one has made:"
+            f" look it up by {function.saga or 'saga'}.key",
+        )
+
+
 def requests_in_a_loop(function: StepFunction) -> Iterator[Slip]:
     """A function that repeats its request, where the engine does."""
     if not isinstance(function.step, CallStep) or function.kind is not AttemptKind.EXECUTE:
@@ -224,6 +239,7 @@ ANSWERS: Final[tuple[Rule, ...]] = (
     believes_a_code,
     answers_not_read,
     effects_of_a_probe,
+    probes_of_any_saga,
     requests_in_a_loop,
     declared_codes,
 )

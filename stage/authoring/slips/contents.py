@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from stage.authoring.declaration import StageDeclaration
 from stage.authoring.payload import Codec
+from stage.authoring.slips.outcomes import OUTCOME
 from stage.authoring.slips.step_function import Rule, Slip, StepFunction, arguments, is_log, shown
 
 _MONEY: Final = re.compile(
@@ -19,7 +20,6 @@ _SECRET: Final = re.compile(
     r"|private_key|secret)s?(?:$|_)",
     re.I,
 )
-_KEPT: Final = re.compile(r"\.(?:InDoubt|Pending|Refused|Transient)$")
 
 
 def contents_of(stage: StageDeclaration[Any, Any]) -> Iterator[Slip]:
@@ -68,7 +68,7 @@ def words_that_stay(function: StepFunction) -> Iterator[Slip]:
         quoted = next((found for part in arguments(call) if (found := _quotes(function, part))), "")
         if not quoted:
             continue
-        if _KEPT.search(function.source.full_name(call)):
+        if OUTCOME.search(function.source.full_name(call)):
             if function.stage.redact is None:
                 yield function.warning(
                     call,

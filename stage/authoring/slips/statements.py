@@ -19,6 +19,10 @@ _WRITES: Final = re.compile(
     r"\s*(?:INSERT\s+(?:OR\s+\w+\s+)?INTO|UPDATE|DELETE\s+FROM|REPLACE\s+INTO)\s+(?:stage\.)?(\w+)",
     re.I,
 )
+_CONDITIONAL: Final = re.compile(
+    r"\s*UPDATE\b.*\bWHERE\b.*(?:>=|<=|(?<![<-])>|<(?!>))", re.I | re.S
+)
+"""An UPDATE whose condition compares; `<>` asks for a state, and `->` for a member of JSON."""
 _WRITTEN: Final = re.compile(r"\s*UPDATE\s+(\w+)\s+SET\s+\w+\s*=\s*(?:\$\d+|\?)", re.I | re.S)
 
 
@@ -78,6 +82,22 @@ def read_and_written_back(function: StepFunction) -> Iterator[Slip]:
             )
 
 
+def conditions_nobody_reads(function: StepFunction) -> Iterator[Slip]:
+    """An UPDATE that changes a row where there is enough, of which nobody asks whether it did."""
+    if function.compensates:
+        return
+    for call, sql in _statements(function):
+        text = str(sql.value) if isinstance(sql, ast.Constant) else ""
+        awaited = function.source.parent(call)
+        dropped = awaited is not None and isinstance(function.source.parent(awaited), ast.Expr)
+        if dropped and _CONDITIONAL.match(text):
+            yield function.warning(
+                call,
+                "the UPDATE changes no row where its condition does not hold, and the step succeeds"
+                " all the same: if await tx.execute(...) == 0: raise Refused(...)",
+            )
+
+
 def tables_of_the_stage(function: StepFunction) -> Iterator[Slip]:
     """A write to the journal, or to another table that is not the author's."""
     for call, sql in _statements(function):
@@ -93,5 +113,6 @@ STATEMENTS: Final[tuple[Rule, ...]] = (
     parameters_as_one,
     rows_of_every_saga,
     read_and_written_back,
+    conditions_nobody_reads,
     tables_of_the_stage,
 )

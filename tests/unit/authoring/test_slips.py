@@ -296,6 +296,38 @@ SLIPS: dict[str, tuple[str, str, str, str]] = {
         r"warning: .*next\(NUMBERS\) changes what belongs to the process",
         "next(iter([1]))",
     ),
+    "a refusal that is not raised": (
+        TRANSACTION,
+        'if saga.input.amount < 1:\n        Refused("nothing")',
+        r"error: .*Refused\(\.\.\.\) is not raised, and says nothing: write raise Refused",
+        'if saga.input.amount < 1:\n        raise Refused("nothing")',
+    ),
+    "a doubt that is returned": (
+        CHARGE + UNDO,
+        (
+            'answer = await http.post("/r", json={"key": saga.key_of(charge)})\n'
+            '    if answer.status == 409:\n        return Transient("not yet")'
+        ),
+        r"error: .*Transient\(\.\.\.\) is not raised",
+        'answer = await http.post("/r", json={"key": saga.key_of(charge)})',
+    ),
+    "a condition of which nobody asks": (
+        TRANSACTION,
+        'await tx.execute("UPDATE stock SET free = free - 1 WHERE id = 1 AND free >= 1")',
+        "warning: .*changes no row where its condition does not hold, .*raise Refused",
+        (
+            "if await tx.execute("
+            '"UPDATE stock SET free = free - 1 WHERE id = 1 AND free >= 1") == 0:\n'
+            '        raise Refused("none left")\n'
+            '    await tx.execute("UPDATE stock SET free = 1 WHERE id = 1 AND free <> 2")'
+        ),
+    ),
+    "a probe of any saga": (
+        CHARGE + RIGHT_UNDO + PROBE,
+        'answer = await http.get("/charges/latest")',
+        "warning: .*the probe asks for the same whatever the saga is.*look it up by saga.key",
+        'answer = await http.get(f"/charges/{saga.key}")',
+    ),
     "a time-out that is swallowed": (
         EFFECT,
         "try:\n        await push(1)\n    except asyncio.CancelledError:\n        pass",
@@ -361,18 +393,21 @@ SLIPS: dict[str, tuple[str, str, str, str]] = {
     ),
     "a probe that believes a 404": (
         CHARGE + PROBE + RIGHT_UNDO,
-        'answer = await http.get("/c")\n    if answer.status == 404:\n        return None',
+        (
+            'answer = await http.get(f"/c/{saga.key}")\n'
+            "    if answer.status == 404:\n        return None"
+        ),
         "warning: .*answer.status == 404 believes a code alone.*would be made again",
         (
-            'answer = await http.get("/c")\n'
+            'answer = await http.get(f"/c/{saga.key}")\n'
             '    if answer.status == 404 and answer.json()["code"] == "none":\n        return None'
         ),
     ),
     "a probe with an effect": (
         CHARGE + PROBE + RIGHT_UNDO,
-        'answer = await http.post("/c")',
+        'answer = await http.post(f"/c/{saga.key}")',
         r"warning: .*http\.post\(\.\.\.\) may leave another effect. Ask by http\.get",
-        'answer = await http.get("/c")',
+        'answer = await http.get(f"/c/{saga.key}")',
     ),
     "an undo that does nothing without a result": (
         CHARGE + UNDO,
@@ -447,7 +482,10 @@ SLIPS: dict[str, tuple[str, str, str, str]] = {
             '    await tx.execute("UPDATE stock SET free = $1 WHERE id = 1", free - 1)'
         ),
         "warning: .*read and then written back, and on PostgreSQL.*FOR UPDATE",
-        'await tx.execute("UPDATE stock SET free = free - 1 WHERE id = 1 AND free > 0")',
+        (
+            'if await tx.execute("UPDATE stock SET free = free - 1 WHERE free > 0") < 1:\n'
+            '        raise Refused("none left")'
+        ),
     ),
     "a card in the words of a no": (
         CALL,
