@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from stage.cli.root import cli
-from stage.telemetry import names
+from stage.telemetry import names, workers
 from tests.scenario.chain import running_chain
 
 PROMTOOL = shutil.which("promtool")
@@ -28,8 +28,8 @@ VARIABLES = {
 
 
 def printed_names() -> set[str]:
-    """Every name of a series that a stage prints."""
-    return {
+    """Every name of a series that a stage prints, or several workers together do."""
+    return {workers.UP} | {
         names.prometheus_name(name) + ending
         for name, metric in names.METRICS.items()
         for ending in KINDS[metric.kind]
@@ -117,6 +117,7 @@ ALERTS = {
         "stage_draining": ("0x65", "0x28 1x37"),
     },
     "StageDown": {"up": ("1x5 0x60", "1x65"), "stage_ready": ("1x5 _x60", "1x5 0 1x60")},
+    "StageWorkerAway": {'stage_worker_up{worker="1"}': ("1x5 0x60", "1x28 0 1x40")},
     "StageCodeStuck": {'stage_code_stuck_total{thread="writer"}': ("0x25 1x40", "0x65")},
     "StagePeerLeftAlone": {'stage_breaker_open{peer="psp"}': ("1x65", "0 1 1 0x63")},
     "StageDenied": {
