@@ -61,7 +61,7 @@ def classify_exception(error: BaseException) -> Lost:
         return Lost(
             reason=f"not taken: the peer refuses the certificate that it is shown ({alert})",
             certain=True,
-            error="refused",
+            error="certificate",
             denied=True,
         )
     if isinstance(error, CERTAIN):

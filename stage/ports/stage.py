@@ -36,8 +36,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 class Lost(msgspec.Struct, frozen=True, kw_only=True):
     """No usable answer. `certain` is True when the request certainly had no effect.
 
-    `error` is one word for what became of it, from a short list: `refused`, `timeout`, `broken`,
-    or the code of an answer that could not be used.
+    `error` is one word for what became of it, from a short list: `refused`, `certificate`,
+    `timeout`, `broken`, or the code of an answer that could not be used.
     """
 
     reason: str

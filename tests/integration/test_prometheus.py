@@ -121,7 +121,8 @@ ALERTS = {
     "StageCodeStuck": {'stage_code_stuck_total{thread="writer"}': ("0x25 1x40", "0x65")},
     "StagePeerLeftAlone": {'stage_breaker_open{peer="psp"}': ("1x65", "0 1 1 0x63")},
     "StageDenied": {
-        'stage_peer_answers_total{peer="psp",answer="401"}': ("0+9x65", "0x65"),
+        'stage_peer_answers_total{peer="psp",answer="401"}': ("0+2x65", "0x65"),
+        'stage_peer_answers_total{peer="psp",answer="certificate"}': ("0+2x65", "0x65"),
         'stage_peer_answers_total{peer="psp",answer="200"}': ("0+9x65", "0+9x65"),
     },
     "StageCallersRefused": {

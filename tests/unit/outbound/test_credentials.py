@@ -477,6 +477,7 @@ async def test_a_certificate_that_the_peer_does_not_take_has_no_effect(
     assert isinstance(lost, Lost) and lost.certain, lost
     if version is ssl.TLSVersion.TLSv1_3:  # before, no connection comes about
         assert lost.denied and "refuses the certificate" in lost.reason
+        assert "certificate" == lost.error
 
 
 async def test_a_new_token_is_shown_beside_a_certificate_that_cannot_be_used(
