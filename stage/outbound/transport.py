@@ -25,6 +25,8 @@ from stage.ports.time_limit import TimeLimit
 from stage.wire.http import encode_head
 
 ANSWER_BYTES_MAX = 1_048_576
+CONNECTIONS_MAX = 100
+"""Connections for one request, where each ends before it may leave: all that idle may do so."""
 INTERIM_ANSWERS_MAX = 8
 """Answers 1xx before the answer. One server sends one or two."""
 CONNECT_SECONDS_MAX = 5.0
@@ -87,11 +89,13 @@ class Transport:
         # Long because a connection is given back or closed on each way out of it, in one place.
         connector = self._single if fresh else self._connector
         assert connector is not None, "open the transport first"
+        leaves = False
         try:
             target = self._target(method, url, tls)
             head = _head(target, headers, body)
             with TimeLimit(timeout):
                 connection = await self._connected(connector, target.request, timeout)
+                leaves = True
                 try:
                     protocol = connection.protocol
                     assert protocol is not None
@@ -105,6 +109,8 @@ class Transport:
                     connection.release()  # and closed, when there is more to come
                 return answer
         except EXPECTED as error:
+            if type(error) is TimeoutError and not leaves:  # that of `timeout` as a whole
+                return classify_exception(NeverWritten("the last look took too long"))
             return classify_exception(error)
 
     async def _connected(
@@ -112,9 +118,10 @@ class Transport:
     ) -> Connection:
         """A connection on which nothing waits, behind the last look.
 
-        While that look waits for a lease, an answer that nobody asked for may come.
+        While that look waits for a lease, an answer that nobody asked for may come, or the peer
+        may hang up: then there is another connection, and not without end.
         """
-        while True:
+        for _ in range(CONNECTIONS_MAX):
             connection = await _connect(connector, target, timeout)
             try:
                 await self._assured()
@@ -124,6 +131,7 @@ class Transport:
             if connection.protocol is not None and not connection.protocol.should_close:
                 return connection
             connection.close()
+        raise NeverWritten("each connection ended before the request could leave")
 
 
 async def _connect(

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import pytest
 
-from stage.outbound.transport import ANSWER_BYTES_MAX, Transport
+from stage.outbound.transport import ANSWER_BYTES_MAX, CONNECTIONS_MAX, Transport
 from stage.ports.stage import Answer, Lost
 
 SECONDS = 5.0
@@ -250,17 +250,20 @@ async def test_a_refused_connection_is_certain(unused_tcp_port: int, transport: 
     assert (True, "refused") == (lost.certain, lost.error)
 
 
-async def test_a_connection_that_ends_before_the_first_byte_is_certain() -> None:
-    """Nothing was written, so that nothing can have happened."""
-    ended = asyncio.Event()
+async def test_connections_that_end_before_the_first_byte_are_certain() -> None:
+    """Nothing was written, so that nothing can have happened. The peer is not asked for ever."""
+    ended: asyncio.Queue[None] = asyncio.Queue()
+    connections = 0
 
     async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
         writer.close()
         await writer.wait_closed()
-        ended.set()
+        ended.put_nowait(None)
 
     async def until_ended() -> None:
-        await ended.wait()
+        await ended.get()
         for _ in range(10):
             await asyncio.sleep(0)  # the event loop hears of it
 
@@ -272,6 +275,17 @@ async def test_a_connection_that_ends_before_the_first_byte_is_certain() -> None
         lost = await transport.send("POST", url, headers=[], body=b"{}", timeout=SECONDS)
     await transport.close()
     assert isinstance(lost, Lost) and lost.certain and lost.reason.startswith("not sent: "), lost
+    assert CONNECTIONS_MAX == connections
+
+
+async def test_a_last_look_that_takes_too_long_is_certain(peer: Peer) -> None:
+    """The lease was not renewed in time, and nothing has left."""
+    transport = Transport(asyncio.Event().wait)  # type: ignore[arg-type]
+    await transport.open()
+    lost = await transport.send("POST", peer.url, headers=[], body=b"{}", timeout=0.05)
+    await transport.close()
+    assert isinstance(lost, Lost) and lost.certain and lost.reason.startswith("not sent: "), lost
+    assert [] == peer.requests
 
 
 async def test_a_connection_that_does_not_come_about_in_time_is_certain(
