@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Literal, NoReturn
+from urllib.parse import quote
 
 import msgspec
 
@@ -241,6 +242,11 @@ def check_saga_id(saga_id: str, limits: Limits = DEFAULT_LIMITS) -> str:
             ' (not "." or ".."); a UUIDv7 is best',
         )
     return saga_id
+
+
+def path_of_saga(saga_id: str) -> str:
+    """The path of a saga at any service of the chain. No character that an id has is escaped."""
+    return f"/sagas/{quote(saga_id, safe='~:')}"
 
 
 def new_saga_id() -> str:

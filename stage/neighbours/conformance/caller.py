@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
 
 import aiohttp
 import msgspec
@@ -16,7 +15,7 @@ from aiohttp import hdrs
 from stage.neighbours.shared.tls import connector
 from stage.neighbours.shared.tokens import Keys
 from stage.wire import headers as h
-from stage.wire.envelope import format_instant, new_saga_id
+from stage.wire.envelope import format_instant, new_saga_id, path_of_saga
 from stage.wire.replies import (
     CompensateReplyKind,
     ReplyKind,
@@ -107,7 +106,7 @@ class Caller:
         encoded = msgspec.json.encode(asked) if asked else b""
         tries = _Tries()
         while True:
-            reply = await self.post(f"{_path(saga_id)}/compensate", encoded)
+            reply = await self.post(f"{path_of_saga(saga_id)}/compensate", encoded)
             kind = kind_of_compensate_reply(reply.status, reply.body, saga_id)
             final = {CompensateReplyKind.COMPENSATED, CompensateReplyKind.CANNOT}
             runs = kind is CompensateReplyKind.ACCEPTED
@@ -116,7 +115,7 @@ class Caller:
 
     async def query(self, saga_id: str) -> Reply:
         """`GET /sagas/{id}`."""
-        return await self._send("GET", _path(saga_id), None, {})
+        return await self._send("GET", path_of_saga(saga_id), None, {})
 
     async def post(self, path: str, body: bytes, headers: Mapping[str, str] | None = None) -> Reply:
         """Any POST with a body of JSON."""
@@ -161,7 +160,3 @@ class _Tries:
             return False
         await asyncio.sleep(PAUSE_SECONDS)
         return True
-
-
-def _path(saga_id: str) -> str:
-    return f"/sagas/{quote(saga_id, safe='~:')}"

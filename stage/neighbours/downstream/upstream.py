@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from urllib.parse import quote
 
 import aiohttp
 from aiohttp import hdrs
@@ -14,6 +13,7 @@ from stage.neighbours.downstream.books import Saga
 from stage.neighbours.shared.spans import Spans
 from stage.neighbours.shared.tls import connector
 from stage.neighbours.shared.tokens import Keys
+from stage.wire.envelope import path_of_saga
 from stage.wire.headers import CONTENT_JSON, RETRY_AFTER
 from stage.wire.http import parse_retry_after
 from stage.wire.limits import DEFAULT_LIMITS
@@ -72,7 +72,7 @@ class Upstream:
     async def _ask(self, saga: Saga, requested_by: str) -> tuple[CompensateReplyKind, float | None]:
         if self.session is None:
             raise RuntimeError("the session is not open: it lives as long as the application")
-        url = f"{self._url}/sagas/{quote(saga.saga_id, safe='~:')}/compensate"
+        url = f"{self._url}{path_of_saga(saga.saga_id)}/compensate"
         with self._spans.client("POST", url, COMPENSATE, saga.trace) as sent:
             try:
                 async with self.session.post(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import quote
 
 import aiohttp
 from aiohttp import hdrs
@@ -18,7 +17,7 @@ from stage.neighbours.shared.spans import ClientRequest, Spans
 from stage.neighbours.shared.tls import connector
 from stage.neighbours.shared.tokens import Keys
 from stage.neighbours.shared.trace import Trace
-from stage.wire.envelope import Envelope, encode_envelope
+from stage.wire.envelope import Envelope, encode_envelope, path_of_saga
 from stage.wire.headers import (
     CONTENT_JSON,
     IDEMPOTENCY_KEY,
@@ -92,7 +91,7 @@ class StageClient:
         self, saga_id: str, location: str | None, trace: Trace, left_seconds: float
     ) -> Reply | Lost:
         """`GET` the Location of a 202. A Location on another host is not followed."""
-        own = URL(self._saga(saga_id))
+        own = URL(self._url + path_of_saga(saga_id))
         url = URL(f"{self._url}/sagas").join(URL(location)) if location else own
         if url.origin() != own.origin():
             url = own
@@ -104,7 +103,7 @@ class StageClient:
         self, saga_id: str, trace: Trace, requested_by: str, reason: str
     ) -> Reply | Lost:
         """`POST /sagas/{id}/compensate`. No deadline ends it."""
-        url = f"{self._saga(saga_id)}/compensate"
+        url = f"{self._url}{path_of_saga(saga_id)}/compensate"
         with self._spans.client("POST", url, "/sagas/{saga_id}/compensate", trace) as sent:
             return await self._send(
                 sent,
@@ -114,9 +113,6 @@ class StageClient:
                 encode_compensate(requested_by, reason),
                 self.patience_seconds,
             )
-
-    def _saga(self, saga_id: str) -> str:
-        return f"{self._url}/sagas/{quote(saga_id, safe='~:')}"
 
     async def _send(
         self,

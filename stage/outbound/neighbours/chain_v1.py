@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import assert_never
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 import msgspec
 from msgspec.structs import replace
@@ -32,7 +32,7 @@ from stage.ports.observer import TraceContext
 from stage.ports.stage import Answer, Lost
 from stage.wire import headers as h
 from stage.wire.chain import CHAIN_ASKED, CHAIN_HOPS, ChainView, decode_chain
-from stage.wire.envelope import format_instant
+from stage.wire.envelope import format_instant, path_of_saga
 from stage.wire.limits import DEFAULT_LIMITS
 from stage.wire.problem import WireError, decode_problem
 from stage.wire.replies import (
@@ -218,7 +218,7 @@ class ChainV1:
         return answer if isinstance(answer, Lost) else read_shared(answer, asker)
 
     def _url(self, peer: str, saga_id: str) -> str:
-        return f"{self._bases[peer]}/sagas/{quote(saga_id, safe='~:')}"
+        return self._bases[peer] + path_of_saga(saga_id)
 
 
 def read_forward(answer: Answer, saga_id: str) -> ForwardReply:

@@ -20,6 +20,7 @@ from stage.wire.envelope import (
     format_instant,
     new_saga_id,
     parse_instant,
+    path_of_saga,
     payload_hash,
 )
 from stage.wire.limits import Limits
@@ -252,6 +253,12 @@ def test_any_object_is_an_envelope_or_a_wire_error(value: dict[str, Any]) -> Non
         for item in (value, *value.values()):
             refusal = refusal_of(decode_envelope, msgspec.json.encode(GOOD | {name: item}))
             assert refusal is None or 422 == refusal.status
+
+
+@given(envelopes)
+def test_the_path_of_a_saga_escapes_nothing(envelope: Envelope) -> None:
+    """A gateway and a stage could read an escape in two ways."""
+    assert f"/sagas/{envelope.saga_id}" == path_of_saga(envelope.saga_id)
 
 
 def test_an_envelope_is_written_in_one_way() -> None:
