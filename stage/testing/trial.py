@@ -89,6 +89,8 @@ class Run(msgspec.Struct, kw_only=True):
     id: str
     data: Mapping[str, Any]
     results: dict[str, msgspec.Raw] = {}
+    lost: str = ""
+    """The step whose answer is lost: where its API takes it on, its end is never known."""
 
 
 class Trial:
@@ -172,8 +174,9 @@ class Trial:
                     " this saga, so that a request which never arrived is taken for done: look it"
                     " up by saga.key"
                 )
+        run.lost = name if lost else ""
         await self._run(AttemptKind.EXECUTE, step, run)
-        if step.probed:
+        if step.probed and not self._is_pending(step, run):
             found = await self._run(AttemptKind.PROBE, step, run)
             if found == _NOTHING:
                 raise AssertionError(
@@ -236,12 +239,28 @@ class Trial:
     async def _converse(self, kind: AttemptKind, step: Step, run: Run, again: bool) -> msgspec.Raw:
         __tracebackhide__ = True
         turn = await self.end_of(kind, step, run)
+        if kind is AttemptKind.EXECUTE and self._is_pending(step, run):
+            if run.lost == step.name:
+                return _NOTHING
+            turn = await self._landed(step, run, turn)
         if isinstance(turn, Failed):
             what = NAMED[kind].format(step.name)
             when = ", made again because its own answer was lost," if again else ""
             raise AssertionError(f"{what}{when} is {turn.kind}: {turn.reason}")
         assert isinstance(turn, Finished)
         return turn.result
+
+    def _is_pending(self, step: Step, run: Run) -> bool:
+        """Whether its API has taken the call on, and not ended it."""
+        key = self._view(AttemptKind.EXECUTE, step, run).key
+        return step.kind is StepKind.CALL and key in self._apis[step.peer].pending
+
+    async def _landed(self, step: Step, run: Run, turn: Turn) -> Turn:
+        """The end of such a call, as its probe finds it; the turn itself where it has none."""
+        if not step.probed:
+            return turn
+        self._apis[step.peer].land(self._view(AttemptKind.EXECUTE, step, run).key)
+        return await self.end_of(AttemptKind.PROBE, step, run)
 
     async def end_of(
         self, kind: AttemptKind, step: Step, run: Run, answered: Answer | None = None
@@ -295,7 +314,10 @@ class Trial:
         world: dict[str, Any] = dict(await self._store.transact(rows))
         if elsewhere is not None:
             world["elsewhere"] = deepcopy(elsewhere())
-        return world | {f"API {name}": dict(api.effects) for name, api in self._apis.items()}
+        return world | {
+            f"API {name}": api.effects | dict.fromkeys(api.pending, "pending")
+            for name, api in self._apis.items()
+        }
 
 
 NAMED: Final[Mapping[AttemptKind, str]] = {

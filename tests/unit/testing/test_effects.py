@@ -264,3 +264,38 @@ async def test_a_request_that_goes_elsewhere_at_a_second_run_is_named() -> None:
         AssertionError, match=r"step charge asks for POST /charges/0, and for POST /"
     ):
         await assert_compensates(stage, ORDER)
+
+
+# --- answers that come later --------------------------------------------------------------------
+
+
+class Pends(Psp):
+    """It takes each charge on, and ends it later."""
+
+    pends = True
+
+    def look_up(self, request: Request, key: str) -> Answer:
+        found = request.path.rpartition("/")[2].replace("%3A", ":")
+        return reply(202) if found in self.pending else super().look_up(request, key)
+
+    def undo(self, request: Request, key: str) -> Answer:
+        of = msgspec.json.decode(request.body)["key"]
+        self.pending.discard(of)
+        self.effects.pop(of, None)
+        return reply(200, {"refunded": 1})
+
+
+class GoesOn(Pends):
+    """Its undo leaves what is under way."""
+
+    def undo(self, request: Request, key: str) -> Answer:
+        self.effects.pop(msgspec.json.decode(request.body)["key"], None)
+        return reply(200, {"refunded": 1})
+
+
+async def test_a_call_that_is_taken_on_is_ended_or_undone_before_it_ends() -> None:
+    """With the end that its probe finds; and while nobody knows the end."""
+    await assert_compensates(payment, ORDER, apis={"psp": Pends}, stands=STANDS)
+    left = r"the answer of charge was lost: API psp has \{'s-1:payment:charge:do': 'pending'\}"
+    with pytest.raises(AssertionError, match=left):
+        await assert_compensates(payment, ORDER, apis={"psp": GoesOn}, stands=STANDS)
