@@ -6,8 +6,10 @@ step: the peer has yet to answer.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
+from stage.core.questions import steps_in_flight
 from stage.core.saga import Saga, StepState
 from stage.core.states import Phase, SagaState, StepKind, Tell
 from stage.core.steps import Plan
@@ -69,6 +71,14 @@ def _waits(saga: Saga, step: StepState) -> bool:
     if step.phase is Phase.COMPENSATING:
         return step.compensation_attempts > 1
     return step.phase is Phase.REFUSED and bool(saga.parked) and saga.state is SagaState.ACTIVE
+
+
+def peers_in_flight(plan: Plan, saga: Saga) -> Iterator[Place]:
+    """Each step with an attempt in flight, and its peer."""
+    for name in steps_in_flight(saga):
+        yield _of_step(plan, name)
+    if saga.tell is Tell.IN_FLIGHT:
+        yield Place(TELL_STEP, f"{UPSTREAMS}.{saga.upstream}")
 
 
 def _of_step(plan: Plan, name: str) -> Place:

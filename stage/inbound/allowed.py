@@ -32,9 +32,13 @@ WHO: Final = {
     "erase": Who.ADMIN,
 }
 """The verbs in the order of the harm that they may do, each with the role that it needs."""
-DOUBTFUL: Final = frozenset({Phase.IN_DOUBT, Phase.PENDING, Phase.WAITING, Phase.REFUSED})
+DOUBTFUL: Final = frozenset(
+    {Phase.IN_DOUBT, Phase.PENDING, Phase.WAITING, Phase.REFUSED, Phase.STARTED, Phase.PROBING}
+)
 """Phases in which a step may be settled: the machine says which of them are."""
-RESOLVABLE: Final = frozenset({Phase.COMPENSATION_FAILED, Phase.COMPENSATION_WAITING})
+RESOLVABLE: Final = frozenset(
+    {Phase.COMPENSATION_FAILED, Phase.COMPENSATION_WAITING, Phase.COMPENSATING}
+)
 """Phases of a step whose undo a person may have done."""
 TURNED_BACK: Final = {
     SagaState.COMPENSATED: "it is compensated: nothing of it stands",

@@ -12,7 +12,9 @@ from stage.core.events import name_of
 from stage.core.forecast import ForecastLine, forecast
 from stage.core.ids import Direction, idempotency_key
 from stage.core.pause import Way
+from stage.core.place import peers_in_flight
 from stage.core.questions import standing_apart, standing_in, standing_of_saga
+from stage.core.saga import Saga
 from stage.core.states import EXTERNAL_KINDS, ParkCause, SagaState, Tell
 from stage.core.steps import Plan, Step, StepKind
 from stage.inbound.outcomes import OUTCOMES
@@ -62,8 +64,11 @@ def view_of_snapshot(service: Service, snapshot: Snapshot) -> SagaView:
     if left_to_another(snapshot):
         text, at = LEFT, None
     stands, may_stand = standing_apart(plan, saga)
+    listed = _as_held(service, plan, saga, row_view(service, row))
+    if listed.paused_until is not None and text is not None:
+        text = f"{text}: {listed.peer} is paused until {listed.paused_until}"
     return msgspec.structs.replace(
-        row_view(service, row),
+        listed,
         state=saga.state.value,
         outcome=OUTCOMES[saga.state],
         parked=bool(saga.parked),
@@ -143,7 +148,7 @@ def row_view(service: Service, row: SagaRow) -> SagaView:
         version=row.version,
         step=row.step or None,
         peer=row.peer or None,
-        paused_until=_paused_until(service, row),
+        paused_until=_paused_until(service, row.state, row.peer),
         trace_id=row.trace.trace_id or None,
         next_action=None,
         next_action_at=optional_instant(row.due_at),
@@ -153,11 +158,22 @@ def row_view(service: Service, row: SagaRow) -> SagaView:
     )
 
 
-def _paused_until(service: Service, row: SagaRow) -> str | None:
-    """The end of the pause that holds it; None where none does."""
-    way = Way.FORWARD if row.state is SagaState.ACTIVE else Way.BACKWARD
-    ends = [p.until for p in service.engine.pauses if p.target == row.peer and way in p.ways]
+def _paused_until(service: Service, state: SagaState, peer: str) -> str | None:
+    """The end of the pause that holds a saga of that state there; None where none does."""
+    way = Way.FORWARD if state is SagaState.ACTIVE else Way.BACKWARD
+    ends = [p.until for p in service.engine.pauses if p.target == peer and way in p.ways]
     return optional_instant(max(ends, default=None))
+
+
+def _as_held(service: Service, plan: Plan, saga: Saga, listed: SagaView) -> SagaView:
+    """The view with the place where a first attempt is held by a pause: its row names none."""
+    if listed.peer is not None:
+        return listed
+    for name, peer in peers_in_flight(plan, saga):
+        until = _paused_until(service, saga.state, peer)
+        if until is not None:
+            return msgspec.structs.replace(listed, step=name, peer=peer, paused_until=until)
+    return listed
 
 
 def journal_view(saga_id: str, entries: list[Entry], limit: int | None = None) -> JournalView:

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from tests.scenario.chain import Chain, running_chain
-from tests.scenario.test_operator import WHO, stuck
+from tests.scenario.test_operator import WHO, do, stuck
 
 
 async def hold(chain: Chain, target: str, seconds: float = 60.0, **more: Any) -> tuple[int, Any]:
@@ -116,6 +116,74 @@ async def test_a_pause_is_shown_wherever_a_saga_is(chain: Chain) -> None:
     await resume(chain, "externals.psp", direction="backward")
     acts = (await chain.get(f"{chain.stage}/audit?target=externals.psp"))["acts"]
     assert ["resumed", "paused"] == [act["act"] for act in acts]
+
+
+async def held_undo(chain: Chain) -> dict[str, Any]:
+    """A saga whose first refund is held; its verbs by name."""
+    await chain.send("s-1")
+    await hold(chain, "externals.psp", direction="backward")
+    assert 202 == (await chain.compensate("s-1", Prefer="respond-async, wait=0"))[0]
+    await chain.until("s-1", lambda saga: saga["paused_until"] is not None)
+    shown = await chain.get(f"{chain.stage}/sagas/s-1?view=verbs")
+    return {each["verb"]: each for each in shown["verbs"]}
+
+
+async def test_a_first_attempt_that_is_held_is_shown_with_its_pause(chain: Chain) -> None:
+    """It waits nowhere yet, and a person has to see why nothing happens."""
+    await held_undo(chain)
+    saga = await chain.view("s-1")
+    assert ("charge", "externals.psp") == (saga["step"], saga["peer"])
+    said = f"compensating charge: externals.psp is paused until {saga['paused_until']}"
+    assert said == saga["next_action"]
+
+
+async def test_a_person_may_act_on_a_saga_that_is_held(chain: Chain) -> None:
+    """Refunded by hand while the provider is down for a day: the held refund never leaves."""
+    verbs = await held_undo(chain)
+    assert {"retry", "compensate", "resolve", "abandon"} == {
+        name for name, each in verbs.items() if each["why_not"] is None
+    }
+    assert ["charge"] == verbs["resolve"]["steps"]
+    status, would = await do(chain, "s-1", "resolve", step="charge", dry_run=True)
+    assert (200, "compensating") == (status, (await chain.view("s-1"))["state"])
+    assert would["state"] in ("compensating", "compensated")
+
+    status, _ = await do(chain, "s-1", "resolve", step="charge")
+
+    assert 200 == status
+    await chain.until("s-1", lambda saga: saga["state"] == "compensated")
+    await resume(chain, "externals.psp", direction="backward")
+    assert (1, 1) == await chain.charges()
+    assert "compensation_delayed" in await chain.events("s-1")
+
+
+async def test_a_verb_that_is_refused_takes_nothing_back(chain: Chain) -> None:
+    """The held refund leaves at the end of the pause, and not later by its back-off."""
+    await held_undo(chain)
+    before = await chain.events("s-1")
+    assert 409 == (await do(chain, "s-1", "settle", step="charge", landed=False))[0]
+    assert before == await chain.events("s-1")
+    await resume(chain, "externals.psp", direction="backward")
+    await chain.until("s-1", lambda saga: saga["state"] == "compensated")
+    assert "compensation_delayed" not in await chain.events("s-1")
+
+
+async def test_a_doubt_is_settled_while_its_repeat_is_held(chain: Chain) -> None:
+    """The charge that nobody knows of: its probe waits for the end of the pause."""
+    await chain.script(chain.psp, script="effect-then-drop")
+    sending = asyncio.create_task(chain.send("s-1", Prefer="respond-async, wait=0"))
+    await chain.until_charged()
+    await hold(chain, "externals.psp")
+    await sending
+    await chain.until("s-1", lambda saga: saga["steps"][1]["phase"] == "probing")
+    found = (await chain.get(f"{chain.psp}/charges"))["charges"]
+    result = {"charge_id": found[0]["charge_id"]}
+    shown = (await chain.get(f"{chain.stage}/sagas/s-1?view=verbs"))["verbs"]
+    assert [["charge"]] == [each["steps"] for each in shown if each["verb"] == "settle"]
+    status, problem = await do(chain, "s-1", "settle", step="charge", landed=True, result=result)
+    assert 200 == status, problem
+    await chain.until("s-1", lambda saga: saga["state"] == "completed")
+    assert (1, 1) == await chain.charges()
 
 
 async def test_a_pause_outlives_a_restart(tmp_path: Path) -> None:

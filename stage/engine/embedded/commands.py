@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from functools import partial, reduce
 
 from msgspec.structs import replace
 
 from stage.core import events as e
 from stage.core.errors import StoreUnavailable
 from stage.core.machine import asked_before, evolve, heard_before
-from stage.core.questions import past_pivot
+from stage.core.questions import is_in_flight, past_pivot
 from stage.core.requester import Requester
 from stage.core.saga import Saga
 from stage.core.states import SagaState
@@ -309,8 +310,9 @@ class EmbeddedCommands(EmbeddedErasing):
             now = await self.get_saga(saga_id)
             if now is None:
                 return None
-            self._opening.check(now.saga, verb)
-            return replace(now, saga=evolve(now.saga.under(self._plan), now.saga, verb))
+            saga = self._with_withdrawn(now.saga)
+            self._opening.check(saga, verb)
+            return replace(now, saga=evolve(saga.under(self._plan), saga, verb))
         soon = loop_time()
         latest = _latest(soon)
         while True:
@@ -322,6 +324,7 @@ class EmbeddedCommands(EmbeddedErasing):
                     return snapshot(live) if live.saga is not None else await self._now(saga_id)
                 if not await self._joined(live, soon):
                     continue
+                await self._withdraw_for(live, verb, latest)
                 with suppress(NotLive):
                     await self._durably(live, verb, soon)
                     return snapshot(live)
@@ -333,6 +336,23 @@ class EmbeddedCommands(EmbeddedErasing):
                 if await self._elsewhere.journaled(saga_id, verb, lambda _: False, soon, since):
                     return await self._elsewhere.stored(saga_id)
             _look_again(latest)
+
+    async def _withdraw_for(self, live: LiveSaga, verb: e.Verb, until: float) -> None:
+        """Take back the attempts that have not left, where they alone keep a verb from being done.
+
+        A pause may hold them for days (decision 0061). Raises NotAllowed where the verb would be
+        refused without them too.
+        """
+        if live.saga is None or not self._sender.withdrawable(live.saga_id):
+            return
+        self._opening.check(self._with_withdrawn(live.saga), verb)
+        self._sender.withdraw(live.saga_id)
+        await live.watch(until, lambda live: live.saga is None or not is_in_flight(live.saga))
+
+    def _with_withdrawn(self, saga: Saga) -> Saga:
+        """The saga as it were without its attempts that wait for their turn."""
+        ends = self._sender.withdrawable(saga.id)
+        return reduce(partial(evolve, saga.under(self._plan)), ends, saga)
 
     async def hear(self, saga_id: str, word: e.Webhook) -> None:
         """See `ports.engine.Commands`."""

@@ -80,6 +80,10 @@ class Sender:
         self._ownership = ownership
         self._clock = clock
         self._gates = Gates(peers.limits, clock.now)
+        self._queued: dict[str, dict[asyncio.Timeout, Outgoing]] = {}
+        """By saga the attempts that wait for their turn."""
+        self._taken_back: set[asyncio.Timeout] = set()
+        """The waits that `withdraw` has ended."""
         self._gate_of_step = {
             step.name: self._gates.of(f"{PEER_KINDS[step.kind]}.{step.peer}")
             for step in self._plan.steps
@@ -112,12 +116,9 @@ class Sender:
         gate = self._gate(saga, outgoing.do)
         lane = _lane(saga, outgoing.do)
         if not gate.enter_at_once(lane):
-            budget = self._budget(saga) if outgoing.do.kind is AttemptKind.EXECUTE else None
-            try:
-                async with asyncio.timeout(budget):
-                    await gate.enter(lane)
-            except TimeoutError:
-                return self._too_late(outgoing)
+            kept_out = await self._enter(gate, lane, saga, outgoing)
+            if kept_out is not None:
+                return kept_out
         end: e.AttemptEnd | None = None
         try:
             if not self._ownership.sure:
@@ -129,6 +130,43 @@ class Sender:
                 gate.leave(answered=False, failure=end.reason)
             else:
                 gate.leave(answered=None if end is None else True)
+
+    async def _enter(
+        self, gate: Gate, lane: Lane, saga: Saga, outgoing: Outgoing
+    ) -> e.AttemptEnd | None:
+        """Wait for the turn of an attempt; its end, where it is not to leave any more."""
+        budget = self._budget(saga) if outgoing.do.kind is AttemptKind.EXECUTE else None
+        queued = self._queued.setdefault(saga.id, {})
+        wait = asyncio.timeout(budget)
+        try:
+            async with wait:
+                queued[wait] = outgoing
+                await gate.enter(lane)
+        except TimeoutError:
+            taken_back = wait in self._taken_back
+            return self._withdrawn(outgoing) if taken_back else self._too_late(outgoing)
+        finally:
+            queued.pop(wait, None)
+            self._taken_back.discard(wait)
+            if not queued:
+                self._queued.pop(saga.id, None)
+        return None
+
+    def withdrawable(self, saga_id: str) -> list[e.AttemptEnd]:
+        """The ends that the attempts of that saga which wait for their turn would have."""
+        return [self._withdrawn(each) for each in self._queued.get(saga_id, {}).values()]
+
+    def withdraw(self, saga_id: str) -> None:
+        """Let the attempts of that saga which wait for their turn end: they have not left."""
+        now = asyncio.get_running_loop().time()
+        for wait in self._queued.get(saga_id, {}):
+            if not wait.expired():
+                self._taken_back.add(wait)
+                wait.reschedule(now)
+
+    def _withdrawn(self, outgoing: Outgoing) -> e.AttemptEnd:
+        failed = Failed(kind=FailureKind.TRANSIENT, reason="withdrawn before it left")
+        return end_event(outgoing.do, failed, self._clock.now())
 
     def _gate(self, saga: Saga, do: Do) -> Gate:
         """The way to the peer of an attempt; an upstream that is not configured shares one."""
