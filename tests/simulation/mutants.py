@@ -579,7 +579,14 @@ def the_dead_keep_what_they_own(patches: Patches) -> None:
 @further
 def what_cannot_be_undone_is_answered_202(patches: Patches) -> None:
     """Protocol 3.4: behind the pivot the endpoint says that it is being undone, for ever."""
-    patches.set(compensate, "past_pivot", lambda plan, saga: False)
+
+    def make(original: Any) -> Any:
+        def why_not(plan: Any, saga: Any, *, closed: bool) -> Any:
+            return "" if questions.past_pivot(plan, saga) else original(plan, saga, closed=closed)
+
+        return why_not
+
+    patches.wrap(compensate, "why_not_compensated", make)
 
 
 @further
