@@ -19,6 +19,7 @@ _SPACE: Final = re.compile(r"\s+")
 _NO_TABLE: Final = re.compile(r'no such table: (\S+)|relation "([^"]+)" does not exist')
 _NO_COLUMN: Final = re.compile(r"no such column|has no column|column .* does not exist")
 _OTHER_PLACE: Final = re.compile(r'near "%"')
+_TOO_FEW: Final = re.compile(r"number of bindings|value for binding|server expects \d+ argument")
 _GROUPS: Final = (tuple, list, set, dict)
 
 
@@ -50,6 +51,8 @@ def _fix(text: str, parameters: Sequence[object]) -> str:
         return "there is no such column: is a migration missing? `stage db status` lists them"
     if _OTHER_PLACE.search(text):
         return "write $1, $2 where the values go: %s and %(name)s are those of other drivers"
+    if _TOO_FEW.search(text):
+        return "write a place for each value, $1, $2 and so on, and give one value for each place"
     if any(isinstance(value, _GROUPS) for value in parameters):
         return "a parameter is a tuple, list, set or dict: give each value by itself, (sql, a, b)"
     return ""

@@ -294,6 +294,12 @@ async def test_a_call_may_wait_and_so_may_code_beside_a_transaction(tmp_path: Pa
         ("SELECT nope FROM sqlite_master", (), ("no such column", "db status")),
         ("SELECT $1, $2", (("a", "b"),), ("a parameter is a tuple", "(sql, a, b)")),
         ("SELEC 1", (), ("in SELEC",)),
+        ("SELECT $1, $2", ("a",), ("in SELECT $1, $2", "give one value for each place")),
+        (
+            "SELECT $1, $1",
+            ("a", "b"),
+            ("in SELECT $1, $1", "give one value for each place"),
+        ),
     ],
 )
 async def test_a_statement_that_fails_is_reported_with_its_step_and_a_hint(

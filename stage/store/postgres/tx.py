@@ -11,7 +11,7 @@ from stage.core.errors import StageError
 from stage.ports.store import Row, Tx
 from stage.store import author_sql
 from stage.store.errors import StatementRefused
-from stage.store.hints import explain
+from stage.store.hints import explain, shown_statement
 from stage.store.postgres.part import Part
 from stage.store.postgres.table_guard import refused_setting, refused_table
 
@@ -69,5 +69,5 @@ def _checked(sql: str) -> str:
     """The statement itself, checked once: an author runs the same few again and again."""
     author_sql.refuse_first_word(sql, _REFUSED)
     if refused := refused_table(sql) or refused_setting(sql):
-        raise StatementRefused(refused)
+        raise StatementRefused(f"{refused}: in {shown_statement(sql)}")
     return sql

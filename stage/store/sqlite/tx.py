@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from stage.ports.store import Row, Tx
 from stage.store import author_sql
 from stage.store.errors import StatementRefused
-from stage.store.hints import explain
+from stage.store.hints import explain, shown_statement
 from stage.store.sqlite.part import Part
 
 _REFUSED: Final = author_sql.ENDING | {"ATTACH", "DETACH", "PRAGMA"}
@@ -48,13 +48,12 @@ def author_tx(part: Part) -> Tx:
         checked = _checked(sql)
         if not checked.reads:
             part.author_writes()
-        text, given = _bound(checked, parameters)
         guard.judging = True
         try:
-            return part.run(text, given)
+            return part.run(*_bound(checked, parameters))
         except sqlite3.Error as error:
             if refused := guard.take_refusal():
-                raise StatementRefused(refused) from None
+                raise StatementRefused(f"{refused}: in {shown_statement(sql)}") from None
             explain(error, sql, parameters)
             raise
         finally:
@@ -76,13 +75,21 @@ def author_tx(part: Part) -> Tx:
 
 
 def binding(sql: str, parameters: tuple[Any, ...]) -> _Bound:
-    """A statement and its parameters as SQLite takes them. Raises StatementRefused."""
+    """A statement and its parameters as SQLite takes them.
+
+    Raises StatementRefused, and sqlite3.ProgrammingError for more values than it has places.
+    """
     return _bound(_checked(sql), parameters)
 
 
 def _bound(checked: _Statement, parameters: tuple[Any, ...]) -> _Bound:
     if checked.places == len(parameters):
         return checked.by_place, parameters
+    if 0 <= checked.places < len(parameters):  # given by name, what is too much would be dropped
+        raise sqlite3.ProgrammingError(
+            f"Incorrect number of bindings supplied: its last place is ${checked.places}, and"
+            f" {len(parameters)} values are given"
+        )
     if checked.numbered and parameters:
         return checked.sql, {str(number): value for number, value in enumerate(parameters, 1)}
     return checked.sql, parameters

@@ -250,3 +250,18 @@ async def test_parameters_may_be_numbered_on_every_database(store: Store) -> Non
         return await unit.tx.fetchval(query, "a", 2), nothing
 
     assert (2, None) == await store.transact(unit)
+
+
+@pytest.mark.parametrize("values", [(), ("a",), ("a", 1, "more")])
+async def test_values_and_places_have_to_be_as_many(store: Store, values: tuple[Any, ...]) -> None:
+    """Too many, and a place was forgotten: what was to be written there would be lost."""
+
+    async def unit(unit: Unit) -> None:
+        await unit.tx.execute("INSERT INTO payment (saga_id, amount) VALUES ($1, $2)", *values)
+
+    refused = (StatementRefused, sqlite3.ProgrammingError, asyncpg.InterfaceError)
+    with pytest.raises(refused) as raised:
+        await store.transact(unit)
+    said = "".join([str(raised.value), *getattr(raised.value, "__notes__", ())])
+    assert "give one" in said and "each place" in said
+    assert [] == await payments(store)
