@@ -121,6 +121,8 @@ async def _decision(service: Service, snapshot: Snapshot, name: str) -> VerbView
 def _why_not_compensated(service: Service, snapshot: Snapshot) -> str | None:
     saga = snapshot.saga
     plan = saga.under(service.participant.plan)
+    if not snapshot.readable and snapshot.row.closed_at is None:
+        return snapshot.row.parked or "its journal cannot be read"
     if plan.misfit and not saga.forgotten:
         return "no version that is declared here knows how to undo it: deploy the one that does"
     if past_pivot(plan, saga):

@@ -60,6 +60,7 @@ from stage.wire.outcome import Outcome
 from stage.wire.problem import WireError
 from stage.wire.replies import CompensateRequest
 
+UNREAD = "its journal cannot be read: it can only be forgotten"
 COMPENSATION_OVER = frozenset({SagaState.COMPENSATED, SagaState.FAILED_TO_COMPENSATE})
 
 
@@ -310,6 +311,8 @@ class EmbeddedCommands(EmbeddedErasing):
             now = await self.get_saga(saga_id)
             if now is None:
                 return None
+            if not (now.readable or now.row.closed_at or isinstance(verb, e.Forgotten)):
+                raise NotAllowed(now.row.parked or UNREAD)
             saga = self._with_withdrawn(now.saga)
             self._opening.check(saga, verb)
             return replace(now, saga=evolve(saga.under(self._plan), saga, verb))

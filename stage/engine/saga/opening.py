@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from stage.core import events as e
-from stage.core.errors import JournalMismatch
+from stage.core.errors import JournalMismatch, NewerJournal
 from stage.core.lost import events_after_restore
 from stage.core.machine import asked_before, at_rest, evolve, heard_before
 from stage.core.questions import belongs_to
@@ -172,7 +172,9 @@ class Opening:
             return self._replay(request, row, context, bare_saga(row))
         try:
             found = await self._found(unit, row, context)
-        except JournalMismatch:
+        except JournalMismatch as error:
+            if isinstance(request.signal, e.Forgotten) and not isinstance(error, NewerJournal):
+                return await self._forget_unread(unit, request.signal, row, context)
             if not _answered_for_good(row, request):
                 raise
             return self._replay(request, row, context, bare_saga(row))
@@ -187,6 +189,18 @@ class Opening:
         if request.deposit:
             return await self._deposit(unit, request, found, asked)
         return await self._take_over(unit, request, found, asked)
+
+    async def _forget_unread(
+        self, unit: Unit, verb: e.Forgotten, row: SagaRow, context: Context
+    ) -> Stored:
+        """Forget a saga by its row alone: nothing else ends one whose journal cannot be read."""
+        saga = bare_saga(row)
+        self.check(saga, verb)
+        transition = self._interpreter.note(saga, [verb], self._clock.now())
+        transition.rest_until = None
+        stored = self._journal.store(transition, context, before=row)
+        await self._journal.write(unit, stored, epoch=row.epoch)
+        return stored
 
     async def _found(self, unit: Unit, row: SagaRow, context: Context) -> _Found:
         """The stored saga, folded from its journal. Raises JournalMismatch."""
