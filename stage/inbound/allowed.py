@@ -169,7 +169,7 @@ def _steps(service: Service, snapshot: Snapshot, name: str) -> list[str]:
         return [] if plan.misfit else made_anew(plan, snapshot.saga)
     if name == "resolve":
         return [name for name, step in steps if step.phase in RESOLVABLE]
-    if name == "abandon":
+    if name == "abandon" and not past_pivot(plan, snapshot.saga):  # behind it only as a whole
         left = left_standing(plan, snapshot.saga)
         return [name for name in left if leaves_something(plan, name)]
     return []

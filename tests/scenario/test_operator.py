@@ -231,3 +231,26 @@ async def test_plan_shows_what_a_compensation_would_do(chain: Chain) -> None:
         ("reserve", "compensate"),
     ] == lines
     assert (1, 1) == await chain.charges()
+
+
+async def test_behind_the_pivot_no_step_is_offered_to_be_abandoned(tmp_path: Path) -> None:
+    """A saga there is abandoned whole: the verb is offered so, and a step is refused."""
+    stage: Stage[Order, Any] = Stage("payment", accepts=Order)
+
+    @stage.call(to="psp", pivot=True, idempotent=True)
+    async def charge(http: Http, saga: Saga[Order]) -> None:
+        await http.post("/charges", json={"amount": saga.input.amount})
+
+    @stage.output
+    def receipt(saga: Saga[Order]) -> dict[str, int]:
+        raise ValueError("no such template")
+
+    async with running_chain(tmp_path, stage=stage) as chain:
+        await chain.send("s-1", Prefer="respond-async, wait=0")
+        await chain.until("s-1", lambda saga: saga["parked"])
+        shown = (await chain.get(f"{chain.stage}/sagas/s-1?view=verbs"))["verbs"]
+        (abandon,) = [each for each in shown if each["verb"] == "abandon"]
+        assert (None, []) == (abandon["why_not"], abandon["steps"])
+        status, problem = await do(chain, "s-1", "abandon", step="charge")
+        assert (409, True) == (status, "abandon it whole" in problem["detail"])
+        assert 200 == (await do(chain, "s-1", "abandon"))[0]
