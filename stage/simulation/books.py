@@ -273,6 +273,10 @@ class Books:
             gone[DROPPED] += 1
         return gone
 
+    def has_dropped(self, stage: str) -> bool:
+        """Whether a stage has dropped any row: it knows nothing of a saga that was sent before."""
+        return any(where == stage for where, _ in self.dropped)
+
     def _closing(self, stage: str, known: Known, row: SagaRow) -> None:
         """Its undo data is dropped: nothing may be left to do, or to undo, of what turned back."""
         self.tell(row.id, stage, "is closed")
@@ -739,6 +743,8 @@ class Books:
                 said = f"{status} {outcome}"
                 self.violate("I9", saga, f"{stage} answered {said} for a saga that was dropped")
             return
+        if known is None and outcome == "unknown" and self.has_dropped(stage):
+            return  # its id is no younger than that of a row which was dropped
         if (stage, saga) in self.emptied and known is not None and body not in known.answers:
             self._answered_emptied(stage, known, status, body, outcome)
             return

@@ -256,8 +256,10 @@ def _gave_up(books: Books, stage: str, saga: str, step: Step) -> bool:
         if step.peer in books.restored:
             return True  # its books of then are gone
         behind = books.known.get((step.peer, saga))
-        if behind is None or step.peer not in books.plans:
+        if step.peer not in books.plans:
             return False
+        if behind is None:
+            return books.has_dropped(step.peer)  # it said that it may have been there
         plan = books.plan_of(step.peer, saga)
         return bool(behind.given_up) or plan.pivot is not None or behind.row.closed_at is not None
     if any(effect.undo_refused for effect in books.effects_of(stage, saga, step.name)):
@@ -308,7 +310,8 @@ def _client(
             pivot = books.plan_of(stage, order.saga).pivot is not None
             mended = known is not None and known.mended
             final = pivot or (known is not None and known.row.closed_at is not None)
-            unknown = (stage, order.saga) in books.dropped
+            dropped = (stage, order.saga) in books.dropped
+            unknown = dropped or (known is None and books.has_dropped(stage))
             stays = final and state is SagaState.COMPLETED
             wrong = not (parked or mended or stays or unknown)
         case Verdict.OPEN:
