@@ -186,9 +186,10 @@ PAGE = b"<html>gateway</html>"
         (200, b'{"saga_id":"s-2","outcome":"executed"}', True),
         (409, b'{"outcome":"executed"}', True),
         (409, NOT_EXECUTED, False),
-        (422, NOT_EXECUTED, False),
+        (422, b'{"saga_id":"s-1","outcome":"not_executed"}', False),
+        (422, NOT_EXECUTED, True),
         (504, NOT_EXECUTED, False),
-        (401, NOT_EXECUTED, False),
+        (401, NOT_EXECUTED, True),
     ],
 )
 async def test_the_upstream_asks_to_compensate_where_something_may_stand(
