@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from stage.core.errors import StaleEpoch, StoreUnavailable
 from stage.ports.codec import Codec
@@ -20,6 +20,11 @@ from stage.store.postgres.writes import Writes
 from stage.store.queue import Waiting
 
 T = TypeVar("T")
+
+
+COMMIT_SECONDS_MAX: Final = 60.0
+"""How long a connection may keep silent behind a COMMIT: the replica writes nothing meanwhile, and
+keeps its lease by another connection."""
 
 
 class _Unclear(Exception):
@@ -107,12 +112,17 @@ class PostgresConnection:
             raise CommitRefused from reason
 
     async def commit(self) -> None:
-        """See store.connection.Connection. Never cut off: a server that is asked to cancel a COMMIT
-        may say so, and commit.
+        """See store.connection.Connection. Never cancelled: a server that is asked to cancel a
+        COMMIT may say so, and commit. A connection that keeps silent is closed, of which the server
+        hears nothing before it has committed.
         """
         self._link.warned = ""
         try:
-            word = await asyncio.shield(asyncio.ensure_future(self._link.commit()))
+            committing = asyncio.ensure_future(self._link.commit())
+            answered, _ = await asyncio.wait((committing,), timeout=COMMIT_SECONDS_MAX)
+            if not answered:
+                self._link.raw.terminate()
+            word = await committing
         except Exception as error:
             if refused_at_commit(error):
                 raise CommitRefused from error

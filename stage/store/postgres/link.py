@@ -106,7 +106,7 @@ class Link:
             self.raw.terminate()
 
     async def commit(self) -> str:
-        """COMMIT; what the server said to it. Never cut off."""
+        """COMMIT; what the server said to it. Never cancelled."""
         return str(await self.raw.execute(statement("commit_batch")))
 
     async def fetch(self, name: str, *parameters: object) -> list[Row]:

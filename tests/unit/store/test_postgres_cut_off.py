@@ -19,6 +19,7 @@ import pytest
 
 from stage.core.errors import StoreUnavailable
 from stage.ports.store import Act, Row, Unit
+from stage.store.postgres import connection
 from stage.store.postgres.address import DatabaseServer
 from stage.store.postgres.errors import refused_at_commit
 from stage.store.postgres.link import Link, connect
@@ -271,8 +272,8 @@ class Gateway:
 
     def __init__(self, url: str) -> None:
         self._to = urlsplit(url)
-        self._forgotten: set[asyncio.Event] = set()
         self._known: set[asyncio.Event] = set()
+        self._over = asyncio.Event()
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[str]:
@@ -282,6 +283,7 @@ class Gateway:
         try:
             yield urlunsplit(self._to._replace(netloc=f"stage@127.0.0.1:{port}"))
         finally:
+            self._over.set()
             server.close()
 
     def forget(self) -> None:
@@ -303,6 +305,8 @@ class Gateway:
         ways.append(asyncio.ensure_future(one_way(back, writer)))
         with suppress(OSError):
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        if forgotten.is_set():  # that the server closed its end passes as little
+            await self._over.wait()
         for way in ways:
             way.cancel()
         for each in (writer, forth):
@@ -347,6 +351,29 @@ async def test_a_read_that_nobody_waits_for_any_more_keeps_no_connection(
             await reading
         async with asyncio.timeout(8):
             assert row("a") == await store.get("a")
+        await store.close()
+
+
+async def test_a_commit_whose_connection_keeps_silent_is_settled_on_another_one(
+    gateway: Gateway, migrations: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the writer waits for a quarter of an hour, and its lease is renewed meanwhile."""
+    monkeypatch.setattr(connection, "COMMIT_SECONDS_MAX", 0.5)
+    async with gateway.open() as url:
+        store = PostgresStore(url, migrations=[migrations])
+        await store.open()
+        commit, cut = Link.commit, list[int]()
+
+        async def forgotten(link: Link) -> str:
+            if not cut:
+                cut.append(1)
+                gateway.forget()
+            return await commit(link)
+
+        monkeypatch.setattr(Link, "commit", forgotten)
+        async with asyncio.timeout(20):
+            assert "a" == await store.transact(inserting("a"))
+        assert row("a") == await store.get("a") and 1 == len(await store.entries("a"))
         await store.close()
 
 
