@@ -322,7 +322,8 @@ async def test_behind_its_budget_it_answers_and_goes_on(
     code, body = await post_order(client)
     assert (504, "compensating") == (code, body["state"])
     stage.says(COMPENSATE, COMPENSATED)
-    code, body = await post_order(client)
+    while code == 504:  # its next attempt may come behind this budget too
+        code, body = await post_order(client)
 
     assert (409, "compensated") == (code, body["state"])
 
