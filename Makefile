@@ -10,10 +10,10 @@ PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo quick test prove check fix sim mutants kills bench backend pictures deploy docs floors sbom fuzz
+.PHONY: help demo quick test prove check fix sim mutants mutation kills bench backend pictures deploy docs floors sbom fuzz
 
 help: ## show these words
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.ready ## start the whole chain, tell its stories, show the books (DATABASE=postgres)
 	@$(BIN)/stage demo --database $(or $(DATABASE),sqlite)
@@ -39,6 +39,10 @@ sim: $(VENV)/.ready ## simulate SEEDS=20000 worlds and write docs/evidence/simul
 
 mutants: $(VENV)/.ready ## plant defects of our own rules and find each of them
 	@$(BIN)/python -m tests.simulation.find_mutants
+
+# Every change that the rooms offer takes hours: a sample of them says the share.
+mutation: $(VENV)/.ready ## change our source by rule, and see whether a test notices (SAMPLE=600)
+	@$(BIN)/python -m tests.mutation --sample $(or $(SAMPLE),600) --seed $(or $(SEED),1)
 
 # Level L of the kills, and its seed.
 kills: $(VENV)/.ready ## kill real processes under load: KILLS=1800 SAGAS=250000 SEED=1

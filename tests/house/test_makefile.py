@@ -13,12 +13,13 @@ import pytest
 MAKE = shutil.which("make")
 PROGRAM = '#!/bin/sh\necho "called with: $*"\nenv\n'
 """Stands where python and stage do: prints what it was called with, and under which variables."""
-WORDS = ("demo", "quick", "test", "prove", "sim", "mutants", "kills", "bench", "fuzz")
+WORDS = ("demo", "quick", "test", "prove", "sim", "mutants", "mutation", "kills", "bench", "fuzz")
 VARIABLES = {
     "SEED": "7",
     "SEEDS": "11",
     "FIRST": "13",
     "SAGAS": "17",
+    "SAMPLE": "31",
     "KILLS": "19",
     "WORKERS": "23",
     "EXAMPLES": "29",
@@ -28,6 +29,7 @@ USED = {
     "demo": "--database postgres",
     "test": "-n 23",
     "sim": "--first 13 --seeds 11 --sagas 17",
+    "mutation": "--sample 31 --seed 7",
     "kills": "--kills 19 --sagas 17 --seed 7",
 }
 """The use of the variables by each word; the programs of other words read them themselves."""
@@ -35,6 +37,7 @@ DEFAULTS = {
     "demo": "--database sqlite",
     "test": "-n 4",
     "sim": "--first 0 --seeds 20000 --sagas 50",
+    "mutation": "--sample 600 --seed 1",
     "kills": "--kills 1800 --sagas 250000 --seed 1",
 }
 
