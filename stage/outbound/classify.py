@@ -7,6 +7,7 @@ arrived: in doubt (rule 4).
 
 from __future__ import annotations
 
+import re
 import ssl
 from typing import Final
 
@@ -53,6 +54,9 @@ In TLS 1.3 we may write as soon as our own part of the handshake is done, and th
 certificate afterwards. It reads no request before that.
 """
 
+_SHOWN: Final = re.compile(r"\[SSL: (\w+)\]")
+"""The beginning of an error of TLS, as Python words it."""
+
 
 def classify_exception(error: BaseException) -> Lost:
     """The knowledge that remains after a request raised."""
@@ -78,5 +82,8 @@ def _alert_of(error: BaseException) -> str:
         reason = getattr(cause, "reason", None)  # some errors of aiohttp are SSLErrors without one
         if isinstance(cause, ssl.SSLError) and isinstance(reason, str):
             return reason
+        # An error that came while nobody read has become one without its cause.
+        if isinstance(cause, OSError) and (found := _SHOWN.match(str(cause.strerror))):
+            return found[1]
         cause = cause.__cause__
     return ""

@@ -128,9 +128,13 @@ class Transport:
             except BaseException:
                 connection.close()
                 raise
-            if connection.protocol is not None and not connection.protocol.should_close:
+            protocol = connection.protocol
+            if protocol is not None and not protocol.should_close:
                 return connection
+            ended = None if protocol is None else protocol.exception()
             connection.close()
+            if ended is not None and classify_exception(ended).denied:
+                raise NeverWritten("the peer refuses the certificate") from ended
         raise NeverWritten("each connection ended before the request could leave")
 
 

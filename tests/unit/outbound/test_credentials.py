@@ -480,6 +480,37 @@ async def test_a_certificate_that_the_peer_does_not_take_has_no_effect(
         assert "certificate" == lost.error
 
 
+async def test_a_certificate_that_is_refused_while_the_last_look_waits_is_shown_once(
+    tmp_path: Path,
+) -> None:
+    """Another connection would be refused as well; the reason is that of the peer."""
+    ours = Authority(tmp_path)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.minimum_version = ssl.TLSVersion.TLSv1_3
+    server.load_cert_chain(*ours.sign("psp", "127.0.0.1"))
+    server.load_verify_locations(ours.file)
+    server.verify_mode = ssl.CERT_REQUIRED
+    client = ssl.create_default_context(cafile=ours.file)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        refusing = asyncio.create_task(asyncio.to_thread(refuse, listening, server))
+
+        async def until_refused() -> None:
+            await refusing
+            for _ in range(10):
+                await asyncio.sleep(0)  # the event loop hears of it
+
+        transport = Transport(until_refused)
+        await transport.open()
+        url = f"https://127.0.0.1:{listening.getsockname()[1]}/charges"
+        async with asyncio.timeout(20.0):
+            lost = await transport.send(
+                "POST", url, headers=[], body=b"{}", timeout=5.0, tls=client
+            )
+        await transport.close()
+    assert isinstance(lost, Lost) and lost.certain and lost.denied, lost
+    assert "refuses the certificate" in lost.reason
+
+
 async def test_a_new_token_is_shown_beside_a_certificate_that_cannot_be_used(
     tmp_path: Path,
 ) -> None:
