@@ -157,6 +157,19 @@ async def test_a_person_may_act_on_a_saga_that_is_held(chain: Chain) -> None:
     assert "compensation_delayed" in await chain.events("s-1")
 
 
+async def test_a_process_stops_although_a_saga_is_held(tmp_path: Path) -> None:
+    """A deploy during a pause: the refund has not left, and waits again in the next process."""
+    async with running_chain(tmp_path) as chain:
+        await held_undo(chain)
+    async with running_chain(tmp_path) as chain:
+        journal = await chain.get(f"{chain.stage}/sagas/s-1?view=journal")
+        (withdrawn,) = (
+            entry for entry in journal["entries"] if entry["event"] == "compensation_delayed"
+        )
+        assert "withdrawn before it left" == withdrawn["reason"]
+        await chain.until("s-1", lambda saga: saga["next_action"].startswith("compensating charge"))
+
+
 async def test_a_verb_that_is_refused_takes_nothing_back(chain: Chain) -> None:
     """The held refund leaves at the end of the pause, and not later by its back-off."""
     await held_undo(chain)

@@ -193,6 +193,7 @@ class LiveSagas:
     async def drain(self, seconds: float) -> None:
         """Let what runs come to an end or to a rest, at most that long, then stop it."""
         self.draining = self._units.stopping = True
+        self._sender.drain()
         for live in list(self._live.values()):
             live.rouse()
         if self._tasks:

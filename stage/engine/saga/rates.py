@@ -91,6 +91,10 @@ class Gate:
         self._held = lanes
         self._admit()
 
+    def holds(self, lane: Lane) -> bool:
+        """Whether a pause lets nothing of that lane in."""
+        return lane in self._held
+
     def standing(self, peer: str) -> PeerStanding:
         """The standing of the peer, for people."""
         return PeerStanding(

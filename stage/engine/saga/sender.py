@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 import msgspec
 
@@ -67,6 +67,14 @@ def _lane(saga: Saga, do: Do) -> Lane:
     return Lane.RECOVERED if saga.epoch > 1 else Lane.NEW
 
 
+class Waiting(NamedTuple):
+    """An attempt that waits for its turn at the gate of its peer."""
+
+    outgoing: Outgoing
+    gate: Gate
+    lane: Lane
+
+
 class Sender:
     """Sends the attempts of one stage. No failure outside raises: each is an event."""
 
@@ -80,10 +88,11 @@ class Sender:
         self._ownership = ownership
         self._clock = clock
         self._gates = Gates(peers.limits, clock.now)
-        self._queued: dict[str, dict[asyncio.Timeout, Outgoing]] = {}
+        self._queued: dict[str, dict[asyncio.Timeout, Waiting]] = {}
         """By saga the attempts that wait for their turn."""
         self._taken_back: set[asyncio.Timeout] = set()
         """The waits that `withdraw` has ended."""
+        self._draining = False
         self._gate_of_step = {
             step.name: self._gates.of(f"{PEER_KINDS[step.kind]}.{step.peer}")
             for step in self._plan.steps
@@ -135,12 +144,14 @@ class Sender:
         self, gate: Gate, lane: Lane, saga: Saga, outgoing: Outgoing
     ) -> e.AttemptEnd | None:
         """Wait for the turn of an attempt; its end, where it is not to leave any more."""
+        if self._draining and gate.holds(lane):
+            return self._withdrawn(outgoing)
         budget = self._budget(saga) if outgoing.do.kind is AttemptKind.EXECUTE else None
         queued = self._queued.setdefault(saga.id, {})
         wait = asyncio.timeout(budget)
         try:
             async with wait:
-                queued[wait] = outgoing
+                queued[wait] = Waiting(outgoing, gate, lane)
                 await gate.enter(lane)
         except TimeoutError:
             taken_back = wait in self._taken_back
@@ -154,15 +165,26 @@ class Sender:
 
     def withdrawable(self, saga_id: str) -> list[e.AttemptEnd]:
         """The ends that the attempts of that saga which wait for their turn would have."""
-        return [self._withdrawn(each) for each in self._queued.get(saga_id, {}).values()]
+        waiting = self._queued.get(saga_id, {}).values()
+        return [self._withdrawn(each.outgoing) for each in waiting]
 
     def withdraw(self, saga_id: str) -> None:
         """Let the attempts of that saga which wait for their turn end: they have not left."""
-        now = asyncio.get_running_loop().time()
         for wait in self._queued.get(saga_id, {}):
-            if not wait.expired():
-                self._taken_back.add(wait)
-                wait.reschedule(now)
+            self._take_back(wait)
+
+    def drain(self) -> None:
+        """From here on an attempt that a pause holds ends as withdrawn: the process is to stop."""
+        self._draining = True
+        for queued in list(self._queued.values()):
+            for wait, each in queued.items():
+                if each.gate.holds(each.lane):
+                    self._take_back(wait)
+
+    def _take_back(self, wait: asyncio.Timeout) -> None:
+        if not wait.expired():
+            self._taken_back.add(wait)
+            wait.reschedule(asyncio.get_running_loop().time())
 
     def _withdrawn(self, outgoing: Outgoing) -> e.AttemptEnd:
         failed = Failed(kind=FailureKind.TRANSIENT, reason="withdrawn before it left")

@@ -112,9 +112,16 @@ def test_send_says_the_outcome_that_the_code_means(
     served: Neighbour, status: int, reported: Outcome, outcome: str
 ) -> None:
     """An answer that the table of the protocol does not name is unknown, with any text."""
-    served.answer("POST /sagas", status, problem(status, reported))
-    done = stage("send", served.url, "{}")
+    served.answer("POST /sagas", status, problem(status, reported, saga_id="s-1"))
+    done = stage("send", served.url, "{}", "--id", "s-1")
     assert (done.status, done.out.split("  ")[0]) == (1, outcome)
+
+
+def test_a_refusal_that_names_no_saga_is_unknown(served: Neighbour) -> None:
+    """Whoever refused it did not look at the saga (decision 0093)."""
+    served.answer("POST /sagas", 422, problem(422, Outcome.NOT_EXECUTED))
+    done = stage("send", served.url, "{}", "--id", "s-1")
+    assert (done.status, done.out.split("  ")[0]) == (1, "422 unknown")
 
 
 @pytest.mark.parametrize("payload", ['{"a":1,"a":2}', "[]", "NaN", "", "{"])
