@@ -20,7 +20,7 @@ from stage.store.postgres.statements import statement
 
 CONNECT_SECONDS_MAX: Final = 5.0
 STATEMENT_SECONDS_MAX: Final = 30.0
-"""How long one statement may take. COMMIT alone has no limit: cut off, it would be in doubt."""
+"""How long one statement may take. COMMIT has a limit of its own (COMMIT_SECONDS_MAX)."""
 DROP_SECONDS_MAX: Final = 5.0
 """How long a transaction is rolled back; then its connection is closed, which does it too."""
 STATEMENTS_CACHED: Final = 256

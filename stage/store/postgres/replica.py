@@ -223,7 +223,7 @@ class PostgresReplica:
         """See ports.ownership.Ownership."""
         me, self._me, self._sure_until = self._me, None, 0.0
         if me is not None:
-            await self._renewals.fetch("leave", me)
+            await self._promptly("leave", me)
 
     async def changed(self, saga_id: str, length: int, until: float) -> bool:
         """See ports.ownership.Ownership."""

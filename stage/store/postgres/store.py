@@ -54,6 +54,8 @@ class PostgresLimits(WriterLimits, frozen=True, kw_only=True):
 
 
 DEFAULT_LIMITS: Final = PostgresLimits()
+CLOSE_SECONDS_MAX: Final = 2.0
+"""How long the last statement of a store that closes may take; nothing rests on it."""
 
 
 class Listeners(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,9 +175,10 @@ class PostgresStore(StatementQueries):
             await self._writer.close()
             await self._aside.close()
             if self._writer.available:
-                for each in (self._timeline, *(lane.timeline for lane in self._lanes)):
-                    await self._pool.fetch("drop_writer", each.writer)
-        except StoreUnavailable:
+                async with asyncio.timeout(CLOSE_SECONDS_MAX):
+                    for each in (self._timeline, *(lane.timeline for lane in self._lanes)):
+                        await self._pool.fetch("drop_writer", each.writer)
+        except (StoreUnavailable, TimeoutError):
             pass  # the row is dropped after some days
         finally:
             await self._let_go()

@@ -22,7 +22,7 @@ from stage.ports.store import Act, Row, Unit
 from stage.store.postgres import connection
 from stage.store.postgres.address import DatabaseServer
 from stage.store.postgres.errors import refused_at_commit
-from stage.store.postgres.link import Link, connect
+from stage.store.postgres.link import STATEMENT_SECONDS_MAX, Link, connect
 from stage.store.postgres.store import PostgresLimits, PostgresStore
 from tests.unit.store.given import AT, accepted, in_one_batch, inserting, paying, payments, row
 
@@ -339,7 +339,9 @@ async def test_a_read_that_nobody_waits_for_any_more_keeps_no_connection(
 ) -> None:
     """Its caller hung up while the connection kept silent: the next reader gets another one."""
     async with gateway.open() as url:
-        store = PostgresStore(url, migrations=[migrations], limits=PostgresLimits(readers=1))
+        store = PostgresStore(
+            url, migrations=[migrations], limits=PostgresLimits(readers=1, lease_seconds=4.0)
+        )
         await store.open()
         await store.transact(inserting("a"))
         assert row("a") == await store.get("a")
@@ -354,13 +356,28 @@ async def test_a_read_that_nobody_waits_for_any_more_keeps_no_connection(
         await store.close()
 
 
+async def test_a_store_whose_connections_keep_silent_closes_all_the_same(
+    gateway: Gateway, migrations: Path
+) -> None:
+    """A stop is cut short after some seconds; the registration ends on another connection."""
+    async with gateway.open() as url:
+        limits = PostgresLimits(lease_seconds=4.0)
+        store = PostgresStore(url, migrations=[migrations], limits=limits)
+        await store.open()
+        await store.transact(inserting("a"))
+        gateway.forget()
+        async with asyncio.timeout(STATEMENT_SECONDS_MAX / 2):
+            await store.close()
+
+
 async def test_a_commit_whose_connection_keeps_silent_is_settled_on_another_one(
     gateway: Gateway, migrations: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise the writer waits for a quarter of an hour, and its lease is renewed meanwhile."""
     monkeypatch.setattr(connection, "COMMIT_SECONDS_MAX", 0.5)
     async with gateway.open() as url:
-        store = PostgresStore(url, migrations=[migrations])
+        limits = PostgresLimits(lease_seconds=4.0)
+        store = PostgresStore(url, migrations=[migrations], limits=limits)
         await store.open()
         commit, cut = Link.commit, list[int]()
 
