@@ -23,9 +23,9 @@ quick: $(VENV)/.ready ## run the unit tests of the rooms, for the inner loop
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal tests/unit \
 	    --ignore tests/unit/cli --ignore tests/unit/stubs --ignore tests/unit/benchmarks
 
-# Five workers on two processors: a test of real processes waits for more than half of its time.
-test: $(VENV)/.ready ## run all tests, with a small helping of each fault kit (WORKERS=5)
-	@$(BIN)/python -m pytest -n $(or $(WORKERS),5) --dist worksteal
+# Six workers on two processors: a test of real processes waits for more than half of its time.
+test: $(VENV)/.ready ## run all tests, with a small helping of each fault kit (WORKERS=6)
+	@$(BIN)/python -m pytest -n $(or $(WORKERS),6) --dist worksteal
 
 # The sizes of both tiers stand in tests/sizes.py. A kit that does not reach its size is an error.
 # Kits that measure a speed run last, by themselves.

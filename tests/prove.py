@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).resolve().parents[1]
-WORKERS = 5
+WORKERS = 4
 """On two processors: kits of real processes wait for much of their time."""
 TOGETHER = "kit and not quiet"
 ALONE = "kit and quiet"

@@ -201,5 +201,6 @@ async def running_bench(tmp_path: Path) -> AsyncIterator[Bench]:
         finally:
             if bench.process.returncode is None:
                 bench.process.kill()
-            await bench.process.wait()
+            async with asyncio.timeout(20):  # until its workers, which have the pipe too, are gone
+                await bench.process.communicate()
             await server.close()

@@ -35,7 +35,7 @@ USED = {
 """The use of the variables by each word; the programs of other words read them themselves."""
 DEFAULTS = {
     "demo": "--database sqlite",
-    "test": "-n 5",
+    "test": "-n 6",
     "sim": "--first 0 --seeds 20000 --sagas 50",
     "mutation": "--sample 600 --seed 1",
     "kills": "--kills 1800 --sagas 250000 --seed 1",

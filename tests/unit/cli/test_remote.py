@@ -118,7 +118,7 @@ def test_send_says_the_outcome_that_the_code_means(
 
 
 def test_a_refusal_that_names_no_saga_is_unknown(served: Neighbour) -> None:
-    """Whoever refused it did not look at the saga (decision 0093)."""
+    """The party that refused it did not look at the saga (decision 0093)."""
     served.answer("POST /sagas", 422, problem(422, Outcome.NOT_EXECUTED))
     done = stage("send", served.url, "{}", "--id", "s-1")
     assert (done.status, done.out.split("  ")[0]) == (1, "422 unknown")
