@@ -58,10 +58,15 @@ _SHOWN: Final = re.compile(r"\[SSL: (\w+)\]")
 """The beginning of an error of TLS, as Python words it."""
 
 
-def classify_exception(error: BaseException) -> Lost:
-    """The knowledge that remains after a request raised."""
+def classify_exception(error: BaseException, *, judged: bool = False) -> Lost:
+    """The knowledge that remains after a request raised.
+
+    `judged` says that the peer had answered on that connection before: it has taken our certificate
+    and may have read the request, so that its alert says no more than the end of any connection.
+    """
     text = str(error) or type(error).__name__
-    if (alert := _alert_of(error)) in CERTIFICATE_REFUSED:
+    alert = _alert_of(error)
+    if alert in CERTIFICATE_REFUSED and (not judged or isinstance(error, NeverWritten)):
         return Lost(
             reason=f"not taken: the peer refuses the certificate that it is shown ({alert})",
             certain=True,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
+from weakref import WeakSet
 
 import aiohttp
 from aiohttp import hdrs
@@ -56,6 +57,8 @@ class Transport:
         self._single: aiohttp.TCPConnector | None = None
         """Makes connections for one request each."""
         self._target = lru_cache(TARGETS_MAX)(_target)
+        self._judged: WeakSet[ResponseHandler] = WeakSet()
+        """Connections of TLS on which the peer has answered, so that it takes our certificate."""
 
     async def open(self) -> None:
         """Create the pool."""
@@ -89,7 +92,7 @@ class Transport:
         # Long because a connection is given back or closed on each way out of it, in one place.
         connector = self._single if fresh else self._connector
         assert connector is not None, "open the transport first"
-        leaves = False
+        leaves = judged = False
         try:
             target = self._target(method, url, tls)
             head = _head(target, headers, body)
@@ -99,6 +102,7 @@ class Transport:
                 try:
                     protocol = connection.protocol
                     assert protocol is not None
+                    judged = target.secure and protocol in self._judged
                     answer = await _converse(protocol, target, head, body)
                 except BaseException:
                     connection.close()
@@ -107,11 +111,13 @@ class Transport:
                     connection.close()  # answered before all was taken: nothing fits behind it
                 else:
                     connection.release()  # and closed, when there is more to come
+                if target.secure:
+                    self._judged.add(protocol)
                 return answer
         except EXPECTED as error:
             if type(error) is TimeoutError and not leaves:  # that of `timeout` as a whole
                 return classify_exception(NeverWritten("the last look took too long"))
-            return classify_exception(error)
+            return classify_exception(error, judged=judged)
 
     async def _connected(
         self, connector: aiohttp.TCPConnector, target: aiohttp.ClientRequest, timeout: float
@@ -152,7 +158,7 @@ async def _connect(
 class _Target:
     """Where requests go, and what the heads of all of them have in common."""
 
-    __slots__ = ("authorized", "defaults", "has_content", "line", "method", "request")
+    __slots__ = ("authorized", "defaults", "has_content", "line", "method", "request", "secure")
 
     def __init__(self, request: aiohttp.ClientRequest) -> None:
         self.request = request
@@ -160,6 +166,7 @@ class _Target:
         self.method = request.method
         self.has_content = request.method in request.POST_METHODS
         self.authorized = request.auth is not None
+        self.secure = request.is_ssl()
         self.line = f"{request.method} {request.url.raw_path_qs} HTTP/1.1"
         self.defaults = {
             name.lower(): f"{name}: {value}" for name, value in request.headers.items()

@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import msgspec
 import pytest
 from aiohttp import web
@@ -22,6 +23,7 @@ from aiohttp.test_utils import TestServer
 
 from stage.core.errors import ConfigurationError
 from stage.core.events import Request
+from stage.outbound import transport as transport_module
 from stage.outbound.client import PeerClient
 from stage.outbound.credentials import Credentials, PeerCredentials
 from stage.outbound.peers import http_peers
@@ -509,6 +511,33 @@ async def test_a_certificate_that_is_refused_while_the_last_look_waits_is_shown_
         await transport.close()
     assert isinstance(lost, Lost) and lost.certain and lost.denied, lost
     assert "refuses the certificate" in lost.reason
+
+
+async def test_an_alert_on_a_connection_that_has_answered_is_a_doubt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The peer took the certificate once, so that it may have read the request before its alert."""
+    converse, cuts = transport_module._converse, iter((True, False, True))
+
+    async def cut_off(*request: Any) -> Answer | Lost:
+        answer = await converse(*request)
+        if next(cuts):  # it ends the connection with the request in its hands
+            raise aiohttp.ClientOSError(1, "[SSL: SSLV3_ALERT_CERTIFICATE_EXPIRED] expired")
+        return answer
+
+    monkeypatch.setattr(transport_module, "_converse", cut_off)
+    tls = ssl.create_default_context(cafile=CERTIFICATES / "ca.pem")
+    tls.load_cert_chain(CERTIFICATES / "client.pem", CERTIFICATES / "client.key")
+    async with tls_server() as server, opened_transport() as transport:
+        url = str(server.make_url("/"))
+        sent = [
+            await transport.send("POST", url, headers=[], body=b"{}", timeout=5.0, tls=tls)
+            for _ in range(3)
+        ]
+    new, answered_once, kept = sent
+    assert isinstance(new, Lost) and new.certain and new.denied, new
+    assert isinstance(answered_once, Answer), answered_once
+    assert isinstance(kept, Lost) and not kept.certain and not kept.denied, kept
 
 
 async def test_a_new_token_is_shown_beside_a_certificate_that_cannot_be_used(
