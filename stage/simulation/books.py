@@ -560,6 +560,7 @@ class Books:
                 known.doubted.discard(event.step)
             case e.CompensationRefused():
                 known.given_up.add(event.step)
+                known.gave_up = True
             case e.TellStarted():
                 known.intents.add(":tell")
 

@@ -99,6 +99,8 @@ class Known(msgspec.Struct, kw_only=True):
     """`step:do`, `step:undo`, `step:probe` and `:tell` whose start is durable."""
     given_up: set[str] = set()
     """Steps whose compensation failed for good."""
+    gave_up: bool = False
+    """It gave up a compensation at some time, and a person may have had it tried again since."""
     doubted: set[str] = set()
     """Steps with an attempt in doubt that nothing has settled since."""
     flying: set[str] = set()

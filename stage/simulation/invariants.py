@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from stage.core.age import WAIT_SECONDS_MAX
 from stage.core.bindings import hash_of
 from stage.core.events import (
     Accepted,
@@ -68,9 +69,13 @@ async def check(
 
 
 async def _no_idle_runs(books: Books, node: Node) -> None:
-    """I14: what needs no run has none, once the last answer that is waited for is overdue."""
-    if node.runs > _due(books, node):
-        await asyncio.sleep(LAST_ANSWER_SECONDS)
+    """I14: what needs no run has none, once the last answer that is waited for is overdue.
+
+    A run that another process took over notices it at its next attempt, behind its back-off.
+    """
+    for seconds in (LAST_ANSWER_SECONDS, WAIT_SECONDS_MAX):
+        if node.runs > _due(books, node):
+            await asyncio.sleep(seconds)
     if node.runs > _due(books, node):
         books.violate("I14", "", f"{node.name} rests with {node.runs} runs in memory")
 
@@ -261,7 +266,10 @@ def _gave_up(books: Books, stage: str, saga: str, step: Step) -> bool:
         if behind is None:
             return books.has_dropped(step.peer)  # it said that it may have been there
         plan = books.plan_of(step.peer, saga)
-        return bool(behind.given_up) or plan.pivot is not None or behind.row.closed_at is not None
+        tried_again = behind.gave_up and behind.row.due_at is not None  # what it said was true
+        if behind.given_up or tried_again:
+            return True
+        return plan.pivot is not None or behind.row.closed_at is not None
     if any(effect.undo_refused for effect in books.effects_of(stage, saga, step.name)):
         return True
     tried = books.attempts.get((stage, saga, step.name), 0)
