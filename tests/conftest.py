@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import sys
 import sysconfig
 import tempfile
@@ -19,12 +20,14 @@ import pytest
 import structlog
 from blockbuster import BlockBuster
 
+from stage.bootstrap.process import GC_OBJECTS_MIN
 from stage.demo.postgres_server import Server, running
 from tests import compiling, forked
 from tests.databases import Databases
 from tests.kits import PROPERTY, Strikes, add_up, keep, kept, shortcomings, table
 from tests.order import order
 from tests.sizes import KITS, SIZES, TIER
+from tests.workers import prepare_workers
 
 OURS = ["stage"]
 KIT_SECONDS_MAX = 600
@@ -99,8 +102,15 @@ def databases(postgres: Server) -> Databases:
 
 @pytest.fixture
 def postgres_url(databases: Databases) -> Iterator[str]:
-    """The URL of an empty database."""
+    """The URL of an empty database, for tests of a first opening, and of what it counts."""
     with databases.empty() as url:
+        yield url
+
+
+@pytest.fixture
+def migrated_url(databases: Databases) -> Iterator[str]:
+    """The URL of a database with the tables of a stage, for all others: that costs half."""
+    with databases.migrated() as url:
         yield url
 
 
@@ -145,12 +155,15 @@ def pytest_configure(config: pytest.Config) -> None:
         if len(modules) > compiling.FEW:
             compiling.compile_all(modules)
     forked.install()
+    if forked.installed() and (config.getoption("numprocesses", None) or 0) > 1:
+        prepare_workers(config)
     gc.disable()  # until all is collected: there is nothing to find, and it was looked for often
 
 
 def pytest_collection_finish() -> None:
     """Look for garbage from now on, and not among what stays until the end."""
     gc.freeze()
+    gc.set_threshold(GC_OBJECTS_MIN)  # as a served stage: to look as often as Python took a seventh
     gc.enable()
 
 
@@ -186,9 +199,9 @@ def _compiled(config: pytest.Config) -> Path:
     if kept_for_next is not None:
         with suppress(OSError):
             return _filled(kept_for_next.mkdir("compiled"))
-    folder = tempfile.TemporaryDirectory(prefix="stage-compiled-", ignore_cleanup_errors=True)
-    config.add_cleanup(folder.cleanup)
-    return _filled(Path(folder.name))
+    folder = tempfile.mkdtemp(prefix="stage-compiled-")
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    return _filled(Path(folder))
 
 
 def _filled(folder: Path) -> Path:

@@ -8,6 +8,9 @@ test, runs its module as `python -m` does, and ends and dies as any other proces
 
 A test of a start itself carries `@pytest.mark.execs`: its processes are started by exec.
 
+The workers of pytest are forked as well, from a process that has imported the tests
+(`tests/workers.py`).
+
 The mother is told on a socket, one message each: what to run, and the descriptors of its standard
 input, output and error. She answers with the pid.
 """
@@ -26,9 +29,10 @@ import runpy
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -48,8 +52,18 @@ WARM = (
     "stage.bootstrap",
     "stage.cli.root",
     "stage.demo.chain",
+    "stage.store.postgres.store",
 )
 """The mother imports these: a start of ours takes its time for them."""
+WARM_FOR: Mapping[str, Sequence[str]] = {
+    "temporal": ("temporalio.client", "temporalio.worker"),
+    "--otlp-endpoint": (
+        "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+        "opentelemetry.sdk.trace.export",
+        "stage.telemetry.fast.install",
+    ),
+}
+"""These as well, from the first start on whose arguments have that word: many have none of them."""
 PLAIN: Mapping[str, Any] = {
     "close_fds": True,
     "preexec_fn": None,
@@ -105,8 +119,9 @@ class Forking(subprocess.Popen[Any]):
 
     def _execute_child(self, *given: Any) -> None:
         asked = dict(zip(STEP, given, strict=True))
-        words = _words(asked)
-        if not _allowed or words is None:
+        words = _words(asked) if _allowed else None
+        mother = None if words is None else _mother_of(words)
+        if words is None or mother is None:
             super()._execute_child(*given)  # type: ignore[misc]
             return
         pipes = [asked[name] for name in PIPES]
@@ -116,12 +131,12 @@ class Forking(subprocess.Popen[Any]):
         ]
         environ = os.environ if asked["env"] is None else asked["env"]
         order = {
-            "module": words[0],
-            "arguments": words[1:],
+            "module": words[1],
+            "arguments": words[2:],
             "cwd": os.fsdecode(asked["cwd"] or os.getcwd()),
             "environ": {os.fsdecode(name): os.fsdecode(text) for name, text in environ.items()},
         }
-        self.pid = _mother().child(order, streams)
+        self.pid = mother.child(order, streams)
         self._child_created = True
         self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
 
@@ -140,6 +155,8 @@ _known = False
 def install() -> None:
     """Let every start of this process be a fork where it can be."""
     global _known
+    if subprocess.Popen is Forking:
+        return  # a worker: the process that it was forked from did so
     step = inspect.signature(getattr(subprocess.Popen, "_execute_child", install)).parameters
     _known = ("self", *STEP) == tuple(step)
     if _known:
@@ -149,6 +166,11 @@ def install() -> None:
 def says() -> str:
     """Why starts are slow, or nothing."""
     return "" if _known else "starts are by exec: subprocess has another step than tests/forked.py"
+
+
+def installed() -> bool:
+    """Whether starts of this process are forks: this Python starts programs as we know it."""
+    return subprocess.Popen is Forking
 
 
 @contextmanager
@@ -163,40 +185,37 @@ def by_exec() -> Iterator[None]:
 
 
 def _words(asked: Mapping[str, Any]) -> list[str] | None:
-    """The module and its arguments; None where more is asked for than a fork gives."""
+    """The words behind the interpreter; None where more is asked for than a fork gives."""
     if not isinstance(asked["args"], list | tuple) or asked["executable"] is not None:
         return None
     python, *words = [os.fsdecode(word) for word in asked["args"]]
     plain = all(asked[name] == usual for name, usual in PLAIN.items())
     plain = plain and Path(os.fsdecode(asked["cwd"] or ".")).is_dir()
-    if not plain or python != sys.executable or words[:1] != ["-m"] or len(words) < 2:
-        return None
-    return words[1:] if words[1].partition(".")[0] in OURS else None
+    return words if plain and python == sys.executable and len(words) > 1 else None
 
 
 OURS = ("stage", "tests", "upstream_stub", "downstream_stub")
-"""Modules of these packages are forked, and no other program is."""
+"""Modules of these packages are forked, and no other program is but the workers of pytest."""
+WORKER = ("-u", "-c", "import sys;exec(eval(sys.stdin.readline()))")
+"""The words of such a worker: it reads from execnet what else it is to do."""
+
+
+def _mother_of(words: Sequence[str]) -> Mother | None:
+    """The process that forks for such a start; None where a program is to be one by exec."""
+    if tuple(words) == WORKER:
+        return of_workers
+    return _mother() if words[0] == "-m" and words[1].partition(".")[0] in OURS else None
 
 
 class Mother:
-    """The process that forks, as its worker sees it; it ends with this one."""
+    """A process that forks for this one, as this one sees it."""
 
-    def __init__(self) -> None:
+    def __init__(self, way: socket.socket, seconds_max: float = FORK_SECONDS_MAX) -> None:
         self._turn = Lock()
         """One start at a time: threads of one test may ask."""
         self._libc = ctypes.CDLL(None, use_errno=True)
-        ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.settimeout(FORK_SECONDS_MAX)
-        self._way = ours
-        with its, by_exec():
-            self._process = subprocess.Popen(
-                [sys.executable, "-X", "utf8", "-m", "tests.forked"],
-                cwd=ROOT,
-                env=inherited(),
-                stdin=its.fileno(),
-                stdout=subprocess.DEVNULL,
-            )
-        atexit.register(self.end)
+        way.settimeout(seconds_max)
+        self._way = way
 
     def child(self, order: Mapping[str, Any], streams: Sequence[int]) -> int:
         """Start one; its pid."""
@@ -212,45 +231,85 @@ class Mother:
         return int(answer)
 
     def end(self) -> None:
-        """Let it go; its children live on."""
+        """Let it go: it ends, and its children live on."""
         self._way.close()
-        self._process.wait()
+
+
+of_workers: Mother | None = None
+"""The process that has imported the tests, where several workers run them."""
 
 
 @cache
 def _mother() -> Mother:
-    return Mother()
+    """The process that has imported the rooms; it ends with this one."""
+    ours, its = way()
+    with its, by_exec():
+        process = subprocess.Popen(
+            [sys.executable, "-X", "utf8", "-m", "tests.forked"],
+            cwd=ROOT,
+            env=inherited(),
+            stdin=its.fileno(),
+            stdout=subprocess.DEVNULL,
+        )
+    mother = Mother(ours)
+    atexit.register(process.wait)
+    atexit.register(mother.end)  # which comes first
+    return mother
+
+
+def way() -> tuple[socket.socket, socket.socket]:
+    """The two ends between a process that forks and the one that asks."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
 def main() -> None:
     """Fork a child for every message until nobody is there any more."""
     path = _own_path()
-    for module in WARM:
-        importlib.import_module(module)
+    _warm(WARM)
+    cold = dict(WARM_FOR)
+    user = socket.socket(fileno=os.dup(0))
+    while message := asked(user):
+        order, streams = message
+        for word in cold.keys() & set(order["arguments"]):
+            _warm(cold.pop(word))
+        if born(user, streams):
+            _be(order, streams, path)
+
+
+def asked(user: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+    """The next order, and the streams of its child; None once nobody is there any more."""
+    message, streams, _, _ = socket.recv_fds(user, MESSAGE_BYTES_MAX, 3)
+    return (json.loads(message), streams) if message else None
+
+
+def born(user: socket.socket, streams: Sequence[int]) -> bool:
+    """Fork a child of the process that asks, and answer with its pid. True: this is the child."""
+    read, write = os.pipe()
+    between = os.fork()
+    if between == 0:
+        between = os.getpid()
+        child = os.fork()
+        if child == 0:
+            # A program may look for its parent: the one that it has from the first moment on.
+            while os.getppid() == between:
+                time.sleep(0.0005)
+            return True
+        os.write(write, str(child).encode())
+        os._exit(0)
+    os.waitpid(between, 0)  # from now on it is a child of the process that asks
+    user.send(os.read(read, 32))
+    for number in (read, write, *streams):
+        os.close(number)
+    return False
+
+
+def _warm(modules: Iterable[str]) -> None:
+    """Import more; one that is not installed is missed by the program that needs it."""
+    for module in modules:
+        with suppress(ImportError):
+            importlib.import_module(module)
     gc.collect()
     gc.freeze()
-    user = socket.socket(fileno=os.dup(0))
-    while True:
-        message, streams, _, _ = socket.recv_fds(user, MESSAGE_BYTES_MAX, 3)
-        if not message:
-            return
-        read, write = os.pipe()
-        between = os.fork()
-        if between == 0:
-            between = os.getpid()
-            child = os.fork()
-            if child == 0:
-                # A program may look for its parent: the one that it has from the first moment on.
-                while os.getppid() == between:
-                    time.sleep(0.0005)
-                _be(json.loads(message), streams, path)
-                return
-            os.write(write, str(child).encode())
-            os._exit(0)
-        os.waitpid(between, 0)  # from now on it is a child of the worker
-        user.send(os.read(read, 32))
-        for number in (read, write, *streams):
-            os.close(number)
 
 
 def _own_path() -> list[str]:
@@ -260,14 +319,11 @@ def _own_path() -> list[str]:
 
 
 def _be(order: Mapping[str, Any], streams: Sequence[int], path: Sequence[str]) -> None:
-    """Be `python -m MODULE` with these arguments; the interpreter then ends as usual."""
+    """Be `python -m MODULE` with these arguments, and end."""
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
     os.closerange(len(streams), DESCRIPTORS_MAX)
-    os.environ.clear()
-    os.environ.update(order["environ"])
-    os.chdir(order["cwd"])
-    _open_streams()
+    surround(order)
     given = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
     # The folder of an editable installation is in both, and stands once.
     sys.path[:] = [order["cwd"], *given, *(folder for folder in path if folder not in given)]
@@ -278,7 +334,37 @@ def _be(order: Mapping[str, Any], streams: Sequence[int], path: Sequence[str]) -
     for name in (order["module"], f"{order['module']}.__main__"):
         if name in sys.modules and not hasattr(sys.modules[name], "__path__"):
             del sys.modules[name]
-    runpy.run_module(order["module"], run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(order["module"], run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        if not isinstance(ended.code, int | None):
+            raise  # the interpreter writes what it was given
+        end(ended.code or 0)
+    end(0)
+
+
+def surround(order: Mapping[str, Any]) -> None:
+    """Take the environment and the directory of an order, and open the standard streams."""
+    os.environ.clear()
+    os.environ.update(order["environ"])
+    os.chdir(order["cwd"])
+    _open_streams()
+
+
+def end(status: int) -> None:
+    """End as the interpreter does, but let the kernel free all that was imported at once.
+
+    To drop each object of the rooms takes a third of what a short process uses: nearly all are
+    shared with the mother until then.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        return  # the interpreter finds it too, and ends as it always does
+    os._exit(status & 0xFF)
 
 
 def _open_streams() -> None:

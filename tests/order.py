@@ -2,8 +2,9 @@
 
 With `--dist worksteal` each worker begins with a share of the list as it stands, and one that is
 done takes half of what another has left, from its end. So each share begins with its longest piece
-and ends with short ones. A file is one piece, as its fixtures are made once; a test with a row of
-its own is a piece for each of its parameters, which several workers share.
+and ends with short ones. A file is one piece, as its fixtures are made once, and so is a folder
+with a row of its own, whose files keep what they have read for each other; a test with a row of its
+own is a piece for each of its parameters, which several workers share.
 """
 
 from __future__ import annotations
@@ -34,8 +35,10 @@ SECONDS: Mapping[str, Mapping[str, int]] = {
         "tests/scenario/test_sweeps.py": 20,
         "tests/acceptance/test_replicas.py": 18,
         "tests/unit/store/test_ownership.py": 18,
+        "tests/unit/store/test_identity.py": 18,
         "tests/acceptance/test_operator.py": 18,
         "tests/acceptance/test_collectors.py": 18,
+        "tests/acceptance/test_start_files.py": 20,
         "tests/unit/engine/test_replicas.py": 18,
         "tests/acceptance/orchestrators/test_credentials.py": 20,
         "tests/acceptance/orchestrators/test_temporal_engine.py": 17,
@@ -56,10 +59,11 @@ SECONDS: Mapping[str, Mapping[str, int]] = {
         "tests/unit/store/test_postgres.py": 12,
         "tests/acceptance/test_wheel.py": 11,
         "tests/acceptance/test_exact_kills.py": 11,
+        "tests/acceptance/test_streams.py": 25,
         "tests/acceptance/test_demo.py": 10,
         "tests/simulation/test_mutants.py": 10,
         "tests/unit/cli/test_db.py": 10,
-        "tests/house/test_names.py": 8,
+        "tests/house": 18,
         "tests/unit/stubs/test_processes.py": 8,
     },
     "prove": {
@@ -116,11 +120,14 @@ def order(tier: str, tests: Iterable[str], workers: int) -> list[int]:
 
 
 def pieces(rows: Mapping[str, int], tests: Iterable[str]) -> dict[str, list[int]]:
-    """The places of the tests by their piece: a test that has a row of its own, or its file."""
+    """The places of the tests by their piece: a test or a folder that has a row, or its file."""
     places: dict[str, list[int]] = {}
     for place, test in enumerate(tests):
+        file = test.partition("::")[0]
+        folder = file.rpartition("/")[0]
         alone = test.partition("[")[0] in rows
-        places.setdefault(test if alone else test.partition("::")[0], []).append(place)
+        piece = test if alone else folder if folder in rows else file
+        places.setdefault(piece, []).append(place)
     return places
 
 

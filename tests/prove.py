@@ -16,11 +16,17 @@ from tempfile import TemporaryDirectory
 ROOT = Path(__file__).resolve().parents[1]
 WORKERS = 4
 """On two processors: kits of real processes wait for much of their time."""
-TOGETHER = "kit and not quiet"
+TOGETHER = "(kit or oldest) and not quiet"
 ALONE = "kit and quiet"
+QUIET = sorted(
+    str(path.relative_to(ROOT))
+    for path in ROOT.glob("tests/**/test_*.py")
+    if "mark.quiet" in path.read_text(encoding="utf-8")
+)
+"""The files of these kits: no other one is imported for them."""
 RUNS = (
     ("-n", str(WORKERS), "--dist", "worksteal", "--durations", "12", "-m", TOGETHER),
-    ("-m", ALONE, "--every-kit"),
+    ("-m", ALONE, "--every-kit", *QUIET),
 )
 """The arguments of each run. The last one judges the reports of both."""
 

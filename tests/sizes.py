@@ -83,6 +83,8 @@ class Sizes:
     """F26: losses of the primary under load, of each of two kinds."""
     rollings: int
     """F27: rolling updates, forward and back."""
+    story_stride: int
+    """F29: of the stories under each caller, in turn."""
     driven_sagas: int
     """F29: sagas under Temporal, where it drives the chain and again where it drives a stage."""
     driven_kills: int
@@ -95,13 +97,15 @@ class Sizes:
     """F31: sagas that are erased on SQLite; a tenth of them again on PostgreSQL."""
     stuck: int
     """F32: sagas that are stuck behind one peer, and swept from the console."""
+    parked: int
+    """F32: sagas that are parked, and swept from the pages of the console with keys alone."""
     seed: int = 1
     """Of all kits that throw dice, except where a kit names its own."""
 
 
 TIERS = {
     "test": Sizes(
-        worlds=40,
+        worlds=16,
         worlds_each=8,
         fault_stride=12,
         schedule_stride=20,
@@ -119,26 +123,28 @@ TIERS = {
         traced_sagas=120,
         mutated=500,
         stalled=100,
-        overload_seconds=4.0,
+        overload_seconds=2.0,
         canaries=200,
         gateway_sagas=80,
         replays=100,
         outage_seconds=50_000.0,
         undos=100,
         deploy_stride=7,
-        jump_stride=3,
+        jump_stride=4,
         restore_stride=2,
         zombies=2,
         replica_strikes=3,
         replica_sagas=250,
         failovers=1,
         rollings=1,
+        story_stride=2,
         driven_sagas=20,
         driven_kills=2,
         incidents=4,
         scrape_seconds=1,
         erasures=20,
         stuck=24,
+        parked=2_000,
     ),
     "prove": Sizes(
         worlds=4_000,
@@ -173,12 +179,14 @@ TIERS = {
         replica_sagas=20_000,
         failovers=3,
         rollings=1,
+        story_stride=1,
         driven_sagas=200,
         driven_kills=20,
         incidents=21,
         scrape_seconds=5,
         erasures=1_000,
         stuck=5_000,
+        parked=10_000,
     ),
 }
 """`prove` is level G of the figures: a size here may grow, and never shrink."""
@@ -253,7 +261,9 @@ def kits(sizes: Sizes) -> dict[str, Kit]:
         "F29": Kit(
             "stories under each caller",
             {
-                "stories": STORIES,
+                "stories": STORIES
+                if sizes.story_stride == 1
+                else STORIES // sizes.story_stride - 2,
                 "sagas": 2 * sizes.driven_sagas,
                 "kills": 2 * sizes.driven_kills,
             },

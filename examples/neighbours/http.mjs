@@ -1,14 +1,26 @@
 // HTTP as both neighbours speak it: answers with their own word, and requests that judge one.
 import { createServer } from "node:http";
 
+const RETRY_AFTER_SECONDS_MAX = 60; // a header of a gateway may say years, which is 1 ms to setTimeout
+
 export const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 
 /** Serve `handle(request, body)`, which returns {status, word, headers} or null for a broken line. */
 export function serve(port, handle) {
   const server = createServer(async (request, response) => {
     const parts = [];
-    for await (const part of request) parts.push(part);
-    const answer = await handle(request, Buffer.concat(parts).toString("utf8"));
+    let answer;
+    try {
+      for await (const part of request) parts.push(part);
+    } catch {
+      return; // the caller hung up: that must not end the process
+    }
+    try {
+      answer = await handle(request, Buffer.concat(parts).toString("utf8"));
+    } catch (error) {
+      if (!(error instanceof SyntaxError || error instanceof URIError)) throw error;
+      answer = { status: 400, word: { outcome: "unknown" } }; // nobody can read it
+    }
     if (answer === null) return request.socket.destroy();
     const { status, word, headers = {} } = answer;
     response.writeHead(status, {
@@ -37,7 +49,7 @@ export async function ask(url, { method = "POST", headers = {}, body, seconds })
       status: answer.status,
       word: parsed(text),
       location: answer.headers.get("location"),
-      retryAfter: Number(answer.headers.get("retry-after")) || 0,
+      retryAfter: secondsIn(answer.headers.get("retry-after")),
     };
   } catch (error) {
     const never = error?.cause?.code === "ECONNREFUSED";
@@ -48,6 +60,11 @@ export async function ask(url, { method = "POST", headers = {}, body, seconds })
 /** The outcome that the neighbour itself states of that saga; undefined for anybody's word. */
 export function ownWord(answer, id) {
   return (answer.word.saga_id ?? id) === id ? answer.word.outcome : undefined;
+}
+
+/** The seconds of a Retry-After; 0 for a date, for none, and for what is no number. */
+function secondsIn(header) {
+  return Math.min(Math.max(0, Number(header) || 0), RETRY_AFTER_SECONDS_MAX);
 }
 
 function parsed(text) {

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from stage.authoring.http import HeaderRefused, Http, TooManyRequests
 from stage.authoring.outcomes import InDoubt, Pending, Refused, Transient
+from stage.authoring.steps import ResultTooLarge
 from stage.core.failure import FailureKind, classify_code
 from stage.core.raised import raised
 from stage.ports.stage import Answer, Failed, Finished, Foreign, Lost, Send, Turn
@@ -220,6 +221,11 @@ class FunctionConversation:
                 may_stand=before,
                 may_come=may_come,
             )
+        if isinstance(error, ResultTooLarge):
+            # The effect is known, and no look or repeat would give a smaller result.
+            may_stand = self._answered > 0 or self._unseen
+            failed = self._failure(FailureKind.REFUSED, raised(error), may_stand=may_stand)
+            return replace(failed, error=error)
         if isinstance(error, Pending) and self._prepared:
             return self._failure(FailureKind.PENDING, reason, error.retry_after)
         if isinstance(error, InDoubt):

@@ -14,12 +14,13 @@ from urllib.parse import urlencode
 import msgspec
 
 from stage.authoring.annotations import declaring_place
-from stage.authoring.payload import Codec, mistake_in
+from stage.authoring.payload import Codec, encode_json, mistake_in
 from stage.core.errors import AuthorDefect, StageError
 from stage.core.events import Request
 from stage.ports.credentials import CREDENTIAL_HEADERS, ENGINE_HEADERS
 from stage.ports.stage import Answer, Send
 from stage.wire import headers as h
+from stage.wire.flood import EXPONENTS_OF_ANSWERS_MAX, has_more_exponents
 
 T = TypeVar("T")
 
@@ -34,6 +35,10 @@ class RequestRefused(AuthorDefect, ValueError):
 
 class NotAwaited(AuthorDefect):
     """A request was described and never sent, or awaited twice: a defect (rule 4)."""
+
+
+class InATask(AuthorDefect):
+    """A request was awaited by another task, as under asyncio.gather: a defect (rule 4)."""
 
 
 class TooManyRequests(StageError):
@@ -79,6 +84,11 @@ class Response:
 
         Raises NotJson, a msgspec.DecodeError, which leaves the step in doubt.
         """
+        if has_more_exponents(self._answer.body, EXPONENTS_OF_ANSWERS_MAX):
+            raise NotJson(
+                f"answered {self.status} with more than {EXPONENTS_OF_ANSWERS_MAX} numbers that"
+                " have a large exponent: reading them would hold all other sagas up"
+            )
         try:
             if kind is not Any:
                 return _codec(kind).from_json(self._answer.body)
@@ -128,7 +138,14 @@ class Exchange(Coroutine[Any, Any, Response]):
         if self.awaited:
             raise NotAwaited(f"{self.place}: {self} was awaited twice: describe each request anew")
         self.awaited = True
-        answer = yield self.intent
+        try:
+            answer = yield self.intent
+        except RuntimeError:  # of a task, whose text quotes the request with its body
+            raise InATask(
+                f"{self.place}: {self} was put into a task of its own, from where nothing is sent:"
+                " await it in the function itself. Calls at the same time are steps with one"
+                " together='word'"
+            ) from None
         return Response(answer)
 
     def __getattr__(self, name: str) -> Any:
@@ -203,6 +220,16 @@ class Http:
                 )
         return given
 
+    def _encoded(self, value: Any, method: str, path: str) -> bytes:
+        """The body of a request. Raises RequestRefused, without the value, for what is no JSON."""
+        try:
+            return encode_json(value)
+        except (TypeError, ValueError) as error:
+            raise RequestRefused(
+                f"{declaring_place()}: json= of http.{method.lower()}({path.partition('?')[0]!r})"
+                f" is no JSON: {error}. Give texts, numbers, lists, dictionaries or Structs"
+            ) from error
+
     def described(self, ordinal: int) -> Exchange:
         """The request of that number, from 1."""
         return self._exchanges[ordinal - 1]
@@ -257,7 +284,7 @@ class Http:
         given = self._checked(headers) if headers else []
         body = data
         if json is not None:
-            body = msgspec.json.encode(json)
+            body = self._encoded(json, method, path)
             given.append(("Content-Type", h.CONTENT_JSON))
         if params:
             path = f"{path}?{urlencode(params)}"

@@ -16,7 +16,7 @@ from stage.authoring.conversation import (
 )
 from stage.authoring.http import Http
 from stage.authoring.outcomes import Refused, Transient
-from stage.authoring.payload import Codec
+from stage.authoring.payload import Codec, encode_json
 from stage.authoring.saga import Saga
 from stage.authoring.steps import ApprovalStep, CallStep, DeclaredStep, EffectStep, ExternalStep
 from stage.authoring.webhook import Declined, Landed, run_webhook
@@ -163,8 +163,7 @@ class StageParticipant(Generic[P, A]):
             encode = _encode_nothing
         reading = self._readings[step, kind]
         kinds = EffectConversation if isinstance(declared, EffectStep) else FunctionConversation
-        # check_function saw async def
-        return kinds(coroutine, http, encode, reading)  # type: ignore[arg-type]
+        return kinds(coroutine, http, encode, reading)
 
     def _reading(self, declared: ExternalStep[Any, Any], kind: AttemptKind) -> Reading:
         """How the answers to such an attempt are read.
@@ -228,7 +227,7 @@ class StageParticipant(Generic[P, A]):
             raise
         except BaseException as error:
             raise exit_raised("the output", error) from error
-        body = msgspec.json.encode(value) if adds.codec is None else adds.codec.to_json(value)
+        body = encode_json(value) if adds.codec is None else adds.codec.to_json(value)
         if len(body) > adds.bytes_max:
             raise StageError(
                 f"it has {len(body)} bytes, adds_bytes_max is {adds.bytes_max}: add less,"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
@@ -16,6 +17,9 @@ P = TypeVar("P")
 REFUSALS = (msgspec.MsgspecError, ValueError)
 """How a type refuses a payload; pydantic's error is a ValueError. Anything else is a defect."""
 
+_encoder: Final = msgspec.json.Encoder()
+_MAY_BE_NO_NUMBER: Final = (b"null", b"NaN", b"Infinity")
+"""How encoders write a number that JSON does not have."""
 _CHARS_MAX = 300
 _QUOTED = re.compile(r"Invalid (?:enum )?value .*", re.DOTALL)
 """msgspec quotes a value that is none of those which an enum or a union has."""
@@ -27,12 +31,14 @@ class Codec(Generic[P]):
     def __init__(self, kind: type[P] | Any) -> None:
         self.kind = kind
         adapter = self._pydantic = _pydantic_adapter(kind)
-        self.to_json: Callable[[P], bytes] = msgspec.json.Encoder().encode
-        """The JSON of a value."""
+        self.to_json: Callable[[P], bytes] = encode_json
+        """The JSON of a value. Raises NotANumber, and what its encoder raises."""
         self.from_json: Callable[[bytes | msgspec.Raw], P]
         """A value from JSON that this codec wrote."""
         if adapter is not None:
-            self.to_json = lambda value: bytes(adapter.dump_json(value))
+            self.to_json = lambda value: _checked(
+                bytes(adapter.dump_json(value)), lambda: adapter.dump_python(value)
+            )
             self.from_json = lambda body: adapter.validate_json(bytes(body))
             return
         try:
@@ -76,6 +82,29 @@ class Codec(Generic[P]):
             schema: dict[str, Any] = self._pydantic.json_schema()
             return schema
         return msgspec.json.schema(self.kind)
+
+
+class NotANumber(ValueError):
+    """A NaN or an Infinity: JSON has none, and an encoder would write null in its place."""
+
+
+def encode_json(value: Any) -> bytes:
+    """The JSON of a value. Raises NotANumber, and what msgspec raises for what is no JSON."""
+    return _checked(_encoder.encode(value), lambda: msgspec.to_builtins(value))
+
+
+def _checked(body: bytes, builtins: Callable[[], Any]) -> bytes:
+    if any(word in body for word in _MAY_BE_NO_NUMBER):
+        nodes = [builtins()]
+        while nodes:
+            node = nodes.pop()
+            if isinstance(node, dict):
+                nodes.extend(node.values())
+            elif isinstance(node, list | tuple | set | frozenset):
+                nodes.extend(node)
+            elif isinstance(node, float) and not math.isfinite(node):
+                raise NotANumber(f"JSON has no {node}, and null would stand in its place")
+    return body
 
 
 def _pydantic_adapter(kind: Any) -> Any:

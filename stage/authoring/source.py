@@ -10,6 +10,7 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -104,7 +105,7 @@ class Source:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         plain = inspect.unwrap(function)
-        self._code = plain.__code__
+        self.code = plain.__code__
         try:
             text = textwrap.dedent(inspect.getsource(plain))
             self.tree: ast.AST = ast.parse(text)
@@ -116,7 +117,7 @@ class Source:
             known = {**closed.builtins, **closed.globals, **closed.nonlocals}
         self._known = known
         self._imported = dict(_imports_in(self.tree))
-        self.parameters = self._code.co_varnames[: self._code.co_argcount]
+        self.parameters = self.code.co_varnames[: self.code.co_argcount]
         self._first = self.parameters[0] if self.parameters else ""
         self._parents = {
             id(child): node for node in ast.walk(self.tree) for child in ast.iter_child_nodes(node)
@@ -136,13 +137,16 @@ class Source:
         """The node around that one."""
         return self._parents.get(id(node))
 
-    def calls(self, methods: frozenset[str]) -> Iterator[ast.Call]:
-        """Each call of a method of the first parameter."""
+    def methods(self) -> Iterator[tuple[str, ast.Call]]:
+        """Each call of a method of the first parameter, with its name."""
         for node in self.of(ast.Call):
             match node.func:
-                case ast.Attribute(value=ast.Name(id=name), attr=method):
-                    if name == self._first and method in methods:
-                        yield node
+                case ast.Attribute(value=ast.Name(id=name), attr=method) if name == self._first:
+                    yield method, node
+
+    def calls(self, methods: frozenset[str]) -> Iterator[ast.Call]:
+        """Each call of one of those methods of the first parameter."""
+        return (call for method, call in self.methods() if method in methods)
 
     def requests(self) -> Iterator[ast.Call]:
         """Each request of `http`."""
@@ -203,10 +207,68 @@ class Source:
                 return name
         return ""
 
+    def origins(self, node: ast.AST) -> Iterator[ast.AST]:
+        """That expression, and the values that the names in it are given, by whatever way."""
+        seen: set[str] = set()
+        waiting = [node]
+        while waiting:
+            part = waiting.pop(0)
+            yield part
+            names = {each.id for each in ast.walk(part) if isinstance(each, ast.Name)} - seen
+            seen |= names
+            waiting += [value for name, value in self._given if name in names]
+
+    def text_of(self, node: ast.AST) -> Iterator[ast.AST]:
+        """The expressions whose value stands in a text, by the names that hold parts of it too.
+
+        Of calls only those are followed that make a text of a text: another value may be safe.
+        """
+        seen: set[str] = set()
+        waiting = [node]
+        while waiting:
+            part = waiting.pop()
+            match part:
+                case ast.JoinedStr(values=within) | ast.List(elts=within) | ast.Tuple(elts=within):
+                    waiting += within
+                case ast.FormattedValue(value=within) | ast.Subscript(value=within):
+                    waiting.append(within)
+                case ast.BinOp(left=left, right=right):
+                    waiting += (left, right)
+                case ast.IfExp(body=body, orelse=other):
+                    waiting += (body, other)
+                case ast.Call(
+                    func=ast.Attribute(value=within, attr=method), args=given, keywords=named
+                ) if method in _OF_TEXT:
+                    waiting += (within, *given, *(each.value for each in named))
+                case ast.Call(func=ast.Name(id="format" | "repr" | "str"), args=given):
+                    waiting += given
+                case ast.Attribute(value=within):
+                    yield part
+                    waiting.append(within)
+                case ast.Name(id=name) if name not in seen:
+                    seen.add(name)
+                    waiting += [value for given_name, value in self._given if given_name == name]
+
+    @cached_property
+    def _given(self) -> list[tuple[str, ast.expr]]:
+        """Each name that is given a value, whole or in a member, with that value."""
+        found: list[tuple[str, ast.expr]] = []
+        for node in ast.walk(self.tree):
+            match node:
+                case ast.Assign(targets=targets, value=value):
+                    found += [(name, value) for target in targets for name in _bound_by(target)]
+                case ast.AnnAssign(target=target, value=ast.expr() as value):
+                    found += [(name, value) for name in _bound_by(target)]
+                case ast.AugAssign(target=target, value=value):
+                    found += [(name, value) for name in _bound_by(target)]
+                case ast.NamedExpr(target=target, value=value):
+                    found.append((target.id, value))
+        return found
+
     def value_of(self, node: ast.AST) -> Any:
         """The value of an expression, where it is known without a run; None otherwise."""
         match node:
-            case ast.Name(id=name) if name not in self._code.co_varnames:
+            case ast.Name(id=name) if name not in self.code.co_varnames:
                 return self._known.get(name)
             case ast.Attribute(value=within, attr=name):
                 found = self.value_of(within)
@@ -233,24 +295,27 @@ class Source:
 
     def with_called(self) -> Iterator[Source]:
         """This source, and those of the author's functions that it calls, also by one another."""
-        seen, waiting = {self._code}, [self]
+        seen, waiting = {self.code}, [self]
         while waiting:
             source = waiting.pop(0)
             yield source
             for call in source.all_calls():
-                found = source.called(call)
-                code = getattr(found, "__code__", None)
-                if code is not None and code not in seen and self._is_beside(code.co_filename):
-                    seen.add(code)
-                    waiting.append(Source(found))
+                found = source.beside(call)
+                if found is not None and found.code not in seen:
+                    seen.add(found.code)
+                    waiting.append(found)
 
-    def _is_beside(self, file: str) -> bool:
-        return Path(file).parent == Path(self._code.co_filename).parent
+    def beside(self, call: ast.Call) -> Source | None:
+        """The source of the function that is called, where the author wrote it; None otherwise."""
+        found = self.called(call)
+        code = getattr(found, "__code__", None)
+        here = Path(self.code.co_filename).parent
+        return None if code is None or Path(code.co_filename).parent != here else Source(found)
 
     def place(self, node: ast.expr | ast.stmt | ast.excepthandler) -> str:
         """`payment.py:42`: the line of a node in its file."""
-        line = self._code.co_firstlineno + node.lineno - 1
-        return f"{Path(self._code.co_filename).name}:{line}"
+        line = self.code.co_firstlineno + node.lineno - 1
+        return f"{Path(self.code.co_filename).name}:{line}"
 
 
 N = TypeVar("N", bound=ast.AST)
@@ -260,6 +325,25 @@ _PASSES_ON: Final = (
     *(ast.Yield, ast.YieldFrom, ast.IfExp, ast.withitem),
 )
 """Code that may await a value later, or give it to such code: left to the run."""
+
+
+_OF_TEXT: Final = frozenset(
+    {
+        *("capitalize", "format", "join", "lower", "lstrip", "removeprefix", "removesuffix"),
+        *("replace", "rstrip", "strip", "title", "upper"),
+    }
+)
+"""Methods that make a text of texts."""
+
+
+def _bound_by(target: ast.expr) -> Iterator[str]:
+    """The names that an assignment gives a value, or a member: `body` of `body["id"] = ...`."""
+    match target:
+        case ast.Name(id=name) | ast.Subscript(value=ast.Name(id=name)):
+            yield name
+        case ast.Tuple(elts=parts) | ast.List(elts=parts):
+            for part in parts:
+                yield from _bound_by(part)
 
 
 def _imports_in(tree: ast.AST) -> Iterator[tuple[str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from types import NoneType
 from typing import Any, Final, Generic, TypeVar, Union, get_args
 
@@ -19,7 +19,7 @@ from stage.authoring.annotations import (
     takes,
 )
 from stage.authoring.http import Http
-from stage.authoring.payload import Codec, mistake_in
+from stage.authoring.payload import Codec, NotANumber, encode_json, mistake_in
 from stage.authoring.saga import Saga
 from stage.authoring.webhook import WebhookFunction
 from stage.core.errors import AuthorDefect, DeclarationError, StageError
@@ -30,18 +30,24 @@ from stage.ports.store import Tx
 P = TypeVar("P")
 R = TypeVar("R")
 
-TransactionFunction = Callable[[Tx, Saga[P]], Awaitable[R]]
-CallFunction = Callable[[Http, Saga[P]], Awaitable[R]]
-CallCompensation = Callable[[Http, Saga[P], R | None], Awaitable[None]]
-EffectFunction = Callable[[Saga[P]], Awaitable[R]]
-EffectCompensation = Callable[[Saga[P], R | None], Awaitable[None]]
+TransactionFunction = Callable[[Tx, Saga[P]], Coroutine[Any, Any, R]]
+CallFunction = Callable[[Http, Saga[P]], Coroutine[Any, Any, R]]
+CallCompensation = Callable[[Http, Saga[P], R | None], Coroutine[Any, Any, None]]
+EffectFunction = Callable[[Saga[P]], Coroutine[Any, Any, R]]
+EffectCompensation = Callable[[Saga[P], R | None], Coroutine[Any, Any, None]]
 ApprovalFunction = Callable[[Saga[P]], Any]
+RESULT_BYTES_MAX = 16_777_216
+"""The largest result of a step: the journal keeps it, and every later step has it in memory."""
 SHOWN_BYTES_MAX = 16_384
 """The most that a person is shown for one approval, as JSON."""
 
 
 class ResultRefused(AuthorDefect, TypeError):
     """A function returned what cannot be stored, or is not of the type that it declares."""
+
+
+class ResultTooLarge(ResultRefused):
+    """A function returned more than is kept of a step."""
 
 
 class DeclaredStep(Generic[P, R]):
@@ -52,7 +58,11 @@ class DeclaredStep(Generic[P, R]):
     coroutine = True
 
     def __init__(
-        self, stage: str, function: Callable[..., Awaitable[R]], rules: Step, reason: str = ""
+        self,
+        stage: str,
+        function: Callable[..., Coroutine[Any, Any, R]],
+        rules: Step,
+        reason: str = "",
     ) -> None:
         self.name = rules.name
         self.stage = stage
@@ -62,7 +72,7 @@ class DeclaredStep(Generic[P, R]):
         """Codes and exceptions after which it is not repeated."""
         self.reason = reason.strip()
         """Why it has no compensation, in the author's words; empty where it has to have one."""
-        self.compensating: Callable[..., Awaitable[Any]] | None = None
+        self.compensating: Callable[..., Coroutine[Any, Any, Any]] | None = None
         check_function(stage, function, self.parameters, coroutine=self.coroutine)
         self.returns = declared(stage, function, "return")
         self.codec: Codec[Any] = self._codec()
@@ -72,15 +82,23 @@ class DeclaredStep(Generic[P, R]):
     def encode_result(self, value: Any) -> bytes:
         """The JSON of what the function returned.
 
-        Raises ResultRefused, a TypeError, when it is no JSON or cannot be read back.
+        Raises ResultRefused, a TypeError, when it is no JSON or cannot be read back, and
+        ResultTooLarge, which is one.
         """
         try:
             body = self.codec.to_json(value)
+        except NotANumber as error:
+            raise ResultRefused(f"{self._returned(value)}: {error}") from error
         except Exception as error:
             raise ResultRefused(
                 f"{self._returned(value)}, which is stored as JSON and cannot be: return a value"
                 " of JSON, a msgspec Struct, a dataclass or a pydantic model"
             ) from error
+        if len(body) > RESULT_BYTES_MAX:
+            raise ResultTooLarge(
+                f"{self._returned(value)} of {len(body)} bytes as JSON, and {RESULT_BYTES_MAX} are"
+                " kept of a step: return what later steps need, and the address of the rest"
+            )
         try:
             back = self.codec.from_json(body)
         except (msgspec.MsgspecError, ValueError) as error:
@@ -107,7 +125,7 @@ class DeclaredStep(Generic[P, R]):
         """`payment.py:42`: where its function is declared."""
         return place_of(self.function)
 
-    def _compensate_by(self, function: Callable[..., Awaitable[None]]) -> None:
+    def _compensate_by(self, function: Callable[..., Coroutine[Any, Any, None]]) -> None:
         if self.compensating is not None:
             raise DeclarationError(
                 f"{place_of(function)}: step {self.name!r} of stage {self.stage!r} has two"
@@ -144,11 +162,15 @@ class ExternalStep(DeclaredStep[P, R]):
     """A step whose effect is at an external system: the common part of calls and effects."""
 
     def __init__(
-        self, stage: str, function: Callable[..., Awaitable[R]], rules: Step, reason: str = ""
+        self,
+        stage: str,
+        function: Callable[..., Coroutine[Any, Any, R]],
+        rules: Step,
+        reason: str = "",
     ) -> None:
         super().__init__(stage, function, rules, reason)
         self.pending_on: frozenset[int] = frozenset()
-        self.probing: Callable[..., Awaitable[R | None]] | None = None
+        self.probing: Callable[..., Coroutine[Any, Any, R | None]] | None = None
         self.hearing: WebhookFunction[Any] | None = None
 
     def as_step(self) -> Step:
@@ -162,9 +184,9 @@ class ExternalStep(DeclaredStep[P, R]):
     @property
     def may_return_none(self) -> bool:
         """Whether None may be its result: then a probe has nothing that it could find."""
-        return None in _options(self.returns)
+        return None in alternatives(self.returns)
 
-    def _compensate_with_result(self, function: Callable[..., Awaitable[None]]) -> None:
+    def _compensate_with_result(self, function: Callable[..., Coroutine[Any, Any, None]]) -> None:
         """Its last parameter is the result, or None when that never became known."""
         self._compensate_by(function)
         name = result_parameter(function)
@@ -177,7 +199,7 @@ class ExternalStep(DeclaredStep[P, R]):
                 f" {name}: {_with_none(wanted)}, which is None when the result never became known"
             )
 
-    def _probe_by(self, function: Callable[..., Awaitable[R | None]]) -> None:
+    def _probe_by(self, function: Callable[..., Coroutine[Any, Any, R | None]]) -> None:
         where = f"{place_of(function)}: step {self.name!r} of stage {self.stage!r}"
         if self.probing is not None:
             raise DeclarationError(f"{where} has two probes: keep one")
@@ -214,7 +236,11 @@ class CallStep(ExternalStep[P, R]):
     compensation_parameters = ("http", "saga", "result")
 
     def __init__(
-        self, stage: str, function: Callable[..., Awaitable[R]], rules: Step, reason: str = ""
+        self,
+        stage: str,
+        function: Callable[..., Coroutine[Any, Any, R]],
+        rules: Step,
+        reason: str = "",
     ) -> None:
         super().__init__(stage, function, rules, reason)
         self.transient_on: frozenset[int] = frozenset()
@@ -300,7 +326,7 @@ class ApprovalStep(DeclaredStep[P, Approval | None]):
         if value is None:
             return None
         dumped = getattr(value, "model_dump_json", None)  # of a pydantic model
-        body: bytes = msgspec.json.encode(value) if dumped is None else dumped().encode()
+        body: bytes = encode_json(value) if dumped is None else dumped().encode()
         if len(body) > SHOWN_BYTES_MAX:
             raise StageError(
                 f"{self.place}: {self.name} shows {len(body)} bytes, and at most"
@@ -353,7 +379,7 @@ def _meant(parameter: inspect.Parameter) -> str:
     return parameter.name if parameter.name in _GIVEN.values() else ""
 
 
-def _options(hint: Any) -> tuple[Any, ...]:
+def alternatives(hint: Any) -> tuple[Any, ...]:
     """The members of a union, None for NoneType; the type itself otherwise."""
     return tuple(None if each is NoneType else each for each in (get_args(hint) or (hint,)))
 

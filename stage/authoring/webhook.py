@@ -16,6 +16,7 @@ import msgspec
 from stage.core.errors import DeclarationError
 from stage.core.raised import exit_raised
 from stage.ports.webhook import NotVerified, WebhookRequest
+from stage.wire.flood import EXPONENTS_OF_ANSWERS_MAX, has_more_exponents
 
 R = TypeVar("R")
 
@@ -62,7 +63,9 @@ class Webhook:
         return self._request.headers.get(name.lower(), "")
 
     def json(self) -> Any:
-        """The body as JSON. Raises NotVerified for a body that is none."""
+        """The body as JSON. Raises NotVerified for a body that is none, or takes long to read."""
+        if has_more_exponents(self.body, EXPONENTS_OF_ANSWERS_MAX):
+            raise NotVerified("its body has too many numbers with a large exponent")
         try:
             return msgspec.json.decode(self.body)
         except msgspec.DecodeError:

@@ -25,12 +25,12 @@ class AuthorCodeWatch:
     async def opened(self) -> AsyncIterator[None]:
         """Watch while the context lasts."""
         try:
-            await asyncio.to_thread(self._page.open)
-        except OSError as error:  # to serve without it is better than not to serve
-            detail = f"the page of suspects cannot be mapped: {error}"
-            logs.default_logger().warning(names.LOG_SUSPECTS_OFF, detail=detail)
-        self.code.start()
-        try:
+            try:
+                await asyncio.to_thread(self._page.open)
+            except OSError as error:  # to serve without it is better than not to serve
+                detail = f"the page of suspects cannot be mapped: {error}"
+                logs.default_logger().warning(names.LOG_SUSPECTS_OFF, detail=detail)
+            self.code.start()
             yield
         finally:
             self.code.stop()

@@ -42,6 +42,7 @@ from stage.store.sqlite.identity import (
     take,
     write_identity,
 )
+from stage.store.sqlite.left_log import refuse_foreign_log_beside
 from stage.store.sqlite.lock import FileLock
 from stage.store.sqlite.making import make_database
 from stage.store.sqlite.statements import statement
@@ -212,6 +213,7 @@ class Database:
 
     def _connect(self) -> None:
         """Raises ConfigurationError for a file that is not that of the stage."""
+        refuse_foreign_log_beside(self._file.path)
         self._connection = sqlite3.connect(self._file.path, isolation_level=None)
         try:
             for name in ("busy_timeout", "no_checkpoint"):
@@ -279,7 +281,8 @@ class Database:
 
     def restored(self, as_of: float) -> Identity:
         """Accept a backup of that age that was put back: a new generation begins with it."""
-        accepted = self._write(restored(as_of, self._newest_generation))
+        ((latest,),) = self.read("latest_change")
+        accepted = self._write(restored(as_of, latest, self._newest_generation))
         mark_restored(self._connection, self.path, accepted)
         return accepted
 

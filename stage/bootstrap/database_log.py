@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import Final
 
-from stage.core.errors import StoreUnavailable
+from stage.core.errors import NewerJournal, StoreUnavailable
+from stage.core.states import SagaState
 from stage.engine.clock import JUMP_SECONDS, jump_of
+from stage.inbound.service import Service
 from stage.ports.clock import Clock
-from stage.ports.engine import Queries
-from stage.ports.store import Store
+from stage.ports.engine import Queries, SagaLost, Snapshot
+from stage.ports.store import Changes, SagaRow, Store
 from stage.telemetry import logs
 from stage.wire.envelope import format_instant
 
 LOOK_SECONDS: Final = 0.25
+LATEST_MAX: Final = 20
+"""Sagas that are compared with the stage at its start."""
+LATEST_SECONDS: Final = (600.0, 3_600.0, 86_400.0, 30 * 86_400.0)
+"""How far back they are looked for: a day only where none changed in the last hour."""
 
 
 def log_database(store: Store) -> None:
@@ -62,6 +69,42 @@ async def log_newer(queries: Queries) -> None:
         return  # the gauge shows them later
     if newer:
         logs.default_logger().warning("sagas_of_a_newer_version", count=newer)
+
+
+async def log_misfits(store: Store, queries: Queries, service: Service) -> None:
+    """A warning at start where the latest sagas fit this process no more (rule 32).
+
+    A deploy that has lost a setting shows so. Nothing else tells that a downstream is missing: new
+    sagas are not handed on to it, and complete.
+    """
+    newest, reasons = service.participant.plan, []
+    try:
+        for row in await _latest(store, service.clock.now()):
+            found = await _found(queries, row)
+            if found is not None and (plan := found.saga.under(newest)).misfit and not plan.newer:
+                reasons.append(plan.misfit)
+    except (StoreUnavailable, NewerJournal):
+        return  # a saga that does not fit is parked when it is run, or left to a newer release
+    if reasons:
+        logs.default_logger().warning("sagas_do_not_fit", count=len(reasons), reason=reasons[0])
+
+
+async def _found(queries: Queries, row: SagaRow) -> Snapshot | None:
+    """The saga of a row that was just read. None of one that is undone, or only a newer release
+    can read, or that retention has dropped since."""
+    if row.state is SagaState.COMPENSATED:
+        return None
+    with suppress(NewerJournal, SagaLost):
+        return await queries.get_saga(row.id)
+    return None
+
+
+async def _latest(store: Store, now: float) -> list[SagaRow]:
+    """Some of the sagas that changed last. A start does not read all that are there."""
+    for seconds in LATEST_SECONDS:
+        if found := await store.changed(Changes(at=now - seconds, limit=LATEST_MAX)):
+            return found
+    return []
 
 
 async def log_trouble(store: Store, clock: Clock) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 
 from stage.config import Config
+from stage.core.errors import ConfigurationError
 from stage.ports.connection import connection_of
 from stage.ports.peers import PeerLimits
 
@@ -13,6 +14,18 @@ DESCRIPTORS_OF_OURS = 64
 """The database, its log and its readers, the event loop, log files, name look-ups."""
 RESERVE_SHARE_MAX = 0.5
 CONNECTIONS_MIN = 8
+DESCRIPTORS_MIN = 40
+"""A stage that serves nobody yet has 28 files open. Where it may have fewer, its event loop fails,
+and what that raises names neither the limit nor a fix."""
+
+
+def check_descriptors() -> None:
+    """Raise ConfigurationError where the process may open too few files to start."""
+    if (allowed := _raise_limit()) < DESCRIPTORS_MIN:
+        raise ConfigurationError(
+            f"the process may open {allowed} files, which is too few: let it open more (ulimit -n,"
+            " LimitNOFILE=), some hundred at least"
+        )
 
 
 def connections_max(config: Config) -> int:

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,10 +18,10 @@ from aiohttp import web
 
 from stage.authoring.declaration import StageDeclaration
 from stage.bootstrap.callers import check_loopback
-from stage.bootstrap.descriptors import connections_max
+from stage.bootstrap.descriptors import check_descriptors, connections_max
 from stage.bootstrap.exit_guard import EXIT_SECONDS_MAX, ExitGuard
 from stage.bootstrap.listener import listener_tls
-from stage.bootstrap.process_log import log_drain, log_end, log_start
+from stage.bootstrap.process_log import announce, log_drain, log_end, log_start
 from stage.bootstrap.seat import Seat
 from stage.bootstrap.together import TOGETHER
 from stage.bootstrap.wiring import Served, build_app
@@ -32,9 +33,12 @@ from stage.inbound.aiohttp_connection import ServerLimits
 from stage.inbound.aiohttp_runner import BoundedRunner
 from stage.inbound.aiohttp_server import Reports
 from stage.inbound.local import open_socket
+from stage.ports.file_errors import said
 from stage.telemetry import logs, sdk
+from stage.telemetry.streams import open_streams
 
 LogFormat = Literal["json", "console", "auto"]
+NOT_SERVED = "the stage cannot be served"
 LISTEN_BACKLOG = 1024
 GC_OBJECTS_MIN = 20_000
 """New containers between two collections: Python's 700 are made by less than one saga."""
@@ -42,11 +46,14 @@ GC_OBJECTS_MIN = 20_000
 
 def serve(stage: StageDeclaration[Any, Any], config: Config) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return. Raises ConfigurationError."""
+    open_streams()
     logs.configure(format=cast(LogFormat, config.log_format), level=config.log_level)
-    if config.workers > 1 or file_set_of(stage, config) is not None:
-        serve_workers(stage, config, partial(serve_one, stage))
-    else:
-        serve_one(stage, config)
+    check_descriptors()
+    with said(NOT_SERVED):
+        if config.workers > 1 or file_set_of(stage, config) is not None:
+            serve_workers(stage, config, partial(serve_one, stage))
+        else:
+            serve_one(stage, config)
 
 
 def serve_one(
@@ -60,7 +67,7 @@ def serve_one(
     sdk.setup(service_name, endpoint=config.otlp_endpoint)
     sdk.setup_metrics(service_name, endpoint=config.otlp_endpoint)
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with said(NOT_SERVED), asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_serve(stage, config, seat, orders))
         log_end(stage.name)
     finally:
@@ -71,6 +78,12 @@ def serve_one(
 async def _serve(
     stage: StageDeclaration[Any, Any], config: Config, seat: Seat | None, orders: Orders | None
 ) -> None:
+    started, stopping = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    # Before anything is awaited: the kernel keeps a signal that nobody listens to from the first
+    # process of a container.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, partial(_hear, started, stopping))
     check_loopback(config)
     tls = listener_tls(config)
     if tls is not None:
@@ -79,23 +92,20 @@ async def _serve(
     limits = ServerLimits(connections_max=connections_max(config))
     reports = Reports(logs.report_turned_away, logs.report_handshakes_failed)
     runner = BoundedRunner(app, limits, reports, tls)
-    started, stopping = asyncio.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, partial(_hear, started, stopping))
     latest = config.drain_delay_seconds + config.drain_seconds + EXIT_SECONDS_MAX
     of = None if orders is None else orders.parent
     ExitGuard(latest, logs.report_forced_exit, parent=of).start()
     parent = None if orders is None else Parent(orders, partial(_hear, started, stopping))
     await runner.setup()
     started.set()
-    log_start(stage.name, config)
-    _collect_rarely()
-    beside = await _listen_beside(runner, config)
+    beside: Path | None = None
     try:
+        log_start(stage.name, config)
+        _collect_rarely()
+        beside = await _listen_beside(runner, config)
         if parent is None:
             port = await _listen(runner, config, app[DOORS])
-            _say_where(port, app[DOORS].admin_port, config)
+            announce(config, port, app[DOORS].admin_port)
         elif (ports := await parent.ports(stopping)) is not None:
             await app[TOGETHER].meet()  # so that it is ready when it listens
             if seat is None or seat.takes_sagas:
@@ -110,7 +120,8 @@ async def _serve(
         await asyncio.sleep(config.drain_delay_seconds)
     finally:
         if beside is not None:
-            beside.unlink(missing_ok=True)  # before the lock is let go: then it is another's
+            with suppress(OSError):  # its folder may be gone, or read-only by now
+                beside.unlink()  # before the lock is let go: then it is another's
         await runner.cleanup()
 
 
@@ -126,13 +137,6 @@ def _hear(started: asyncio.Event, stopping: asyncio.Event) -> None:
         stopping.set()
     else:
         os._exit(0)
-
-
-def _say_where(port: int, admin_port: int | None, config: Config) -> None:
-    scheme = "https" if config.tls_cert else "http"
-    print(f"listening on {scheme}://{config.host}:{port}", flush=True)
-    if admin_port is not None:
-        print(f"admin on {scheme}://{config.host}:{admin_port}", flush=True)
 
 
 class Parent:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from collections.abc import Callable
 from typing import Final
 
@@ -27,6 +29,22 @@ def log_start(stage: str, config: Config) -> None:
     """
     origins = {line.name: line.origin for line in describe(config) if line.origin != DEFAULT}
     logs.default_logger().info("started", stage=stage, release=__version__, settings=origins)
+
+
+def announce(config: Config, port: int, admin_port: int | None) -> None:
+    """Say on stdout where it listens, for the program that has started it, if that still reads."""
+    scheme = "https" if config.tls_cert else "http"
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    lines = [f"listening on {scheme}://{host}:{port}"]
+    if admin_port is not None:
+        lines.append(f"admin on {scheme}://{host}:{admin_port}")
+    try:
+        for line in lines:
+            print(line, flush=True)
+    except OSError:
+        # Its disk is full, or its reader gone: the exit would fail again on what is left.
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def log_drain(live: int, config: Config) -> None:

@@ -115,7 +115,8 @@ class ServerDatabase:
 
     def restored(self, as_of: float) -> Identity:
         """Accept a backup of that age that was put back: a new generation begins with it."""
-        return self._write(restored(as_of, lambda found: found.generation))
+        ((latest,),) = self.read("latest_change")
+        return self._write(restored(as_of, latest, lambda found: found.generation))
 
     def reconciled(self, answers: Mapping[str, str]) -> None:
         """Remember which neighbours were asked, with what each of them answered."""

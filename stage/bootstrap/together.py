@@ -21,12 +21,6 @@ from stage.inbound.service import Service
 from stage.telemetry.workers import together
 
 
-@asynccontextmanager
-async def alone() -> AsyncIterator[None]:
-    """There are no others."""
-    yield
-
-
 class Together:
     """The service of one worker as all of them give it together.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from random import random
 from typing import Any, Final, NamedTuple
@@ -26,6 +26,7 @@ from stage.bootstrap.credentials import credentials_of
 from stage.bootstrap.database import make_store, make_suspects
 from stage.bootstrap.database_log import (
     log_database,
+    log_misfits,
     log_newer,
     log_skew,
     log_trouble,
@@ -36,7 +37,7 @@ from stage.bootstrap.reconcile import reconciling_of
 from stage.bootstrap.scheduler import scheduler_of
 from stage.bootstrap.seat import Seat
 from stage.bootstrap.tables import TABLES, Tables, closed_for, opened_for
-from stage.bootstrap.together import TOGETHER, Together, alone
+from stage.bootstrap.together import TOGETHER, Together
 from stage.bootstrap.workers import refuse_workers
 from stage.config import Config
 from stage.config.settings import DAY
@@ -71,6 +72,7 @@ from stage.telemetry.gauges import Gauges, Sources
 from stage.telemetry.last_hour import LastHour
 from stage.telemetry.meters import bridge
 from stage.telemetry.metrics import Metrics
+from stage.telemetry.streams import report_dropped
 from stage.wire.descriptor import Descriptor
 from stage.wire.limits import DEFAULT_LIMITS, Limits
 
@@ -198,15 +200,39 @@ class WiredStage:
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
-        """Open the rooms, serve within, and close them in reverse order."""
+        """Open the rooms, serve within, and close them in reverse order.
+
+        An error or a stop on the way in closes the rooms that are open by then. A room that cannot
+        be closed keeps no other open.
+        """
         for ignored in self._config.ignored:
             logs.default_logger().warning("setting_ignored", detail=ignored)
         await self._credentials.open()
         await open_callers(self.service.callers)
-        await self._store.open()
-        begin(self.service.clock)
-        log_database(self._store)
-        log_skew(self._store)
+        async with AsyncExitStack() as rooms:
+            await self._store.open()
+            rooms.push_async_callback(self._store.close)
+            begin(self.service.clock)
+            log_database(self._store)
+            log_skew(self._store)
+            await rooms.enter_async_context(self._watched_store())
+            await rooms.enter_async_context(self._watch.opened())
+            await self._transport.open()
+            rooms.push_async_callback(self._transport.close)
+            rooms.push_async_callback(self._engine.drain, 0.0)
+            await self._engine.start()
+            await log_newer(self._engine)
+            await log_misfits(self._store, self._engine, self.service)
+            if self.together is not None:
+                await rooms.enter_async_context(self.together.opened())
+            await rooms.enter_async_context(self._fresh_gauges())
+            await rooms.enter_async_context(self._watched_load())
+            places = self._config.concurrency_max
+            await rooms.enter_async_context(working(self.service, self._tasks, places))
+            yield
+
+    @asynccontextmanager
+    async def _watched_store(self) -> AsyncIterator[None]:
         loop = asyncio.get_running_loop()
         watching = (
             loop.create_task(log_trouble(self._store, self.service.clock)),
@@ -215,23 +241,10 @@ class WiredStage:
             ),
         )
         try:
-            async with self._watch.opened():
-                await self._transport.open()
-                try:
-                    await self._engine.start()
-                    await log_newer(self._engine)
-                    places = self._config.concurrency_max
-                    working_tasks = working(self.service, self._tasks, places)
-                    others = alone() if self.together is None else self.together.opened()
-                    async with others, self._fresh_gauges(), self._watched_load(), working_tasks:
-                        yield
-                finally:
-                    await self._engine.drain(0.0)
-                    await self._transport.close()
+            yield
         finally:
             for each in watching:
                 each.cancel()
-            await self._store.close()
 
     @asynccontextmanager
     async def _fresh_gauges(self) -> AsyncIterator[None]:
@@ -271,6 +284,7 @@ def wire(
     bound = bind_configured(stage, config, credentials)
     limits = replace(DEFAULT_LIMITS, adds_bytes_max=config.adds_bytes_max)
     metrics, hour = Metrics((*config.externals, *config.downstreams, *config.upstreams)), LastHour()
+    report_dropped(metrics.lines_dropped)
     observer = telemetry.observer or _observer(config, telemetry.tracer_provider, metrics, hour)
     store = make_store(stage, config, metrics, served.seat)
     clock = SteadyClock(wall_of(store.ownership))

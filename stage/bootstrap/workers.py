@@ -28,10 +28,12 @@ import msgspec
 from stage.authoring.declaration import StageDeclaration
 from stage.bootstrap.code_files import CodeFiles
 from stage.bootstrap.database import MEMORY, database_file, migration_folders
+from stage.bootstrap.process_log import announce
 from stage.bootstrap.seat import Seat
 from stage.config import Config
 from stage.core.errors import ConfigurationError, StageError
 from stage.engine.workers.placement import Placement
+from stage.ports.file_errors import said
 from stage.store.postgres.address import POSTGRESQL
 from stage.store.sqlite.file_set import (
     FileSet,
@@ -42,6 +44,7 @@ from stage.store.sqlite.file_set import (
 )
 from stage.store.sqlite.identity import is_made
 from stage.telemetry import logs
+from stage.telemetry.streams import finish_streams
 
 AGAIN_SECONDS: Final = 0.1
 AGAIN_SECONDS_MAX: Final = 5.0
@@ -252,13 +255,25 @@ class _Parent:
 
     def _start(self, worker: _Worker) -> None:
         heard, to_parent = os.pipe()
-        from_parent, says = os.pipe()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        try:
+            from_parent, says = os.pipe()
+        except OSError:
+            os.close(heard)
+            os.close(to_parent)
+            raise
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):  # nobody may read them any more
+                stream.flush()
         parent = os.getpid()
         # A signal that comes while the worker takes off its parent's actions waits until it has.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:
+            for each in (heard, to_parent, from_parent, says):
+                os.close(each)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            raise
         if pid == 0:
             os.close(heard)
             os.close(says)
@@ -295,6 +310,7 @@ class _Parent:
             with suppress(OSError):
                 sys.stdout.flush()
                 sys.stderr.flush()
+            finish_streams()
             if os.getppid() != orders.parent:
                 self._seats[worker.index].leave()
             os._exit(status)
@@ -314,12 +330,12 @@ class _Parent:
                 worker.again_at = None
                 continue
             try:
-                self._check(worker)
+                with said("it cannot be started"):  # no more processes or files are to be had
+                    self._check(worker)
+                    self._start(worker)
             except ConfigurationError as error:
                 worker.started_at = now  # so that it is tried less and less often
                 self._later(worker, str(error))
-            else:
-                self._start(worker)
 
     def _check(self, worker: _Worker) -> None:
         """Raise ConfigurationError where its file or its code is not the one that it had."""
@@ -434,10 +450,7 @@ class _Parent:
             return
         assert self._ports is not None
         self._served = True
-        scheme = "https" if self._config.tls_cert else "http"
-        print(f"listening on {scheme}://{self._config.host}:{self._ports[0]}", flush=True)
-        if self._ports[1] is not None:
-            print(f"admin on {scheme}://{self._config.host}:{self._ports[1]}", flush=True)
+        announce(self._config, *self._ports)
 
     def _reap(self) -> None:
         for worker in self._workers:

@@ -10,6 +10,7 @@ from stage.cli.failure import NEGATIVE, one_line
 from stage.cli.operate import print_plan, signed
 
 if TYPE_CHECKING:
+    from stage.cli.remote import Answer
     from stage.wire.problem import Problem
 
 OPERATOR = "operator"
@@ -26,35 +27,46 @@ def compensate(saga_id: str, reason: str, url: str, actor: str, dry_run: bool) -
     """
     if dry_run:
         return print_plan(url, saga_id)
-    from stage.cli.remote import exchange, refuse
-    from stage.cli.sagas import quoted_id
+    from stage.cli.remote import exchange
+    from stage.cli.sagas import checked_path
     from stage.wire import headers as h
-    from stage.wire.problem import decode_problem
-    from stage.wire.replies import CompensateReplyKind, encode_compensate, kind_of_compensate_reply
+    from stage.wire.replies import encode_compensate
 
     answer = exchange(
         "POST",
         url,
-        f"/sagas/{quoted_id(saga_id)}/compensate",
+        f"{checked_path(saga_id)}/compensate",
         body=encode_compensate(requested_by(actor), reason),
         headers={"Content-Type": h.CONTENT_JSON},
     )
+    return _show(answer, saga_id, url)
+
+
+def _show(answer: Answer, saga_id: str, url: str) -> int:
+    """Print what the answer says of the saga; the exit status."""
+    from stage.cli.remote import refuse
+    from stage.wire.outcome import Outcome
+    from stage.wire.problem import decode_problem
+    from stage.wire.replies import CompensateReplyKind, kind_of_compensate_reply, own_word
+
+    problem = decode_problem(answer.body)
     match kind_of_compensate_reply(answer.status, answer.body, saga_id):
         case CompensateReplyKind.COMPENSATED:
-            click.echo(f"{answer.status} compensated: nothing of saga {saga_id} stands")
-            return 0
+            if own_word(answer.body, saga_id) is not Outcome.UNKNOWN:
+                click.echo(f"{answer.status} compensated: nothing of saga {saga_id} stands")
+                return 0
+            click.echo(f"{answer.status} given up by an operator of that stage: not undone")
         case CompensateReplyKind.ACCEPTED:
             click.echo(f"{answer.status} accepted: see `stage show {saga_id} --url {url}`")
             return 0
         case CompensateReplyKind.CANNOT:
-            problem = decode_problem(answer.body)
             text = problem.detail or problem.title if problem is not None else "it cannot"
             click.echo(f"{answer.status} cannot: {one_line(text)}")
-            for line in _left(problem):
-                click.echo(line)
-            return NEGATIVE
         case _:
             refuse(url, answer)
+    for line in _left(problem):
+        click.echo(line)
+    return NEGATIVE
 
 
 def _left(problem: Problem | None) -> list[str]:

@@ -135,7 +135,7 @@ def sql(target: str, **given: Any) -> None:
 @ALL_FILES
 def restored(target: str, as_of: str, all_files: bool, **given: Any) -> None:
     """Accept a backup that was put back. Unknown sagas are answered 503 until `released`."""
-    from stage.wire.envelope import parse_instant
+    from stage.wire.envelope import format_instant, parse_instant
 
     try:
         instant = parse_instant(as_of)
@@ -149,6 +149,11 @@ def restored(target: str, as_of: str, all_files: bool, **given: Any) -> None:
                 f" {as_of}. Until `stage reconcile` and `stage db released` sagas that are not in"
                 " it are answered 503"
             )
+            if (since := identity.restored_as_of) is not None and since < instant:
+                click.echo(
+                    f"no saga in it changed behind {format_instant(since)}, so the neighbours are"
+                    " asked from there on"
+                )
 
 
 @db.command()

@@ -10,6 +10,7 @@ from stage.core.advice import MEANINGS, phase_in_words, way_out
 from stage.core.describe import event_in_words
 from stage.core.questions import Standing
 from stage.core.states import SagaState
+from stage.wire.duration import duration
 from stage.wire.elapsed import elapsed
 from stage.wire.envelope import parse_instant
 from stage.wire.views import (
@@ -31,6 +32,8 @@ from stage.wire.views import (
 COLUMN_CHARS_MAX = 120
 REFUSALS_MAX = 3
 """Reasons that `stage top` shows; the console has more of them."""
+TENTHS_BELOW = 60.0
+"""Seconds below which a step's time and an instant are shown to a tenth."""
 DRY_RUN_LINES_MAX = 20
 """Sagas that a dry run of a sweep lists."""
 MARKS = {
@@ -103,7 +106,7 @@ def draw_now(view: NowView) -> str:
     """The figures of a stage: how it stands, then the last hour, its limits and sizes."""
     turned_at = view.oldest_compensation_at
     delayed = (
-        "no" if turned_at is None else _long(parse_instant(view.at) - parse_instant(turned_at))
+        "no" if turned_at is None else duration(parse_instant(view.at) - parse_instant(turned_at))
     )
     counts = ", ".join(f"{count} {state}" for state, count in view.sagas.items())
     head = (
@@ -132,10 +135,10 @@ def _approvals(found: ApprovalsView, at: str) -> str:
     """The sagas that a person is asked about at one step, and the time there is for it."""
     now = parse_instant(at)
     line = f"{found.sagas} await approval at {found.step}"
-    line += f", the oldest for {_long(now - parse_instant(found.oldest_asked_at))}"
+    line += f", the oldest for {duration(now - parse_instant(found.oldest_asked_at))}"
     if found.first_ends_at is None:
         return line
-    return f"{line}; silence is a no in {_long(parse_instant(found.first_ends_at) - now)}"
+    return f"{line}; silence is a no in {duration(parse_instant(found.first_ends_at) - now)}"
 
 
 def draw_groups(view: GroupsView) -> str:
@@ -144,12 +147,12 @@ def draw_groups(view: GroupsView) -> str:
         return "nothing waits, and nothing is parked"
     rows = [
         (
-            group.parked_cause or ("approval" if group.approval else "waits"),
+            group.parked_cause or ("awaits_approval" if group.approval else "waits"),
             group.step or "-",
             group.peer or "-",
             group.direction,
             str(group.sagas),
-            _long(group.oldest_seconds),
+            duration(group.oldest_seconds),
         )
         for group in sorted(view.groups, key=_for_nobody)
     ]
@@ -169,6 +172,7 @@ def draw_peers(view: PeersView) -> str:
             str(sum(group.sagas for group in peer.waiting if group.direction == "forward")),
             str(sum(group.sagas for group in peer.waiting if group.direction != "forward")),
             f"{peer.under_way}/{peer.places}" if peer.places is not None else "-",
+            str(peer.queued),
             f"{peer.rate_per_second:g}/s" if peer.rate_per_second is not None else "-",
             peer.last_answer_at or "-",
             f"{peer.last_failure_at} {peer.last_failure or ''}" if peer.last_failure_at else "-",
@@ -176,7 +180,7 @@ def draw_peers(view: PeersView) -> str:
         for peer in view.peers
     ]
     head = (
-        *("PEER", "IS", "FORWARD", "BACKWARD", "UNDER WAY", "RATE"),
+        *("PEER", "IS", "FORWARD", "BACKWARD", "UNDER WAY", "QUEUED", "RATE"),
         *("LAST ANSWER", "LAST FAILURE"),
     )
     return table(head, rows) if rows else "no peers"
@@ -245,14 +249,6 @@ def draw_sweep(sweep: SweepView) -> str:
     return "\n".join([draw_sweeps([sweep]), *(["refused", *refused] if refused else [])])
 
 
-def _long(seconds: float) -> str:
-    """A duration in the unit in which a person counts it."""
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
-
-
 def draw_saga(
     saga: SagaView,
     entries: Sequence[Mapping[str, Any]],
@@ -264,6 +260,7 @@ def draw_saga(
     lines = [f"saga {_cell(saga.saga_id)} at {_cell(saga.stage)}: {_state(saga)}"]
     about = [
         ("trace", saga.trace_id),
+        ("version", str(saga.version)),
         ("accepted", saga.accepted_at),
         ("updated", f"{saga.updated_at}{_ago(saga.updated_at, now)}"),
         ("deadline", _deadline(saga, now)),
@@ -418,12 +415,8 @@ def _in(text: str, now: float) -> str:
 
 
 def _span(seconds: float) -> str:
-    seconds = max(seconds, 0.0)
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    if seconds < 7_200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3_600:.0f} h" if seconds < 172_800 else f"{seconds / 86_400:.0f} days"
+    """A duration; a short one to a tenth of a second."""
+    return f"{max(seconds, 0.0):.1f} s" if seconds < TENTHS_BELOW else duration(seconds)
 
 
 def _cell(text: str) -> str:

@@ -9,9 +9,11 @@ import click
 
 from stage.cli.failure import Failure
 from stage.cli.remote import url_option
-from stage.cli.sagas import quoted_id, saga_and_journal
+from stage.cli.sagas import checked_path, saga_and_journal
 from stage.cli.where import query_of, where_options
 
+GONE: Final = (404, 410)
+"""The answers for a saga that is not there any more."""
 PAGE: Final = 500
 """Sagas of one request: the most that a stage gives at once."""
 
@@ -34,7 +36,7 @@ def export(saga_ids: tuple[str, ...], url: str, journal: bool, after: str, **whe
         raise Failure("say which in one way: IDs, or the options of `stage sagas`")
     rows = _named(url, saga_ids) if saga_ids else _listed(url, query, after)
     for row in rows:
-        click.echo(_line(_whole(url, row["saga_id"]) if journal else row))
+        click.echo(_line(_whole(url, row, listed=not saga_ids) if journal else row))
 
 
 def _named(url: str, saga_ids: tuple[str, ...]) -> Iterator[Mapping[str, Any]]:
@@ -45,7 +47,7 @@ def _named(url: str, saga_ids: tuple[str, ...]) -> Iterator[Mapping[str, Any]]:
     from stage.wire.views import SagaView
 
     for saga_id in saga_ids:
-        yield msgspec.to_builtins(fetch(url, f"/sagas/{quoted_id(saga_id)}", SagaView))
+        yield msgspec.to_builtins(fetch(url, checked_path(saga_id), SagaView))
 
 
 def _listed(url: str, query: list[tuple[str, str]], after: str) -> Iterator[Mapping[str, Any]]:
@@ -67,10 +69,16 @@ def _listed(url: str, query: list[tuple[str, str]], after: str) -> Iterator[Mapp
         seen = page.next
 
 
-def _whole(url: str, saga_id: str) -> Mapping[str, Any]:
+def _whole(url: str, row: Mapping[str, Any], *, listed: bool) -> Mapping[str, Any]:
+    """The saga with its journal; as it was `listed`, with none, where it was dropped since."""
     import msgspec
 
-    saga, entries = saga_and_journal(url, saga_id)
+    try:
+        saga, entries = saga_and_journal(url, row["saga_id"])
+    except Failure as error:
+        if listed and error.answered in GONE:
+            return {**row, "journal": []}
+        raise
     return {**msgspec.to_builtins(saga), "journal": entries}
 
 

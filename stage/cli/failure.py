@@ -10,11 +10,15 @@ INTERRUPTED = 130
 
 
 class Failure(Exception):
-    """Ends the command with its message and `status`, without a traceback."""
+    """Ends the command with its message and `status`, without a traceback.
 
-    def __init__(self, message: str, status: int = FAILED) -> None:
+    `answered` is the code of the answer that said no; 0 where there was none.
+    """
+
+    def __init__(self, message: str, status: int = FAILED, answered: int = 0) -> None:
         super().__init__(message)
         self.status = status
+        self.answered = answered
 
 
 def one_line(text: str) -> str:

@@ -30,17 +30,6 @@ WAITING = frozenset(
 )
 """Phases in which a step waits for its peer."""
 PAGE = 200
-UNREADABLE = "nobody knows what stands: the journal was dropped, or is of another version"
-PROSPECTS = {
-    "compensate": "compensated",
-    "probe_first": "in doubt: probed, then compensated",
-    "without_result": "in doubt: compensated without a result",
-    "settle_first": "in doubt: it waits until a person settles it",
-    "wait_first": "in flight: its end is awaited, then compensated",
-    "pivot_first": "waits for the pivot: compensated only if that has not happened",
-    "nothing": "nothing to undo is declared",
-    "cannot": "CANNOT be undone by itself: a person has to",
-}
 
 
 def signed(function: F) -> F:
@@ -90,13 +79,14 @@ def retry(saga_id: str | None, every: bool, peer: str | None, url: str, **given:
     for waiting in _waiting_for(url, peer):
         count += 1
         try:
-            operate(url, waiting, "retry", order)
+            operate(url, waiting, "retry", order, alone=False)
         except Failure as error:
             if error.status != NEGATIVE:
                 raise
             refused += 1
             click.echo(f"{waiting}: {error}")
-    click.echo(f"{count} sagas waited for {peer}, {count - refused} are tried again")
+    waited, are = ("wait", "would be") if given["dry_run"] else ("waited", "are")
+    click.echo(f"{count} sagas {waited} for {peer}, {count - refused} {are} tried again")
     return NEGATIVE if refused else 0
 
 
@@ -207,9 +197,10 @@ def print_plan(url: str, saga_id: str) -> int:
 
     from stage.cli.draw import table
     from stage.cli.remote import exchange, refuse
-    from stage.cli.sagas import quoted_id
+    from stage.cli.sagas import checked_path
+    from stage.core.advice import NOBODY_KNOWS, PROSPECTS
 
-    answer = exchange("GET", url, f"/sagas/{quoted_id(saga_id)}?view=plan")
+    answer = exchange("GET", url, f"{checked_path(saga_id)}?view=plan")
     if answer.status != 200:
         refuse(url, answer)
     plan = msgspec.json.decode(answer.body)
@@ -226,24 +217,44 @@ def print_plan(url: str, saga_id: str) -> int:
     ]
     if rows and plan.get("standing") == "unknown":
         click.echo("no version of the stage that runs there knows how to undo it; as journaled:")
-    nothing = "nothing stands" if plan.get("standing") != "unknown" else UNREADABLE
+    nothing = "nothing stands" if plan.get("standing") != "unknown" else NOBODY_KNOWS
     click.echo(table(("STEP", "KIND", "PEER", "NOW", "WOULD BE"), rows) if rows else nothing)
     return 0
 
 
-def operate(url: str, saga_id: str, verb: str, order: dict[str, Any]) -> int:
-    """Send a verb for one saga, and print how it stands or would stand."""
-    from stage.cli.remote import refuse
-    from stage.cli.sagas import quoted_id
+def operate(url: str, saga_id: str, verb: str, order: dict[str, Any], *, alone: bool = True) -> int:
+    """Send a verb for one saga, and print how it stands or would stand.
+
+    A dry run that is `alone` prints which steps would change and what the verb states besides.
+    """
+    from stage.cli.remote import fetch, refuse
+    from stage.cli.sagas import checked_path
     from stage.wire.views import SagaView, decode_view
 
-    answer = give(url, f"/sagas/{quoted_id(saga_id)}/{verb}", order)
+    path = checked_path(saga_id)
+    before = fetch(url, path, SagaView) if alone and order["dry_run"] else None
+    answer = give(url, f"{path}/{verb}", order)
     if answer.status != 200:
         refuse(url, answer)
     saga = decode_view(answer.body, SagaView)
     would = "would be" if order["dry_run"] else "is"
     click.echo(f"{verb}: saga {saga.saga_id} {would} {saga.state}; next: {_next(saga)}")
+    if before is not None:
+        from stage.core.advice import MEANINGS
+
+        for line in _would_change(before, saga):
+            click.echo(line)
+        click.echo(f"nothing was changed: {verb} {MEANINGS[verb]}")
     return 0
+
+
+def _would_change(before: SagaView, saga: SagaView) -> Iterator[str]:
+    """A line for each step that a verb would change."""
+    phases = {step.name: step.phase for step in before.steps}
+    for step in saga.steps:
+        if (now := phases.get(step.name)) is not None and now != step.phase:
+            at = f" at {step.peer}" if step.peer else ""
+            yield "  " + one_line(f"{step.name}{at} is {now}, and would be {step.phase}")
 
 
 def _next(saga: SagaView) -> str:
@@ -256,13 +267,13 @@ def _awaiting_approval(url: str) -> Iterator[tuple[SagaView, str, VerbView]]:
     The verb has what is shown for the step, or why this caller may not decide it.
     """
     from stage.cli.remote import fetch
-    from stage.cli.sagas import quoted_id
+    from stage.cli.sagas import checked_path
     from stage.wire.views import SagaView, VerbsView
 
     for listed in _listed(url, [SagaState.ACTIVE]):
         if listed.parked or listed.step is None or listed.peer is not None:
             continue  # an approval is a place without a peer
-        path = f"/sagas/{quoted_id(listed.saga_id)}"
+        path = checked_path(listed.saga_id)
         saga = fetch(url, path, SagaView)
         asking = [each.name for each in saga.steps if each.phase == Phase.AWAITING_APPROVAL]
         if not asking:
@@ -292,12 +303,12 @@ def _listed(url: str, states: Iterable[SagaState]) -> Iterator[SagaView]:
 def _waiting_for(url: str, peer: str) -> Iterator[str]:
     """Ids of the sagas in which something waits for that peer."""
     from stage.cli.remote import fetch
-    from stage.cli.sagas import quoted_id
+    from stage.cli.sagas import checked_path
     from stage.wire.views import SagaView
 
     for listed in _listed(url, UNFINISHED):
         if listed.parked or listed.next_action_at is not None:
-            saga = fetch(url, f"/sagas/{quoted_id(listed.saga_id)}", SagaView)
+            saga = fetch(url, checked_path(listed.saga_id), SagaView)
             if _waits_for(saga, peer):
                 yield listed.saga_id
 

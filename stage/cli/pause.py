@@ -8,8 +8,7 @@ import click
 
 from stage.cli.orders import give, key_option
 from stage.cli.remote import output_option, url_option
-
-UNITS = {"s": 1.0, "min": 60.0, "h": 3_600.0, "d": 86_400.0}
+from stage.wire.duration import UNITS
 
 
 def seconds_of(text: str) -> float:

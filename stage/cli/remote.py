@@ -272,7 +272,7 @@ def refuse(url: str, answer: Answer) -> NoReturn:
         raise Failure(f"{url} answered {answer.status}, and not like a stage: check --url", FAILED)
     text = problem.detail or problem.title
     hint = f": {problem.hint}" if problem.hint else ""
-    raise Failure(one_line(f"{text}{hint} ({answer.status})"), NEGATIVE)
+    raise Failure(one_line(f"{text}{hint} ({answer.status})"), NEGATIVE, answer.status)
 
 
 def _text_of(error: Exception) -> str:

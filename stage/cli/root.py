@@ -51,6 +51,9 @@ from stage.cli.top import top
 from stage.cli.trace import trace
 from stage.core.errors import StageError
 
+STDERR = 2
+"""The number of the last of the streams that a process begins with."""
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, package_name="saga-stage", message="stage %(version)s")
@@ -71,6 +74,7 @@ for command in COMMANDS:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status. A known failure is a line on stderr."""
+    _open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without our signs still gets text
@@ -93,6 +97,17 @@ def run(arguments: Sequence[str] | None = None) -> int:
         # The reader has gone (`stage sagas | head`). Nothing is left to say, also not at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NEGATIVE  # what click says of a pipe that it sees break
+
+
+def _open_streams() -> None:
+    """Open what the parent has closed, so that no file of ours gets the number of a stream."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - as long as the process
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - as long as the process
 
 
 def _fail(message: str, status: int) -> int:

@@ -48,7 +48,7 @@ def show(saga_id: str, url: str, output: str) -> None:
     from stage.cli.draw import draw_saga
 
     saga, entries = saga_and_journal(url, saga_id)
-    verbs = _verbs(url, f"/sagas/{quoted_id(saga_id)}")
+    verbs = _verbs(url, checked_path(saga_id))
     if output == "json":
         import msgspec
 
@@ -64,7 +64,7 @@ def saga_and_journal(url: str, saga_id: str) -> tuple[SagaView, list[dict[str, A
     from stage.cli.remote import fetch
     from stage.wire.views import JournalView, SagaView
 
-    path = f"/sagas/{quoted_id(saga_id)}"
+    path = checked_path(saga_id)
     saga = fetch(url, path, SagaView)
     page = fetch(url, f"{path}?view=journal", JournalView)
     entries, after = list(page.entries), 0
@@ -86,14 +86,12 @@ def _verbs(url: str, path: str) -> list[VerbView]:
         return []
 
 
-def quoted_id(saga_id: str) -> str:
-    """The id as a segment of a path. Raises Failure when it is none."""
-    from urllib.parse import quote
-
-    from stage.wire.envelope import check_saga_id
+def checked_path(saga_id: str) -> str:
+    """The path of the saga at a stage. Raises Failure for what is no saga id."""
+    from stage.wire.envelope import check_saga_id, path_of_saga
     from stage.wire.problem import WireError
 
     try:
-        return quote(check_saga_id(saga_id), safe="")
+        return path_of_saga(check_saga_id(saga_id))
     except WireError as error:
         raise Failure(f"{error.detail}: {error.hint}") from None

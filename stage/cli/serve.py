@@ -19,6 +19,9 @@ def serve(target: str, **given: Any) -> None:
     Every option may stand in the environment and in stage.toml as well; options hold over the
     environment, the environment over the file.
     """
+    from stage.telemetry.streams import open_streams
+
+    open_streams()  # first: a logger of the author's module keeps the streams that it finds
     config = config_of(given)
 
     from stage.cli.target import find_stage

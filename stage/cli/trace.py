@@ -8,7 +8,7 @@ import click
 
 from stage.cli.failure import Failure
 from stage.cli.remote import output_option, url_option
-from stage.cli.sagas import quoted_id
+from stage.cli.sagas import checked_path
 
 TRACE_URL = "STAGE_TRACE_URL"
 PLACE = "{trace_id}"
@@ -29,7 +29,7 @@ def trace(saga_id: str, url: str, output: str) -> None:
     from stage.wire.chain import ChainView
     from stage.wire.views import encode_view
 
-    view = fetch(url, f"/sagas/{quoted_id(saga_id)}?view=chain", ChainView)
+    view = fetch(url, f"{checked_path(saga_id)}?view=chain", ChainView)
     if output == "json":
         click.echo(encode_view(view).decode())
         return

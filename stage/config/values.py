@@ -136,6 +136,11 @@ def database(value: object) -> str:
     """
     prefix = "sqlite:///"
     shown = redacted(value) if isinstance(value, str) else value
+    if isinstance(value, str) and value != value.strip():  # as lists of variables and Secrets do
+        raise ValueError(
+            f"the database URL {shown!r} begins or ends with a blank or a line break: take it out,"
+            " for it would name another database"
+        )
     if isinstance(value, str) and value.startswith(POSTGRESQL):
         return _postgresql(value)
     if not isinstance(value, str) or not value.startswith(prefix):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 import msgspec
 
@@ -73,9 +73,4 @@ class Reader:
         return await found.route.endpoint(self.service, asked)
 
 
-def saga_path(saga_id: str, more: str = "") -> str:
-    """The path of a saga at the API, or at the console."""
-    return f"/sagas/{quote(saga_id, safe='')}{more}"
-
-
-__all__ = ["Problem", "Reader", "saga_path"]
+__all__ = ["Problem", "Reader"]

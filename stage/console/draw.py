@@ -12,10 +12,11 @@ from urllib.parse import urlencode
 
 import jinja2
 
-from stage.console.asks import saga_path
+from stage.core.advice import NOBODY_KNOWS, PROSPECTS
 from stage.inbound.console_paths import CONSOLE
 from stage.inbound.request import Answer, Request
-from stage.wire.envelope import parse_instant
+from stage.wire.duration import duration
+from stage.wire.envelope import parse_instant, path_of_saga
 
 POLICY: Final = (
     "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self';"
@@ -32,7 +33,6 @@ SAFETY: Final = (
 HTML: Final = ("Content-Type", "text/html; charset=utf-8")
 TYPES: Final = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8"}
 SIZES: Final = (("GB", 1_000_000_000), ("MB", 1_000_000), ("kB", 1_000))
-UNITS: Final = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"))
 
 
 def _texts(folder: str) -> dict[str, str]:
@@ -42,15 +42,6 @@ def _texts(folder: str) -> dict[str, str]:
 
 FILES: Final = _texts("files")
 """The style and the script of the pages."""
-
-
-def duration(seconds: float) -> str:
-    """A number of seconds as a person says it: 40 s, 3 min, 2.5 h, 4 d."""
-    for size, unit in UNITS:
-        if seconds >= size:
-            shown = f"{seconds / size:.1f}".removesuffix(".0")
-            return f"{shown} {unit}"
-    return f"{max(0.0, seconds):.0f} s"
 
 
 def size(count: int) -> str:
@@ -83,7 +74,8 @@ _environment.filters |= {
     "duration": duration,
     "size": size,
     "words": words,
-    "saga_path": saga_path,
+    "prospect": lambda name: PROSPECTS.get(name, words(name)),
+    "saga_path": path_of_saga,
     "query": urlencode,
 }
 
@@ -96,6 +88,7 @@ def page(template: str, request: Request, now: float, status: int = 200, **value
         "age": lambda instant: duration(now - parse_instant(instant)),
         "until": lambda instant: duration(parse_instant(instant) - now),
         "new_key": new_key,
+        "nobody_knows": NOBODY_KNOWS,
     }
     text = _environment.get_template(template).render(**about, **values)
     return Answer(status=status, headers=(HTML, *SAFETY), body=text.encode())

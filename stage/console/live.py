@@ -14,10 +14,11 @@ from typing import Final
 
 import msgspec
 
-from stage.console.asks import Reader, saga_path
+from stage.console.asks import Reader
 from stage.console.draw import SAFETY
 from stage.inbound.request import Answer, Request
 from stage.inbound.service import Service
+from stage.wire.envelope import path_of_saga
 from stage.wire.views import GroupsView, NowView, PausesView, SagaView, SweepsView
 
 EVENTS: Final = ("Content-Type", "text/event-stream; charset=utf-8")
@@ -59,7 +60,7 @@ async def _change_of(reader: Reader) -> str:
     saga_id = reader.request.query_values().get("saga", [""])[0]
     if not saga_id:
         return ""
-    found = await reader.get(SagaView, saga_path(saga_id))
+    found = await reader.get(SagaView, path_of_saga(saga_id))
     return f"-{found.updated_at}"
 
 

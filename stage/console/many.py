@@ -6,13 +6,15 @@ from typing import Final
 from urllib.parse import parse_qsl
 
 from stage.console import draw
-from stage.console.asks import Problem, Reader, saga_path
+from stage.console.asks import Problem, Reader
 from stage.console.forms import Form, read_form, signed
 from stage.core.states import ParkCause, SagaState
 from stage.core.sweep_verbs import SWEEP_RATE_MAX, SweepVerb
 from stage.inbound.filters import NARROWS
+from stage.inbound.problems import answer_of_error
 from stage.inbound.request import Answer, Request
 from stage.inbound.service import Service
+from stage.wire.envelope import path_of_saga
 from stage.wire.problem import WireError
 from stage.wire.views import GroupsView, SagaPage, SagaView, SweepView
 
@@ -32,7 +34,7 @@ async def parked(service: Service, request: Request) -> Answer:
     where = [(n, v) for n in NARROWS for v in given.get(n, ()) if v] or [("parked", "true")]
     pages = [("limit", str(PAGE)), *(("after", v) for v in given.get("after", ()))]
     found = await reader.get(SagaPage, "/sagas", [*where, *pages])
-    sagas = [await reader.get(SagaView, saga_path(row.saga_id)) for row in found.sagas]
+    sagas = [await _whole(reader, row) for row in found.sagas]
     return draw.page(
         "parked.html",
         request,
@@ -49,6 +51,19 @@ async def parked(service: Service, request: Request) -> Answer:
         rate=RATE,
         rate_max=SWEEP_RATE_MAX,
     )
+
+
+async def _whole(reader: Reader, listed: SagaView) -> SagaView:
+    """The saga with what stands of it; as it was listed where it cannot be asked for any more.
+
+    It may be dropped since, or only another release can read it: it ends no page of others.
+    """
+    try:
+        return await reader.get(SagaView, path_of_saga(listed.saga_id))
+    except Exception as error:
+        if answer_of_error(reader.request, error) is None:
+            raise
+        return listed
 
 
 async def press_parked(service: Service, request: Request) -> Answer:

@@ -8,15 +8,17 @@ from urllib.parse import urlencode
 import msgspec
 
 from stage.console import draw
-from stage.console.asks import Problem, Reader, saga_path
-from stage.console.draw import duration
+from stage.console.asks import Problem, Reader
 from stage.console.forms import Form, read_form, signed
 from stage.core.advice import MEANINGS, phase_in_words, way_out
 from stage.core.describe import event_in_words
+from stage.core.errors import NewerJournal
 from stage.core.states import Phase
 from stage.inbound.request import Answer, Request
 from stage.inbound.service import Service
+from stage.wire.duration import duration
 from stage.wire.elapsed import elapsed
+from stage.wire.envelope import path_of_saga
 from stage.wire.problem import WireError
 from stage.wire.replies import UNKNOWN_REQUESTER
 from stage.wire.views import JournalView, SagaView, StepView, VerbsView
@@ -61,11 +63,11 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
 async def saga(service: Service, request: Request, *, trace_url: str) -> Answer:
     """The saga with its steps, its journal and its verbs."""
     reader = Reader(service, request)
-    path = saga_path(request.parameters["saga_id"])
+    path = path_of_saga(request.parameters["saga_id"])
     found = await reader.get(SagaView, path)
     query = request.query_values()
     after = query.get("after", ["0"])[0]
-    journal = await reader.get(JournalView, path, [("view", "journal"), ("after", after)])
+    journal = await _journal(reader, path, after)
     verbs = await reader.get(VerbsView, path, [("view", "verbs")])
     return draw.page(
         "saga.html",
@@ -96,6 +98,17 @@ async def saga(service: Service, request: Request, *, trace_url: str) -> Answer:
     )
 
 
+async def _journal(reader: Reader, path: str, after: str) -> JournalView:
+    """A page of the journal; an empty one where only another release can read it: the saga says so.
+
+    Its own page would be the only one that could not be seen.
+    """
+    try:
+        return await reader.get(JournalView, path, [("view", "journal"), ("after", after)])
+    except NewerJournal:
+        return JournalView(saga_id=reader.request.parameters["saga_id"], entries=[], next=None)
+
+
 def _elapsed(found: SagaView, journal: JournalView, now: float) -> dict[str, str]:
     """By step how long it took, or has taken so far; nothing where its entries are on a later page.
 
@@ -119,17 +132,17 @@ async def press_saga(service: Service, request: Request) -> Answer:
         raise WireError(
             400, "No such verb", "the form names no verb", hint=f"one of {', '.join(MEANINGS)}"
         )
-    before = await reader.get(SagaView, saga_path(saga_id))
+    before = await reader.get(SagaView, path_of_saga(saga_id))
     problem: Problem | None = None
     after: SagaView | None = None
     forecast: Forecast | None = None
     if verb == "compensate" and not form.acts:
-        forecast = await reader.get(Forecast, saga_path(saga_id), [("view", "plan")])
+        forecast = await reader.get(Forecast, path_of_saga(saga_id), [("view", "plan")])
     else:
-        path, key = saga_path(saga_id, f"/{verb}"), form.key if form.acts else ""
+        path, key = f"{path_of_saga(saga_id)}/{verb}", form.key if form.acts else ""
         answer = await reader.post(path, _order(reader, verb, form), key)
         if not isinstance(answer, Problem) and form.acts:
-            return draw.to(request, f"{saga_path(saga_id)}?{urlencode({'did': verb})}")
+            return draw.to(request, f"{path_of_saga(saga_id)}?{urlencode({'did': verb})}")
         if isinstance(answer, Problem):
             problem = answer
         else:

@@ -9,12 +9,12 @@ from urllib.parse import urlencode
 import msgspec
 
 from stage.console import draw
-from stage.console.asks import Reader, saga_path
+from stage.console.asks import Reader
 from stage.inbound.request import Answer, Request
 from stage.inbound.service import Service
 from stage.wire.chain import ChainView
 from stage.wire.chain_rows import Row, rows_of
-from stage.wire.envelope import SAGA_ID_RE
+from stage.wire.envelope import SAGA_ID_RE, path_of_saga
 from stage.wire.problem import WireError
 from stage.wire.views import ActPage, SagaView, SweepsView
 
@@ -38,7 +38,7 @@ class Bar(msgspec.Struct, frozen=True, kw_only=True):
 
 async def chain(service: Service, request: Request, *, trace_url: str) -> Answer:
     """The saga as each stage of its chain knows it, and all events by time."""
-    path = saga_path(request.parameters["saga_id"])
+    path = path_of_saga(request.parameters["saga_id"])
     view = await Reader(service, request).get(ChainView, path, [("view", "chain")])
     rows = rows_of(view)
     first = rows[0].at if rows else 0.0
@@ -93,8 +93,8 @@ async def search(service: Service, request: Request) -> Answer:
     words = request.query_values().get("q", [""])[0].strip()
     if SAGA_ID_RE.fullmatch(words):
         try:
-            found = await Reader(service, request).get(SagaView, saga_path(words))
-            return draw.to(request, saga_path(found.saga_id))
+            found = await Reader(service, request).get(SagaView, path_of_saga(words))
+            return draw.to(request, path_of_saga(found.saga_id))
         except WireError as error:
             number = ":" in words or TRACE_ID.fullmatch(words)
             if error.status != 404 or not number:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from stage.core.forecast import Prospect
 from stage.core.questions import Standing
 from stage.core.states import ParkCause, Phase, SagaState
 
@@ -32,6 +33,7 @@ WAYS_OUT: Final = {
     ParkCause.FAILED_TO_COMPENSATE: (
         "retry once the cause is gone, or undo it by hand at the API and resolve"
     ),
+    ParkCause.LANDED_LATE: "ask the API by the key, undo it there by hand, then forget",
     ParkCause.NOT_UNDERSTOOD: "mend the route or the login, then retry",
     ParkCause.UPSTREAM_CANNOT: "mend it at upstream, then retry",
     ParkCause.UPSTREAM_AWAY: "bring upstream back, then retry",
@@ -43,6 +45,20 @@ WAYS_OUT: Final = {
     ParkCause.DEFECT: "mend what the log shows, then retry",
 }
 """By the cause for which a saga waits for a person, the act of that person."""
+
+
+NOBODY_KNOWS: Final = "nobody knows what stands: the journal was dropped, or is of another version"
+PROSPECTS: Final = {
+    Prospect.COMPENSATE: "compensated",
+    Prospect.PROBE_FIRST: "in doubt: probed, then compensated",
+    Prospect.WITHOUT_RESULT: "in doubt: compensated without a result",
+    Prospect.SETTLE_FIRST: "in doubt: it waits until a person settles it",
+    Prospect.WAIT_FIRST: "in flight: its end is awaited, then compensated",
+    Prospect.PIVOT_FIRST: "waits for the pivot: compensated only if that has not happened",
+    Prospect.NOTHING: "nothing to undo is declared",
+    Prospect.CANNOT: "CANNOT be undone by itself: a person has to",
+}
+"""By the prospect of a step, what a compensation would make of it."""
 
 
 def way_out(cause: str | None) -> str:

@@ -71,6 +71,9 @@ def difference(plan: Plan, saga_id: str, bound: Mapping[str, Bound]) -> str:
 
 def _difference(plan: Plan, saga_id: str, name: str, bound: Bound) -> str:
     today = plan.renamed.get(name, name)
+    if today not in plan.by_name and name.startswith(FORWARD_PREFIX):
+        peer = name.removeprefix(FORWARD_PREFIX)
+        return f"it was handed on to {peer!r}, which is no downstream here: configure that again"
     if today not in plan.by_name:
         return f"there is no step {name!r}"
     step, before = plan.step(today), bound.binding

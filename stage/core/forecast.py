@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from itertools import chain
 
 import msgspec
 
-from stage.core.order import backward
+from stage.core.order import way_back
 from stage.core.questions import (
     can_probe,
     must_be_settled,
@@ -58,7 +59,7 @@ def forecast(plan: Plan, saga: Saga) -> list[ForecastLine]:
     elif pivot_undecided(plan, saga):
         certain = Prospect.PIVOT_FIRST
     lines: list[ForecastLine] = []
-    for step in backward(plan):
+    for step in chain.from_iterable(way_back(plan, saga)):
         known = saga.steps.get(step.name)
         if known is not None and _matters(known):
             lines.append(

@@ -702,6 +702,31 @@ def heard_before(plan: Plan, saga: Saga, event: e.Webhook) -> bool:
     return after is saga or (known is not None and type(known) is type(after.heard[event.step]))
 
 
+def lands_behind_close(plan: Plan, saga: Saga, event: e.Event | None) -> bool:
+    """True when an API says that a call landed in a saga that was closed as compensated.
+
+    Its journal is gone, so that nobody can tell a yes behind a no from a late copy of a yes that
+    was undone: the effect may stand (rule 6).
+    """
+    if not isinstance(event, e.WebhookFound) or saga.state is not SagaState.COMPENSATED:
+        return False
+    rules = plan.by_name.get(event.step)
+    return rules is not None and (rules.compensatable or rules.pivot)
+
+
+def landed_behind_close(plan: Plan, saga: Saga, word: e.WebhookFound) -> tuple[Saga, e.Parked]:
+    """Such a saga with the step that landed, which it fails to compensate, and why it is parked."""
+    step = StepState(phase=Phase.COMPENSATION_FAILED, order=0, result=word.result)
+    key = idempotency_key(saga.id, plan.stage, word.step, Direction.EXECUTE)
+    reason = (
+        f"{plan.step(word.step).peer} said by a webhook that {word.step} has landed, when all that"
+        f" was kept to undo it was dropped: ask it by the key {key}, undo it there by hand, then"
+        " forget this saga"
+    )
+    parked = e.Parked(at=word.at, cause=ParkCause.LANDED_LATE, reason=reason)
+    return _put(saga, word.step, step), parked
+
+
 def _settle_by_webhook(plan: Plan, saga: Saga, at: float) -> Saga:
     """Apply what was heard of each call once no attempt of it is in flight."""
     for name, word in saga.heard.items():

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from stage.core.questions import needs_compensation
 from stage.core.saga import Saga
-from stage.core.states import Phase
+from stage.core.states import Phase, StepKind
 from stage.core.steps import Plan, Step
 
 
@@ -20,7 +20,7 @@ def waves(plan: Plan) -> tuple[tuple[Step, ...], ...]:
 
 
 def backward(plan: Plan) -> Iterator[Step]:
-    """Every step in the order in which it is looked at on the way back (rule 7)."""
+    """Every step in the order in which a saga of this plan is compensated (rule 7)."""
     for wave in reversed(plan.waves):
         yield from wave
 
@@ -50,9 +50,23 @@ def _unfinished(wave: tuple[Step, ...], saga: Saga) -> list[Step]:
     return [step for step, at in known if at is None or at.phase is not Phase.SUCCEEDED]
 
 
+def way_back(plan: Plan, saga: Saga) -> list[tuple[Step, ...]]:
+    """The waves that began, as they are compensated: downstreams first, then what began last.
+
+    A deploy may have put the steps in another order, or new ones between them (rule 7).
+    """
+    begun = []
+    for wave in plan.waves:
+        starts = [known.order for step in wave if (known := saga.steps.get(step.name)) is not None]
+        if starts:
+            begun.append((wave[0].kind is StepKind.FORWARD, max(starts), wave))
+    begun.sort(key=lambda each: each[:2])
+    return [wave for _, _, wave in reversed(begun)]
+
+
 def next_backward(plan: Plan, saga: Saga) -> list[Step]:
-    """The started steps that have to be compensated before those of the wave before (rule 7)."""
-    for wave in reversed(plan.waves):
+    """The started steps that have to be compensated before those that began before (rule 7)."""
+    for wave in way_back(plan, saga):
         unfinished: list[Step] = []
         for step in wave:
             known = saga.steps.get(step.name)

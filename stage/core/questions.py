@@ -79,12 +79,10 @@ def standing_apart(plan: Plan, saga: Saga) -> tuple[tuple[str, ...], tuple[str, 
     if saga.ended:
         names = what_stands(plan, saga)
     else:
-        # An attempt in flight when the process died is in doubt, whether or not it is taken over.
-        lost = IN_FLIGHT if plan.misfit else frozenset()
         names = tuple(
             name
             for name, step in saga.steps.items()
-            if (step.may_stand or step.phase in lost) and leaves_something(plan, name)
+            if (step.may_stand or step.phase in IN_FLIGHT) and leaves_something(plan, name)
         )
     may_stand = tuple(name for name in names if standing(saga, name) is Standing.MAY_STAND)
     return tuple(name for name in names if name not in may_stand), may_stand

@@ -35,6 +35,8 @@ class ParkCause(StrEnum):
     """Process after process died while the author's code for it ran (rule 35)."""
     FAILED_TO_COMPENSATE = "failed_to_compensate"
     """Everything was tried, and effects still stand (rule 12)."""
+    LANDED_LATE = "landed_late"
+    """An API said that a call landed when all that was kept to undo it was dropped."""
     UPSTREAM_CANNOT = "upstream_cannot"
     """Upstream answered that it cannot compensate (rule 22)."""
     REQUEST_CHANGED = "request_changed"

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from stage.core import events as e
+from stage.core.act_key import ActKey
 from stage.core.sweep_verbs import SweepVerb
 
 SWEEP_SAGAS_MAX: Final = 20_000
@@ -63,21 +64,23 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.reason} (sweep {self.number})"
 
 
-def verb_of(sweep: Sweep, at: float) -> e.Verb | None:
-    """The event that it asks of each saga.
+def verb_of(sweep: Sweep, saga_id: str, at: float) -> e.Verb | None:
+    """The event that it asks of a saga, under a key by which that saga knows it again.
 
-    None for a request to compensate, which is no verb, and to erase or purge, which leave no
-    journal.
+    A process that was frozen goes on with its list when another one has long acted on it. None for
+    a request to compensate, which is no verb, and to erase or purge, which leave no journal.
     """
     actor, why, step = sweep.actor, sweep.why, sweep.step
+    # A space is in no key of a client.
+    key = ActKey(key=f"sweep {sweep.number} {saga_id}", digest=why)
     match sweep.verb:
         case SweepVerb.RETRY:
-            return e.Retried(at=at, actor=actor, why=why)
+            return e.Retried(at=at, actor=actor, why=why, act_key=key)
         case SweepVerb.RESOLVE:
-            return e.Resolved(at=at, actor=actor, why=why, step=step)
+            return e.Resolved(at=at, actor=actor, why=why, step=step, act_key=key)
         case SweepVerb.ABANDON:
-            return e.Abandoned(at=at, actor=actor, why=why, step=step)
+            return e.Abandoned(at=at, actor=actor, why=why, step=step, act_key=key)
         case SweepVerb.FORGET:
-            return e.Forgotten(at=at, actor=actor, why=why)
+            return e.Forgotten(at=at, actor=actor, why=why, act_key=key)
         case SweepVerb.COMPENSATE | SweepVerb.ERASE | SweepVerb.PURGE:
             return None

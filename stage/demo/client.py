@@ -16,7 +16,7 @@ from stage.demo.trace import StorySpan
 from stage.wire.headers import TRACEPARENT
 from stage.wire.tokens import AUTHORIZATION, BEARER
 
-POLL_SECONDS = 0.02
+POLL_SECONDS = 0.05
 TIMEOUT_SECONDS = 10.0
 UNTIL_SECONDS_MAX = 60.0
 

@@ -64,7 +64,8 @@ async def in_doubt(chain: Chain, client: Client, saga_id: str) -> Acted:
 
 async def late_failure(chain: Chain, client: Client, saga_id: str) -> Acted:
     """Downstream answers 200 and fails a moment later."""
-    script = {"script": "late-failure", "seconds": 0.3, "match": saga_id}
+    # Later than the yes has come up the chain, on a machine with much else to do.
+    script = {"script": "late-failure", "seconds": 1.0, "match": saga_id}
     await client.script(chain.shipping, script)
     reply = await place(chain, client, saga_id)
     await client.until(chain.order, saga_id, lambda saga: saga.get("state") == "compensated")

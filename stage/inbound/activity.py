@@ -21,8 +21,14 @@ from stage.inbound.principal import Kind, Principal
 from stage.inbound.request import JSON, Answer, HeaderPairs, Request
 from stage.inbound.service import Service
 from stage.ports.observer import TraceContext
-from stage.wire.envelope import SAGA_ID_RE, format_instant
+from stage.wire.envelope import SAGA_ID_RE, format_instant, path_of_saga
 from stage.wire.outcome import Outcome
+from stage.wire.replies import (
+    CompensateReplyKind,
+    encode_compensate,
+    kind_of_compensate_reply,
+    own_word,
+)
 
 T = TypeVar("T")
 CALLER = "step_functions"
@@ -43,6 +49,7 @@ CAUSE_CHARS_MAX = 32_768
 """Step Functions takes no longer ones."""
 OUTPUT_BYTES_MAX = 262_144
 """Nor a longer answer of a task."""
+SERVER_ERROR = 500
 _ASK_AGAIN = frozenset({202, 429, 503})
 _NO_WORD = msgspec.json.Decoder(dict[str, Any])
 
@@ -95,7 +102,24 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     saga_id: str
     data: msgspec.Raw = msgspec.Raw(b"{}")
     deadline: str | None = None
-    compensate: str | None = None
+    compensate: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def reason(self) -> str | None:
+        """Why its saga is to be compensated; None for one that is to run.
+
+        Any JSON there is a reason, also null, or the error of another state: a saga that is
+        to be compensated must not run for it.
+        """
+        if self.compensate is msgspec.UNSET:
+            return None
+        given = bytes(self.compensate)
+        if given == b"null":
+            return ""
+        try:
+            return msgspec.json.decode(given, type=str)
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            return given.decode("utf-8", "replace")
 
 
 class ActivityWorker:
@@ -178,11 +202,12 @@ class ActivityWorker:
                 raise msgspec.ValidationError("saga_id is no id of a saga")
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             cause = f"the input is no saga: {error}"
-            await self._until_said(lambda: self._tasks.fail(token, NOT_EXECUTED, cause))
+            wrong = error_of_input(task.given)
+            await self._until_said(lambda: self._tasks.fail(token, wrong, cause))
             return
         try:
             alive = await self._answer(task, ask)
-            if ask.compensate is None:
+            if ask.reason is None:
                 if not alive:
                     await self._give_up(token, ask)
                 await self._written(lambda: self._newest.end(ask.saga_id, token))
@@ -191,15 +216,20 @@ class ActivityWorker:
 
     async def _answer(self, task: Task, ask: Ask) -> bool:
         """Do what is asked, and report it; False when the task has timed out before."""
-        back = ask.compensate is not None
-        doing = self._compensate(ask) if back else self._execute_newest(task.token, ask)
+        reason = ask.reason
+        if reason is None:
+            doing = self._execute_newest(task.token, ask)
+        else:
+            doing = self._compensate(ask.saga_id, reason)
         answer = await self._while_alive(task.token, doing)
         if answer is None:
             return False
         size = len(answer.body)
         if answer.status == 200 and size > OUTPUT_BYTES_MAX:
             return await self._take_back(task, ask, size)
-        return await self._until_said(lambda: self._say(task.token, answer))
+        back = reason is not None
+        error = error_of_compensation(answer, ask.saga_id) if back else error_of(answer)
+        return await self._until_said(lambda: self._say(task.token, answer, error))
 
     async def _take_back(self, task: Task, ask: Ask, size: int) -> bool:
         """Compensate a saga whose answer Step Functions would not take; as `_answer`."""
@@ -207,11 +237,10 @@ class ActivityWorker:
             f"the answer has {size} bytes, and Step Functions takes {OUTPUT_BYTES_MAX}: "
             "hand on references in place of data"
         )
-        compensating = self._compensate(replace(ask, compensate=cause))
-        answer = await self._while_alive(task.token, compensating)
+        answer = await self._while_alive(task.token, self._compensate(ask.saga_id, cause))
         if answer is None:
             return False
-        error = COMPENSATED if answer.status == 200 else error_of(answer)
+        error = error_of_compensation(answer, ask.saga_id)
         return await self._until_said(lambda: self._tasks.fail(task.token, error, cause))
 
     async def _while_alive(self, token: str, doing: Coroutine[Any, Any, T]) -> T | None:
@@ -249,11 +278,11 @@ class ActivityWorker:
                 doubted = True
             await asyncio.sleep(AGAIN_SECONDS)
 
-    async def _say(self, token: str, answer: Answer) -> bool:
+    async def _say(self, token: str, answer: Answer, error: str) -> bool:
         text = answer.body.decode()
         if answer.status == 200:
             return await self._tasks.succeed(token, text)
-        return await self._tasks.fail(token, error_of(answer), text[:CAUSE_CHARS_MAX])
+        return await self._tasks.fail(token, error, text[:CAUSE_CHARS_MAX])
 
     # --- the newest task of a saga ---------------------------------------------------------------
 
@@ -266,7 +295,7 @@ class ActivityWorker:
         """
         before = await self._written(lambda: self._newest.take(ask.saga_id, token))
         if before.given_up:
-            await self._compensate(replace(ask, compensate=TIMED_OUT))
+            await self._compensate(ask.saga_id, TIMED_OUT)
         elif not await self._lives(token):
             return None
         self._seen.add(token)
@@ -284,7 +313,7 @@ class ActivityWorker:
         if token not in self._seen:
             await self._written(lambda: self._newest.withdraw(ask.saga_id, token))
         elif await self._written(lambda: self._newest.give_up(ask.saga_id, token)):
-            await self._compensate(replace(ask, compensate=TIMED_OUT))
+            await self._compensate(ask.saga_id, TIMED_OUT)
 
     async def _written(self, write: Callable[[], Awaitable[T]]) -> T:
         """Write until the database has it."""
@@ -305,18 +334,19 @@ class ActivityWorker:
             "trail": [{"stage": CALLER, "at": now}],
             **({} if ask.deadline is None else {"deadline": ask.deadline}),
         }
-        return await self._ask("/sagas", envelope)
+        return await self._ask("/sagas", msgspec.json.encode(envelope))
 
-    async def _compensate(self, ask: Ask) -> Answer:
-        asked = {"requested_by": CALLER, "reason": ask.compensate}
-        return await self._ask(f"/sagas/{ask.saga_id}/compensate", asked)
+    async def _compensate(self, saga_id: str, reason: str) -> Answer:
+        """Ask to compensate it. A long reason is cut: it must not stop the request."""
+        return await self._ask(
+            f"{path_of_saga(saga_id)}/compensate", encode_compensate(CALLER, reason)
+        )
 
-    async def _ask(self, path: str, body: object) -> Answer:
+    async def _ask(self, path: str, body: bytes) -> Answer:
         """Ask until the stage has an answer that counts."""
-        encoded = msgspec.json.encode(body)
 
         async def read() -> bytes:
-            return encoded
+            return body
 
         while True:
             headers = HeaderPairs((JSON, ("Prefer", f"wait={WAIT_SECONDS}")))
@@ -328,7 +358,7 @@ class ActivityWorker:
 
 
 def error_of(answer: Answer) -> str:
-    """The name of the error for an answer that is no 200."""
+    """The name of the error for an answer to a saga that was to run, other than 200."""
     word = _NO_WORD.decode(answer.body) if answer.body else {}
     match word.get("outcome"):
         case Outcome.NOT_EXECUTED:
@@ -339,3 +369,33 @@ def error_of(answer: Answer) -> str:
             return FAILED_TO_COMPENSATE
         case _:
             return UNKNOWN
+
+
+def error_of_compensation(answer: Answer, saga_id: str) -> str:
+    """The name of the error for an answer to a request to compensate, by the table of protocol 3.4.
+
+    `not_executed` of a request that was refused is no word on the saga, which may stand. No gateway
+    stands between, so that it would be refused again.
+    """
+    kind, word = kind_of_compensate_reply(answer.status, answer.body, saga_id), None
+    if kind in (CompensateReplyKind.COMPENSATED, CompensateReplyKind.CANNOT):
+        word = own_word(answer.body, saga_id)
+    match word:
+        case Outcome.COMPENSATED:
+            return COMPENSATED
+        case Outcome.NOT_EXECUTED:
+            return NOT_EXECUTED
+        case None if answer.status >= SERVER_ERROR:
+            return UNKNOWN
+        case _:
+            return FAILED_TO_COMPENSATE
+
+
+def error_of_input(given: str) -> str:
+    """The name of the error for an input that is no saga, and none to compensate.
+
+    A saga that was to be compensated may stand, so that nobody may say it was not executed.
+    """
+    if '"compensate"' in given:
+        return FAILED_TO_COMPENSATE
+    return NOT_EXECUTED if given.lstrip().startswith("{") else UNKNOWN

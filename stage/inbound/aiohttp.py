@@ -20,7 +20,7 @@ from stage.inbound.local import user_of
 from stage.inbound.problems import of_status, problem_answer
 from stage.inbound.read import not_readable, too_large, too_slow
 from stage.inbound.request import Answer, Door, Request
-from stage.inbound.routes import ROUTES, Route, open_route
+from stage.inbound.routes import ROUTES, Route, methods_of, open_route
 from stage.inbound.service import Service
 from stage.wire.envelope import SAGA_ID_RE
 
@@ -71,7 +71,8 @@ def make_app() -> web.Application:
     app[DOORS] = Doors()
     for route in ROUTES:
         handle = partial(_handle, route)
-        app.router.add_route(route.method, route.template, handle, expect_handler=expect_later)
+        for method in methods_of(route):
+            app.router.add_route(method, route.template, handle, expect_handler=expect_later)
     return app
 
 

@@ -98,8 +98,7 @@ def _request(service: Service, scope: Scope, receive: Receive) -> Request:
     headers = HeaderPairs([(_text(name), _text(value)) for name, value in scope["headers"]])
     return Request(
         method=scope["method"],
-        # Servers differ in whether the path holds the root_path; the specification says it does.
-        path=path[len(prefix) :] if path.startswith(f"{prefix}/") else path,
+        path=_below(path, prefix, quote(scope.get("app_root_path", "").rstrip("/"))),
         prefix=prefix,
         query=scope.get("query_string", b"").decode("latin-1"),
         headers=headers,
@@ -107,6 +106,19 @@ def _request(service: Service, scope: Scope, receive: Receive) -> Request:
         local_address=str((scope.get("server") or ("",))[0]),
         read_body=partial(_read_body, service, headers, receive),
     )
+
+
+def _below(path: str, prefix: str, outer: str) -> str:
+    """The path below the one that the application is mounted under.
+
+    Servers differ in whether the path holds the root_path; the specification says it does. Behind a
+    proxy that takes its own part away, `FastAPI(root_path=)` puts that `outer` part into the
+    root_path alone, and its mounts add theirs to it: the path begins with the rest of it.
+    """
+    for each in (prefix, prefix.removeprefix(outer)):
+        if each and path.startswith(f"{each}/"):
+            return path[len(each) :]
+    return path
 
 
 def _ambiguous(headers: Headers) -> Answer | None:

@@ -6,6 +6,7 @@ import asyncio
 
 import msgspec
 
+from stage.core.errors import NewerJournal
 from stage.core.event_table import public_members
 from stage.core.events import Recovered, name_of
 from stage.core.steps import StepKind
@@ -110,7 +111,10 @@ def _each_once(stories: list[StageStory]) -> list[StageStory]:
 
 async def _own(service: Service, snapshot: Snapshot) -> StageStory:
     view = view_of_snapshot(service, snapshot)
-    entries = await service.engine.journal(snapshot.row.id)
+    try:
+        entries = await service.engine.journal(snapshot.row.id)
+    except NewerJournal:  # the view says so; the other stages are shown all the same
+        entries = []
     return StageStory(
         stage=view.stage,
         state=view.state,

@@ -18,6 +18,7 @@ ORIGIN = "Origin"
 SEC_FETCH_SITE = "Sec-Fetch-Site"
 FORM = "application/x-www-form-urlencoded"
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+MAPPED = "::ffff:"
 WILDCARDS = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - compared with, not bound to
 
 
@@ -38,7 +39,7 @@ class Hosts:
         if not values or request.door is Door.LOCAL:
             return
         name = host_name(values[0])
-        if len(values) == 1 and (name in self._names or name == _bracketed(request.local_address)):
+        if len(values) == 1 and (name in self._names or name in _shown(request.local_address)):
             return
         raise WireError(
             403,
@@ -107,3 +108,12 @@ def host_name(value: str) -> str:
 
 def _bracketed(address: str) -> str:
     return f"[{address}]" if ":" in address and not address.startswith("[") else address
+
+
+def _shown(address: str) -> tuple[str, ...]:
+    """The address that a connection came in at, as a Host header may have it.
+
+    A socket for both families, such as that of `gunicorn -b [::]:8080`, has those of IPv4 mapped.
+    """
+    address = address.lower()
+    return _bracketed(address), _bracketed(address.removeprefix(MAPPED))

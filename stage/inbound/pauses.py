@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -24,6 +24,11 @@ from stage.wire.problem import WireError
 from stage.wire.views import PausesView, PauseView
 
 B = TypeVar("B", bound="PauseOrder | ResumeOrder")
+
+ENDS_MAX: Final = 3
+"""How often an order to end a pause meets one that was put in the place of the one before."""
+NOT_PAUSED: Final = "Not paused"
+SHOWN: Final = "`stage pauses`, or GET /pauses, shows what is"
 
 
 class PauseOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -96,21 +101,52 @@ async def end_pause(service: Service, request: Request) -> Answer:
     order = await _order(service, request, ResumeOrder)
     key = act_key_of(request, order)
     try:
-        for each in service.engine.pauses:
-            if (each.target, each.way) == (order.target, order.direction):
-                _check_same(each, order.at)
-                actor, reason = order.actor, order.reason
-                await service.engine.resume(each, actor=actor, reason=reason, act_key=key)
+        await service.engine.read_pauses()  # one may have been pressed at another replica
+        ended_by_others = False
+        for _ in range(ENDS_MAX):
+            if (each := _named(service, order)) is None:
+                break
+            _check_same(each, order.at)
+            actor, reason = order.actor, order.reason
+            if await service.engine.resume(each, actor=actor, reason=reason, act_key=key):
                 return json_answer(_in_force(service))
-        if key is not None:
-            await service.engine.refuse_repeat(key)
-    except ActRepeated:
-        return json_answer(_in_force(service), REPLAYED)
-    raise WireError(
+            ended_by_others = True  # or another one was put in its place
+        if ended_by_others:
+            if key is not None:  # a late copy would end a pause that was put there since
+                await service.engine.refuse_order(key, "")
+            return json_answer(_in_force(service))
+        why = _not_paused(service, order)
+        if key is not None:  # a late copy would end a pause that was put there since
+            await service.engine.refuse_order(key, why.detail)
+    except ActRepeated as error:
+        if not error.kept.refused:
+            return json_answer(_in_force(service), REPLAYED)
+        why = WireError(404, NOT_PAUSED, error.kept.refused, hint=SHOWN)
+    raise why
+
+
+def _named(service: Service, order: ResumeOrder) -> Pause | None:
+    """The pause in force that the order names."""
+    for each in service.engine.pauses:
+        if (each.target, each.way) == (order.target, order.direction):
+            return each
+    return None
+
+
+def _not_paused(service: Service, order: ResumeOrder) -> WireError:
+    """404 that names the direction in which the target is held, where it is."""
+    held = [each.way for each in service.engine.pauses if each.target == order.target]
+    if not held:
+        return WireError(404, NOT_PAUSED, f"{order.target!r} is not paused", hint=SHOWN)
+    asked, ways = (
+        "both directions" if way is None else way.value for way in (order.direction, held[0])
+    )
+    mend = "leave `direction` out" if held[0] is None else f"--direction {ways}, or `direction`"
+    return WireError(
         404,
-        "Not paused",
-        f"{order.target!r} is not paused in that direction",
-        hint="GET /pauses shows what is",
+        NOT_PAUSED,
+        f"{order.target!r} is not paused in {asked}: it is in {ways}",
+        hint=f"end it as it was given: {mend}",
     )
 
 

@@ -133,6 +133,10 @@ def open_route(endpoint: Endpoint) -> Route:
     return Route("", "", endpoint, "other", _ANYONE, protocol=True, json=False)
 
 
+HEAD_TOO = frozenset({"healthz", "readyz"})
+"""The names of routes that are also asked for without their body: load balancers do."""
+
+
 class Found(msgspec.Struct, frozen=True):
     """The route of a request with the parts of its path that the template names."""
 
@@ -146,16 +150,22 @@ def find(method: str, path: str) -> Found | tuple[str, ...]:
     Without one, the methods that the path allows: none where no template fits it.
     """
     parts = path.split("/")
-    allowed = []
+    allowed: list[str] = []
     for template, routes in _TEMPLATES:
         parameters = _parameters(template, parts)
         if parameters is None:
             continue
         for route in routes:
-            if route.method == method:
+            methods = methods_of(route)
+            if method in methods:
                 return Found(route, parameters)
-            allowed.append(route.method)
+            allowed += methods
     return tuple(sorted(allowed))
+
+
+def methods_of(route: Route) -> tuple[str, ...]:
+    """The methods that the route is asked by; a server leaves the body out of an answer to HEAD."""
+    return (route.method, "HEAD") if route.name in HEAD_TOO else (route.method,)
 
 
 def _parameters(template: list[str], parts: list[str]) -> dict[str, str] | None:

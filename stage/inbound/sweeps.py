@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from stage.core.act_key import ActKey
+from stage.core.act_key import ActKey, KeptAct
 from stage.core.sweep import SWEEP_SAGAS_MAX, Sweep, SweepEnd, SweepState
 from stage.core.sweep_verbs import SweepVerb
 from stage.inbound import orders
@@ -82,29 +82,48 @@ async def begin_sweep(service: Service, request: Request) -> Answer:
             await service.engine.refuse_repeat(key)
         return await _begin(service, order, key)
     except ActRepeated as error:
-        return json_answer(await _shown(service, error.kept.sweep), REPLAYED)
+        return json_answer(await _repeated(service, order, error.kept), REPLAYED)
 
 
 async def _begin(service: Service, order: SweepOrder, key: ActKey | None) -> Answer:
     ids = order.saga_ids or await _ids(service, order)
     if len(set(ids)) != len(ids) or len(ids) > SWEEP_SAGAS_MAX:
-        raise orders.not_understood(
-            f"there are {len(ids)} sagas, or one is named twice",
-            f"narrow them to at most {SWEEP_SAGAS_MAX}, each once",
-        )
-    sweep = Sweep(
-        at=service.clock.now(),
+        why = f"there are {len(ids)} sagas, or one is named twice"
+        if key is not None:  # a late copy may find fewer
+            await service.engine.refuse_order(key, why)
+        raise _too_many(why)
+    sweep = _sweep(order, service.clock.now(), len(ids))
+    if not ids and key is not None:  # a late copy would act on sagas that have come since
+        await service.engine.refuse_order(key, "")
+    if order.dry_run or not ids:
+        return json_answer(msgspec.structs.replace(sweep_view(sweep), first=ids[:PAGE]))
+    return json_answer(await _shown(service, await service.engine.begin_sweep(sweep, ids, key)))
+
+
+async def _repeated(service: Service, order: SweepOrder, kept: KeptAct) -> SweepView:
+    """The answer to a late copy: that of the first, which may have begun no sweep."""
+    if kept.refused:
+        raise _too_many(kept.refused)
+    if kept.sweep:
+        return await _shown(service, kept.sweep)
+    return msgspec.structs.replace(sweep_view(_sweep(order, kept.at, 0)), first=[])
+
+
+def _too_many(why: str) -> WireError:
+    return orders.not_understood(why, f"narrow them to at most {SWEEP_SAGAS_MAX}, each once")
+
+
+def _sweep(order: SweepOrder, at: float, sagas: int) -> Sweep:
+    return Sweep(
+        at=at,
         actor=order.actor,
         verb=order.verb,
         reason=order.reason,
         step=order.step,
         where=_words(order),
         rate_per_second=order.rate_per_second,
-        pending=len(ids),
+        pending=sagas,
     )
-    if order.dry_run or not ids:
-        return json_answer(msgspec.structs.replace(sweep_view(sweep), first=ids[:PAGE]))
-    return json_answer(await _shown(service, await service.engine.begin_sweep(sweep, ids, key)))
 
 
 async def stop_sweep(service: Service, request: Request) -> Answer:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Final
 
+from stage.core.events import WebhookRefused
 from stage.core.ids import Direction, idempotency_key
 from stage.core.machine import heard_before
 from stage.core.saga import Saga
@@ -19,6 +20,7 @@ from stage.inbound.read import read_any, too_large
 from stage.inbound.request import Answer, Request, json_answer
 from stage.inbound.service import Service
 from stage.ports.engine import LeftToNewer, PastRetention, Snapshot
+from stage.ports.observer import TraceContext
 from stage.ports.stage import family_of
 from stage.ports.store import Filter
 from stage.ports.webhook import Heard, NotVerified, WebhookRequest
@@ -57,8 +59,21 @@ async def webhook(service: Service, request: Request) -> Answer:
             request.about.span.about(found.saga.id)
             link_saga(request, found.row.traceparent)
             await service.engine.hear(found.saga.id, heard.event)
+            if _contradicts(found.saga, heard):
+                trace = TraceContext(traceparent=found.row.traceparent)
+                service.observer.contradicted(found.saga.id, heard.event.step, trace)
             break
     return json_answer({})
+
+
+def _contradicts(saga: Saga, heard: Heard) -> bool:
+    """Whether it says no to a call that has landed. The yes stands: webhooks overtake each other.
+
+    A person may want to know all the same, for the API has no one word on its effect.
+    """
+    step = saga.steps.get(heard.event.step)
+    refused = isinstance(heard.event, WebhookRefused)
+    return refused and step is not None and step.phase is Phase.SUCCEEDED
 
 
 def _hears(service: Service, external: str) -> bool:
@@ -132,11 +147,13 @@ async def _known_by(service: Service, saga_id: str, heard: Heard) -> Snapshot | 
         snapshot = await service.engine.get_saga(saga_id) if saga_id else None
     if snapshot is None:
         return None
+    if snapshot.row.closed_at is not None:
+        return snapshot if _is_key_of_closed(service, snapshot, heard) else None
     saga = snapshot.saga
     plan = saga.under(service.participant.plan)
     if plan.newer:
         raise LeftToNewer(f"{plan.misfit}: it hears there")
-    if not snapshot.readable and snapshot.row.closed_at is None:
+    if not snapshot.readable:
         # Whether its call waits for this word is not known here: the API has to say it again.
         raise LeftToNewer(f"the journal of saga {saga.id} is of another release: it hears there")
     rules, known = plan.by_name.get(heard.event.step), saga.steps.get(heard.event.step)
@@ -144,6 +161,21 @@ async def _known_by(service: Service, saga_id: str, heard: Heard) -> Snapshot | 
         return None
     key = known.key or idempotency_key(saga.id, plan.stage, rules.name, Direction.EXECUTE)
     return snapshot if heard.number is not None or _without_ordinal(heard.key) == key else None
+
+
+def _is_key_of_closed(service: Service, snapshot: Snapshot, heard: Heard) -> bool:
+    """Whether it is the key of that call of a saga whose journal, which bound it, was dropped.
+
+    A number does not say as much: the saga is over.
+    """
+    row, newest = snapshot.row, service.participant.plan
+    if row.version > newest.version:
+        raise LeftToNewer(f"version {row.version} accepted saga {row.id}: it hears there")
+    declared = {each.plan.version: each.plan for each in family_of(service.participant)}
+    plan, step = declared.get(row.version, newest), heard.event.step
+    names = (step, *(old for old, today in plan.renamed.items() if today == step))
+    keys = [idempotency_key(row.id, plan.stage, name, Direction.EXECUTE) for name in names]
+    return heard.number is None and _without_ordinal(heard.key) in keys
 
 
 def _without_ordinal(key: str) -> str:

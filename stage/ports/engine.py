@@ -134,6 +134,14 @@ class Commands(Protocol):
         """
         ...
 
+    async def refuse_order(self, act_key: ActKey, why: str) -> None:
+        """Keep that an order was refused, so that no late copy of it is done.
+
+        `why` is empty where it named nothing, and was answered so. Raises ActRepeated where a copy
+        of it was answered first.
+        """
+        ...
+
     async def hear(self, saga_id: str, word: Webhook) -> None:
         """Journal what a webhook says of a saga that exists, unless it would change nothing.
 
@@ -172,9 +180,10 @@ class Commands(Protocol):
         at: float | None = None,
         act_key: ActKey | None = None,
     ) -> bool:
-        """End a pause before its time; False where it has been ended already.
+        """End a pause before its time; False where it was ended already, or another was put since.
 
-        `at` is the instant of the order: now, where it is not given.
+        Then nothing is kept under the key, and `pauses` are those that are in force by now. `at` is
+        the instant of the order: now, where it is not given.
         """
         ...
 
@@ -242,7 +251,11 @@ class Queries(Protocol):
 
     @property
     def pauses(self) -> tuple[Pause, ...]:
-        """The pauses in force."""
+        """The pauses in force; those of another replica up to a second late."""
+        ...
+
+    async def read_pauses(self) -> None:
+        """Let `pauses` be those that are in force now."""
         ...
 
     async def shared(self, neighbour: str, since: Changes) -> SharedSagas:

@@ -172,6 +172,13 @@ class Observer(Protocol):
         """So many things of that kind were dropped for their age, durably."""
         ...
 
+    def contradicted(self, saga_id: str, step: str, trace: TraceContext) -> None:
+        """An API said by a webhook that a call failed, which it had said before to have landed.
+
+        The first word stands. Called once a webhook, also for one that is repeated.
+        """
+        ...
+
     def happened(
         self,
         saga_id: str,

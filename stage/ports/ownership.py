@@ -11,8 +11,9 @@ A *replica* is one process with its registration. The law, for every store
    registration is dead for good: it is never renewed, and its number is never given out again.
 4. `Unit.take` and `Unit.save` raise for a saga that a live other replica owns (HeldElsewhere,
    StaleEpoch). A saga that a dead replica owned may be taken by any other, at once.
-5. Mail is for one owner: it is gone when the saga changes its owner or loses it. A sender therefore
-   answers for nothing before it sees the event in the journal.
+5. Mail is for one run: it is gone when the saga changes its owner, loses it, or gets another epoch.
+   A sender therefore answers for nothing before it sees the event in the journal, and an owner that
+   gets the saga back does not do what its sender has done elsewhere.
 
 A store that one process has for itself keeps all of this with `store.sole_owner.SoleOwner`.
 """
@@ -39,6 +40,15 @@ class Mail(msgspec.Struct, frozen=True, kw_only=True):
     number: int
     saga_id: str
     event: Event
+    epoch: int
+    """The epoch that the saga had when it was left."""
+
+
+class Posted(msgspec.Struct, frozen=True, kw_only=True):
+    """Mail that was left: its number, and the epoch of the run for which it is."""
+
+    number: int
+    epoch: int
 
 
 class Share(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,7 +113,7 @@ class Ownership(Protocol):
 
         By the id of each stands the number of entries with which it came to rest. A saga that has
         another number by now runs here again, and stays ours, as does one that a unit has at that
-        moment. None is for a saga that this release cannot run.
+        moment. None is for a saga that this release cannot run, which is given up in any case.
         """
         ...
 
@@ -119,8 +129,18 @@ class Ownership(Protocol):
         """
         ...
 
-    async def post(self, saga_id: str, event: Event) -> bool:
-        """Leave an event for the owner of a saga. False: it has no live other owner; take it."""
+    async def post(self, saga_id: str, event: Event) -> Posted | None:
+        """Leave an event for the owner of a saga, in its present run.
+
+        None: it has no live other owner; take it.
+        """
+        ...
+
+    async def unreceived(self, number: int) -> bool:
+        """Whether that mail is still there. The owner takes it away as it journals its event.
+
+        It does so too when it leaves the event out. Mail for a run that is over may be gone.
+        """
         ...
 
     async def mail(self) -> list[Mail]:

@@ -166,7 +166,10 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     oldest_compensation_at: float | None = None
     """When the first saga turned back that still undoes something, or notifies upstream."""
     newer: int = 0
-    """Sagas that need a run by a newer version of the stage, and get none here (rule 32)."""
+    """Sagas that need a run by a newer version of the stage, and get none here (rule 32).
+
+    Sagas that are parked for a cause that is unknown here are counted too.
+    """
     lost: int = 0
     """Sagas that neighbours know and the database does not."""
     asked: tuple[Asked, ...] = ()
@@ -430,8 +433,11 @@ class Unit(Protocol):
         """Write a pause, in place of one of the same target and way."""
         ...
 
-    async def drop_pause(self, target: str, way: Way | None) -> bool:
-        """Drop a pause; False where there is none."""
+    async def drop_pause(self, target: str, way: Way | None, put_by: float) -> bool:
+        """Drop a pause that was put at that instant or before; False where there is none.
+
+        A pause that was put since is another one.
+        """
         ...
 
     async def take_task(self, saga_id: str, token: str, at: float) -> TaskBefore:
@@ -531,11 +537,13 @@ class Store(Protocol):
         """
         ...
 
-    async def scrub(self) -> None:
+    async def scrub(self, clean: set[str] | None = None) -> None:
         """Let the files of the database hold no bytes of what was dropped from it.
 
         It copies the whole database, and units wait for it. Raises StoreUnavailable with the
-        reason where it could not be done; then it has to be asked for again.
+        reason where it could not be done; then it has to be asked for again. Tables that are
+        `clean` are left out, and those that were copied are added, so that a caller for whom
+        nothing was dropped meanwhile goes on where it was refused.
         """
         ...
 
@@ -556,11 +564,19 @@ class Store(Protocol):
         ...
 
     async def page(self, which: Filter) -> list[SagaRow]:
-        """At most `which.limit` rows in the order of their ids. `envelope` may be left empty."""
+        """At most `which.limit` rows in the order of their ids. `envelope` may be left empty.
+
+        Sagas in a state that only a newer release knows are left out, and rows that it alone can
+        read have no cause that is unknown here; by a term, NewerJournal is raised in their place.
+        Fewer rows than the limit are the last ones.
+        """
         ...
 
     async def groups(self) -> list[Group]:
-        """The sagas that wait or are parked, counted by cause, step, peer and state."""
+        """The sagas that wait or are parked, counted by cause, step, peer and state.
+
+        Groups of a cause or a state that only a newer release knows are left out.
+        """
         ...
 
     async def acts(self, limit: int, *, before: int | None = None, target: str = "") -> list[Act]:
@@ -572,11 +588,17 @@ class Store(Protocol):
         ...
 
     async def pauses(self) -> list[Pause]:
-        """Every pause that was not dropped, also those that are over, by target and way."""
+        """Every pause that was not dropped, also those that are over, by target and way.
+
+        Pauses of a way that only a newer release knows are left out.
+        """
         ...
 
     async def sweeps(self, limit: int, number: int | None = None) -> list[Sweep]:
-        """The newest sweeps first, with their counts; or the one of that number."""
+        """The newest sweeps first, with their counts; or the one of that number.
+
+        Sweeps of a newer release are left out; NewerJournal is raised for one that is asked for.
+        """
         ...
 
     async def sweep_sagas(self, number: int, end: SweepEnd, limit: int) -> list[tuple[str, str]]:
@@ -584,7 +606,11 @@ class Store(Protocol):
         ...
 
     async def changed(self, since: Changes) -> list[SagaRow]:
-        """Rows that changed, in the order of `updated_at` and id, those of closed sagas too."""
+        """Rows that changed, in the order of `updated_at` and id, those of closed sagas too.
+
+        Raises NewerJournal where only a newer release can read one: a list that has to be whole
+        says nothing then.
+        """
         ...
 
     async def due(self, before: float, limit: int, version: int = VERSION_MAX) -> list[str]:

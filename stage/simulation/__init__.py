@@ -3,6 +3,7 @@
 Authors import from here what a model of their external API is written with (docs/simulate.md).
 """
 
+from stage.ports.stage import Answer
 from stage.simulation.api import (
     WEBHOOK_SECRET,
     ApiModel,
@@ -15,6 +16,7 @@ from stage.simulation.vendor import ask
 
 __all__ = [
     "WEBHOOK_SECRET",
+    "Answer",
     "ApiModel",
     "ApiRequest",
     "Effect",

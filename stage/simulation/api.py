@@ -19,10 +19,13 @@ from stage.simulation.books import Books
 from stage.simulation.facts import Effect, read_key
 from stage.simulation.faults import Faults
 from stage.simulation.loop import EPOCH
-from stage.wire.http import SAFE_METHODS
+from stage.wire.http import SAFE_METHODS, is_beside
 
 WEBHOOK_SECRET = b"simulated"
 """The secret of every webhook in a simulated world."""
+
+LOOKED_UP = 200
+"""The code of a look that has found an effect."""
 
 Headers = tuple[tuple[str, str], ...]
 Deliver = Callable[[str, Headers, bytes, float], None]
@@ -43,10 +46,14 @@ class ApiModel:
     """An API that honours idempotency keys, for any stage.
 
     A request that may have an effect makes one under its key, once; one whose key says `undo`
-    undoes what the step made, and closes what it did not make; a GET looks the key up. A yes is
-    `{"id": "fx_000001"}`. A no has a code of its own, such as `{"code": "unknown_key"}` of a
-    404: that tells it from the page of a gateway.
+    undoes what the step made, and closes what it did not make; a GET looks the key up, at the path
+    of the request that made the effect, or below or above it. A yes is `{"id": "fx_000001"}`. A no
+    has a code of its own, such as `{"code": "unknown_key"}` of a 404: that tells it from the page
+    of a gateway.
     """
+
+    look_up_path = ""
+    """The path at which a GET finds effects, where that is not the path of what makes them."""
 
     honours_keys = True
     keeps = False
@@ -89,6 +96,7 @@ class ApiModel:
             return self._say(request, self.undo(request) if will else self.refuse_undo(request))
         effect = self.books.effect(request.key, self.name)
         effect.body = effect.body or request.body
+        effect.path = effect.path or request.path
         if effect.closed:
             return self._say(request, self.gone(request))
         if not effect.made and not self._will(request.key, "api_refuses"):
@@ -138,11 +146,13 @@ class ApiModel:
         return json_answer(410, {"code": "closed_key"})
 
     def look_up(self, request: ApiRequest) -> Answer:
-        """A probe; its own key is the one it asks for."""
+        """A probe; its own key is the one it asks for. At a path of its own it finds nothing."""
         effect = self.books.effects.get(request.key)
         if effect is None or not effect.made:
             return json_answer(404, {"code": "unknown_key"})
-        return json_answer(200, {"id": effect.name})
+        if not is_beside(self.look_up_path or effect.path or request.path, request.path):
+            return json_answer(404, {"code": "no_such_path", "made_at": effect.path})
+        return json_answer(LOOKED_UP, {"id": effect.name})
 
     def undo(self, request: ApiRequest) -> Answer:
         """Undo all that the step made, and close what it did not make."""
@@ -173,12 +183,15 @@ class PendingApi(ApiModel):
         return self._now(request, effect)
 
     def look_up(self, request: ApiRequest) -> Answer:
-        """A probe; each look brings the end nearer, but for one request in sixteen."""
-        effect = self.books.effects.get(request.key)
-        if effect is None or not effect.made:
-            return super().look_up(request)
+        """A probe; each look brings the end nearer, but for one request in sixteen.
+
+        A look at a path of its own finds no more than that of any other API.
+        """
+        found = super().look_up(request)
+        if found.status != LOOKED_UP:
+            return found
         self._looks[request.key] = self._looks.get(request.key, 0) + 1
-        return self._now(request, effect)
+        return self._now(request, self.books.effects[request.key])
 
     def _now(self, request: ApiRequest, effect: Effect) -> Answer:
         wanted = crc32(request.key.encode()) % 16

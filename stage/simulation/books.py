@@ -335,6 +335,8 @@ class Books:
         }
         for event in write.events:
             self._event(stage, who, known, event)
+        if known.row.closed_at is not None and known.row.parked and not row.parked:
+            known.forgotten = True  # its journal is dropped, and says nothing of it
         known.events.extend(write.events)
         known.row = row
 

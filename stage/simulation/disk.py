@@ -285,10 +285,10 @@ class SimulatedStore:
         if self._replica is not None and self._disk.shared is not None:
             self._disk.shared.primary.check(self._process.name)
 
-    async def scrub(self) -> None:
+    async def scrub(self, clean: set[str] | None = None) -> None:
         """See ports.store.Store."""
         self._present()
-        await self._store.scrub()
+        await self._store.scrub(clean)
 
     async def get(self, saga_id: str) -> SagaRow | None:
         """See ports.store.Store."""
@@ -622,9 +622,9 @@ class _Noted:
         """See ports.store.Unit."""
         await self._unit.put_pause(pause)
 
-    async def drop_pause(self, target: str, way: Way | None) -> bool:
+    async def drop_pause(self, target: str, way: Way | None, put_by: float) -> bool:
         """See ports.store.Unit."""
-        return await self._unit.drop_pause(target, way)
+        return await self._unit.drop_pause(target, way, put_by)
 
     async def take_task(self, saga_id: str, token: str, at: float) -> TaskBefore:
         """See ports.store.Unit."""

@@ -36,6 +36,8 @@ class Effect(msgspec.Struct, kw_only=True):
     name: str = ""
     """How the API calls what it made."""
     body: bytes = b""
+    path: str = ""
+    """Where it was asked for first."""
 
     @property
     def standing(self) -> int:

@@ -138,9 +138,9 @@ class BlockingStore:
         """See ports.store.Store. Only one caller waits here at a time, so no unit is held back."""
         return self._run(self._store.transact(work))
 
-    async def scrub(self) -> None:
+    async def scrub(self, clean: set[str] | None = None) -> None:
         """See ports.store.Store."""
-        return self._run(self._store.scrub())
+        return self._run(self._store.scrub(clean))
 
     async def get(self, saga_id: str) -> SagaRow | None:
         """See ports.store.Store."""

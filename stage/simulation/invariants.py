@@ -173,8 +173,8 @@ def _stage(books: Books, stage: str, saga: str, known: Known | None, *, waits: b
         excuse = _excuse(books, stage, saga, known, plan)
         if not excuse:
             books.violate("I5", saga, f"{stage} is parked without an excuse: {row.parked}")
-        if row.state is not SagaState.FAILED_TO_COMPENSATE and row.state not in ENDED:
-            return
+        if row.state not in ENDED or row.parked_cause is ParkCause.LANDED_LATE:
+            return  # of the latter a person is asked what stands
     elif row.state not in ENDED and waits:
         return
     elif row.state not in ENDED:
@@ -246,6 +246,12 @@ def _excuse(books: Books, stage: str, saga: str, known: Known, plan: Plan) -> st
             return "upstream cannot compensate"
         case ParkCause.LOST if stage in books.restored:
             return "an older database was put back"
+        case ParkCause.LANDED_LATE if known.row.closed_at is not None and any(
+            effect.made
+            for step in plan.steps
+            for effect in books.effects_of(stage, saga, step.name)
+        ):
+            return "its API said when it was closed that a call of it had landed"
         case _:
             pass
     if known.given_up and all(

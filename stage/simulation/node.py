@@ -13,7 +13,7 @@ from stage.core.events import Verb
 from stage.core.lost import OPERATOR
 from stage.core.requester import Requester
 from stage.engine.embedded.engine import EmbeddedEngine
-from stage.engine.embedded.limits import EngineLimits
+from stage.engine.embedded.limits import MAIL_SECONDS, EngineLimits
 from stage.engine.reconcile import Reconciler, Reconciliation
 from stage.engine.saga.adoption import Adoption
 from stage.engine.saga.interpreter import Interpreter
@@ -42,6 +42,8 @@ SKEW_SECONDS_MAX = 120.0
 JUMP_SECONDS = (-3_600.0, 30 * 86_400.0)
 APART_SECONDS_MAX = 900.0
 """How wrong the machines of processes that share a database may be: further than any wait."""
+MAIL_LOOK_SECONDS = (MAIL_SECONDS, 10 * MAIL_SECONDS)
+"""How often a process looks for mail: each has its own pace, as machines are more or less busy."""
 WRONG_SECONDS = (0.2, 30.0)
 """For so long a clock that has jumped is wrong."""
 
@@ -87,6 +89,8 @@ class Node:
         """Whether new sagas of its processes begin on the fast path."""
         self.kept = EngineLimits()
         """How long its processes keep what is over."""
+        self.paces = Random(0)
+        """Dice for how often each of its processes looks for mail."""
         self._skew = 0.0
         if self._faults.happens("skew"):
             self._skew = random.uniform(-SKEW_SECONDS_MAX, SKEW_SECONDS_MAX)
@@ -169,7 +173,10 @@ class Node:
         peers = self._peers(process, store, clock)
         observer = DefectObserver(self.name, self._books)
         inline = self._started % 2 == 1  # its next process has none, and so on
-        limits = replace(self.kept, inline=inline, fast_path=self.fast_path)
+        mail_seconds = self.paces.uniform(*MAIL_LOOK_SECONDS)
+        limits = replace(
+            self.kept, inline=inline, fast_path=self.fast_path, mail_seconds=mail_seconds
+        )
         engine = EmbeddedEngine(stage, store, peers, observer, clock=clock, limits=limits)
         service = service_of(stage, engine, peers.neighbours, observer, clock)
         self._live[process] = engine, Endpoints(service, self._books), store

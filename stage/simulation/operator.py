@@ -63,7 +63,8 @@ class Operator:
         if self._faults.happens("forget"):
             await self._ask(node, known, e.Forgotten(at=self._now, actor=ACTOR, why="given up"))
             return
-        verb: e.Verb | None = self._resolved(node, known) or self._settled(node, known)
+        verb: e.Verb | None = self._taken_over(node, known) or self._resolved(node, known)
+        verb = verb or self._settled(node, known)
         if verb is None or self._random.random() < 0.3:
             verb = e.Retried(at=self._now, actor=ACTOR, why="it is worth a try")
         await self._ask(node, known, verb)
@@ -116,14 +117,27 @@ class Operator:
     async def clear_desk(self) -> None:
         """Resolve what can be undone by hand, and retry the rest."""
         for node, known in self.desk():
-            verb: e.Verb | None
-            verb = self._resolved(node, known) or self._settled(node, known)
-            verb = verb or e.Retried(at=self._now, actor=ACTOR, why="faults are over")
+            verb: e.Verb | None = self._taken_over(node, known) or self._resolved(node, known)
+            verb = (
+                verb
+                or self._settled(node, known)
+                or e.Retried(at=self._now, actor=ACTOR, why="faults are over")
+            )
             await self._ask(node, known, verb)
 
     @property
     def _now(self) -> float:
         return EPOCH + self._loop.time()
+
+    def _taken_over(self, node: Node, known: Known) -> e.Forgotten | None:
+        """A person undoes what an API made of a closed saga, of which nothing else is kept."""
+        if known.row.closed_at is None or not known.row.parked:
+            return None
+        saga = known.row.id
+        for step in self._books.plan_of(node.name, saga).steps:
+            for effect in self._books.effects_of(node.name, saga, step.name):
+                self._books.unmake(effect)
+        return e.Forgotten(at=self._now, actor=ACTOR, why="undone by hand")
 
     def _resolved(self, node: Node, known: Known) -> e.Resolved | None:
         """A person undoes at the API what no call could undo, and says so."""

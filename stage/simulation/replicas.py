@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from stage.core.age import is_due
 from stage.core.events import Event
 from stage.core.steps import VERSION_MAX
-from stage.ports.ownership import Mail, Share
+from stage.ports.ownership import Mail, Posted, Share
 from stage.simulation.books import Books
 from stage.simulation.loop import STILL_SECONDS, Process, VirtualClock, VirtualLoop
 from stage.simulation.primary import Primary
@@ -205,10 +205,15 @@ class ReplicaOwnership:
         await self._door()
         return await self._replica.changed(saga_id, length, until)
 
-    async def post(self, saga_id: str, event: Event) -> bool:
+    async def post(self, saga_id: str, event: Event) -> Posted | None:
         """See ports.ownership.Ownership."""
         await self._door()
         return await self._replica.post(saga_id, event)
+
+    async def unreceived(self, number: int) -> bool:
+        """See ports.ownership.Ownership."""
+        await self._door()
+        return await self._replica.unreceived(number)
 
     async def mail(self) -> list[Mail]:
         """See ports.ownership.Ownership."""

@@ -231,6 +231,7 @@ class World:
         node = Node(releases, disk, neighbours, self.network)
         node.fast_path = self.seed % 2 == 0
         node.kept = self._kept()
+        node.paces = Random(f"{self.seed}/{node.name}/mail")
         self.nodes.append(node)
         self.network.serve(node.name, node.serve)
 

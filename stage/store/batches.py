@@ -164,8 +164,19 @@ class Batches:
         if contended and self._goes_aside(batch[0]):
             batch[0].error = refusal.__cause__
             return None
-        if refusal.again and not batch[0].repeated:
-            batch[0].repeated = True
+        if refusal.again and _is_first(batch[0], contended=contended):
             return await self.run(connection, batch)
         batch[0].error = refusal.__cause__
         return None
+
+
+def _is_first(waiting: Waiting, *, contended: bool) -> bool:
+    """Whether a unit has yet to be run again for that reason; from here on it has been.
+
+    A lock and an insert that came first count apart: behind the one, the other may follow.
+    """
+    if contended:
+        first, waiting.repeated = not waiting.repeated, True
+    else:
+        first, waiting.reread = not waiting.reread, True
+    return first

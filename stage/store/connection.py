@@ -61,7 +61,7 @@ class Connection(Protocol):
         """Roll the batch back, as far as the connection still can. Raises nothing."""
         ...
 
-    async def scrub(self) -> None:
+    async def scrub(self, clean: set[str]) -> None:
         """See ports.store.Store, between two batches. Raises StoreUnavailable."""
         ...
 

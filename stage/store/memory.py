@@ -149,7 +149,7 @@ class MemoryStore:
             unit.end()
         return value, unit.written
 
-    async def scrub(self) -> None:
+    async def scrub(self, clean: set[str] | None = None) -> None:
         """See ports.store.Store: there is no file."""
 
     async def get(self, saga_id: str) -> SagaRow | None:
@@ -193,7 +193,8 @@ class MemoryStore:
                 cause = "" if row.parked_cause is None else row.parked_cause.value
                 place = (cause, row.step, row.peer, row.state.value)
                 found.setdefault(place, []).append(row.updated_at)
-        return [rows.group((*place, len(at), min(at))) for place, at in sorted(found.items())]
+        groups = (rows.group((*place, len(at), min(at))) for place, at in sorted(found.items()))
+        return [each for each in groups if each is not None]
 
     async def acts(self, limit: int, *, before: int | None = None, target: str = "") -> list[Act]:
         """See ports.store.Store."""

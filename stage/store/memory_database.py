@@ -17,7 +17,7 @@ from stage.core.pause import Pause
 from stage.core.steps import VERSION_MAX
 from stage.core.sweep import Sweep, SweepEnd
 from stage.ports.identity import Identity
-from stage.ports.ownership import Mail, Share
+from stage.ports.ownership import Mail, Posted, Share
 from stage.ports.store import Act, Dropped, LostSaga, Row, SagaRow, Term
 from stage.store.drive import outside_loop
 from stage.store.sqlite import dialect
@@ -140,10 +140,13 @@ class MemoryDatabase:
             return None
         return owner
 
-    def post(self, owner: int, saga_id: str, event: Event) -> None:
+    def post(self, owner: int, saga_id: str, event: Event) -> Posted:
         """Leave mail for an owner."""
         self._posted += 1
-        self.mail[self._posted] = owner, Mail(number=self._posted, saga_id=saga_id, event=event)
+        epoch = self.sagas[saga_id].epoch
+        mail = Mail(number=self._posted, saga_id=saga_id, event=event, epoch=epoch)
+        self.mail[self._posted] = owner, mail
+        return Posted(number=self._posted, epoch=epoch)
 
     async def wait(self, saga_id: str, seconds: float) -> None:
         """Return when that saga was written, or after that many seconds."""
@@ -265,18 +268,23 @@ class MemoryReplica:
             await self._database.wait(saga_id, min(left, LOOK_SECONDS))
         return False
 
-    async def post(self, saga_id: str, event: Event) -> bool:
+    async def post(self, saga_id: str, event: Event) -> Posted | None:
         """See ports.ownership.Ownership."""
         if not self.held_elsewhere(saga_id):
-            return False
-        self._database.post(self._database.owners[saga_id], saga_id, event)
-        return True
+            return None
+        return self._database.post(self._database.owners[saga_id], saga_id, event)
+
+    async def unreceived(self, number: int) -> bool:
+        """See ports.ownership.Ownership."""
+        return number in self._database.mail
 
     async def mail(self) -> list[Mail]:
         """See ports.ownership.Ownership."""
         database = self._database
         for number, (to, mail) in list(database.mail.items()):
-            if database.owners.get(mail.saga_id) != to:
+            row = database.sagas.get(mail.saga_id)
+            owned = database.owners.get(mail.saga_id) == to
+            if row is None or row.epoch != mail.epoch or not owned:
                 del database.mail[number]
         return [mail for to, mail in database.mail.values() if to == self.me]
 

@@ -189,13 +189,15 @@ class MemoryUnit:
         self._part.check()
         self._keep_pause((pause.target, rows.way_value(pause.way)), pause)
 
-    async def drop_pause(self, target: str, way: Way | None) -> bool:
+    async def drop_pause(self, target: str, way: Way | None, put_by: float) -> bool:
         """See ports.store.Unit."""
         self._part.check()
         key = (target, rows.way_value(way))
-        there = key in self._database.pauses
+        held = self._database.pauses.get(key)
+        if held is None or held.at > put_by:
+            return False
         self._keep_pause(key, None)
-        return there
+        return True
 
     def _keep_pause(self, key: tuple[str, str], pause: Pause | None) -> None:
         pauses, before = self._database.pauses, self._database.pauses.get(key)

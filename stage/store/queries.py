@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+from msgspec.structs import replace
+
 from stage.core import age
 from stage.core.act_key import KeptAct
+from stage.core.errors import NewerJournal
 from stage.core.pause import Pause
 from stage.core.states import SagaState
 from stage.core.steps import VERSION_MAX
@@ -21,6 +24,7 @@ from stage.ports.store import (
     Changes,
     Dropped,
     Entry,
+    Filter,
     Group,
     LostSaga,
     Row,
@@ -46,6 +50,24 @@ class StatementQueries(ABC):
     async def _read(self, name: str, *parameters: object) -> list[Row]:
         """The rows of the statement of that name. Raises StoreUnavailable."""
 
+    @abstractmethod
+    async def _read_page(self, which: Filter) -> list[Row]:
+        """The rows of a page, without their envelopes. Raises StoreUnavailable."""
+
+    async def page(self, which: Filter) -> list[SagaRow]:
+        """See ports.store.Store. `envelope` is left empty."""
+        found: list[SagaRow] = []
+        while True:
+            read = await self._read_page(which)
+            listed = [row for each in read if (row := rows.listed_row(each, self._codec))]
+            found += listed
+            if len(listed) == len(read):
+                return found
+            if which.term is not None:  # nobody may take the saga of a number for one never seen
+                raise NewerJournal("a newer release goes on with a saga of that number")
+            # A page that is not full is the last one, so what was left out makes room for others.
+            which = replace(which, after=read[-1][0], limit=which.limit - len(listed))
+
     async def get(self, saga_id: str) -> SagaRow | None:
         """See ports.store.Store."""
         found = await self._read("get_saga", saga_id)
@@ -58,7 +80,8 @@ class StatementQueries(ABC):
 
     async def groups(self) -> list[Group]:
         """See ports.store.Store."""
-        return [rows.group(row) for row in await self._read("group_waiting")]
+        found = (rows.group(row) for row in await self._read("group_waiting"))
+        return [each for each in found if each is not None]
 
     async def acts(self, limit: int, *, before: int | None = None, target: str = "") -> list[Act]:
         """See ports.store.Store."""
@@ -73,11 +96,19 @@ class StatementQueries(ABC):
 
     async def pauses(self) -> list[Pause]:
         """See ports.store.Store."""
-        return [rows.pause(row) for row in await self._read("get_pauses")]
+        found = (rows.pause(row) for row in await self._read("get_pauses"))
+        return [each for each in found if each is not None]
 
     async def sweeps(self, limit: int, number: int | None = None) -> list[Sweep]:
         """See ports.store.Store."""
-        return [rows.sweep(row) for row in await self._read("get_sweeps", limit, number)]
+        found: list[Sweep] = []
+        for row in await self._read("get_sweeps", limit, number):
+            try:
+                found.append(rows.sweep(row))
+            except NewerJournal:
+                if number is not None:
+                    raise
+        return found
 
     async def sweep_sagas(self, number: int, end: SweepEnd, limit: int) -> list[tuple[str, str]]:
         """See ports.store.Store."""
@@ -96,10 +127,7 @@ class StatementQueries(ABC):
 
     async def count(self) -> dict[SagaState, int]:
         """See ports.store.Store. States without a saga are there with 0."""
-        found = dict.fromkeys(SagaState, 0)
-        for state, sagas in await self._read("count_sagas"):  # a state may have two rows
-            found[SagaState(state)] += sagas
-        return found
+        return rows.states(await self._read("count_sagas"))
 
     async def lost_sagas(self, limit: int) -> list[LostSaga]:
         """See ports.store.Store."""

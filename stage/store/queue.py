@@ -27,7 +27,9 @@ class Waiting(msgspec.Struct, eq=False):
     value: Any = None
     error: BaseException | None = None
     repeated: bool = False
-    """True once it was run again because of what other transactions did meanwhile."""
+    """True once it was run again because it met a lock; then it waits for one."""
+    reread: bool = False
+    """True once it was run again so that it sees a saga that another transaction inserted."""
     moved: bool = False
     """True once another writer has taken it over: its caller is answered there."""
 

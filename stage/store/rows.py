@@ -23,6 +23,9 @@ from stage.ports.store import Act, Asked, Dropped, Entry, Group, Row, SagaRow, T
 
 _STATES = {state.value: state for state in SagaState}
 _CAUSES: dict[str, ParkCause | None] = {"": None, **{cause.value: cause for cause in ParkCause}}
+_WAYS = frozenset(way.value for way in Way)
+_VERBS = frozenset(verb.value for verb in SweepVerb)
+_SWEEP_STATES = frozenset(state.value for state in SweepState)
 
 
 def parameters(row: SagaRow, codec: Codec) -> tuple[object, ...]:
@@ -132,6 +135,22 @@ def saga_row(row: Row, codec: Codec) -> SagaRow:
     )
 
 
+def listed_row(row: Row, codec: Codec) -> SagaRow | None:
+    """As `saga_row`, for a list, which one row that only a newer release can read must not end.
+
+    It has no cause that is unknown here, and no contents under a key that this process lacks. None
+    where it has a state that is unknown here.
+    """
+    if row[1] not in _STATES:
+        return None
+    if row[16] not in _CAUSES:
+        row = (*row[:16], "", *row[17:])
+    try:
+        return saga_row(row, codec)
+    except NewerJournal:
+        return saga_row((*row[:6], "", *row[7:14], b"", *row[15:]), codec)
+
+
 def closing_values(row: SagaRow, epoch: int, codec: Codec) -> tuple[object, ...]:
     """The columns that `ports.store.Unit.close` writes: the id first, epoch and length last."""
     return (
@@ -178,8 +197,13 @@ def term_values(terms: Sequence[Term], saga_id: str, codec: Codec) -> list[tuple
     return [(saga_id, each.name, codec.encode_term(each.name, each.value)) for each in terms]
 
 
-def group(row: Row) -> Group:
-    """The value of cause, step, peer, state, number of sagas, and the oldest last change."""
+def group(row: Row) -> Group | None:
+    """The value of cause, step, peer, state, number of sagas, and the oldest last change.
+
+    None for a cause or a state that only a newer release knows.
+    """
+    if row[0] not in _CAUSES or row[3] not in _STATES:
+        return None
     return Group(
         cause=_CAUSES[row[0]],
         step=row[1],
@@ -188,6 +212,24 @@ def group(row: Row) -> Group:
         sagas=row[4],
         oldest_at=row[5],
     )
+
+
+def parked(counted: Sequence[Row]) -> tuple[dict[ParkCause, int], int]:
+    """Parked sagas by cause, and how many have causes that only a newer release knows."""
+    known = {cause: sagas for name, sagas in counted if (cause := _CAUSES.get(name)) is not None}
+    return known, sum(sagas for name, sagas in counted if name not in _CAUSES)
+
+
+def states(counted: Sequence[Row]) -> dict[SagaState, int]:
+    """Sagas by state, 0 for one without any; a state may have two rows.
+
+    Sagas in a state that only a newer release knows are left out.
+    """
+    found = dict.fromkeys(SagaState, 0)
+    for name, sagas in counted:
+        if name in _STATES:
+            found[_STATES[name]] += sagas
+    return found
 
 
 def asked(row: Sequence[object], instants: Sequence[float], now: float) -> Asked:
@@ -216,9 +258,11 @@ def way_value(way: Way | None) -> str:
     return "" if way is None else way.value
 
 
-def pause(row: Row) -> Pause:
-    """The value of a row of `pause_values`."""
+def pause(row: Row) -> Pause | None:
+    """The value of a row of `pause_values`; None for a way that only a newer release knows."""
     target, way, at, until, actor, reason = row
+    if way and way not in _WAYS:
+        return None
     return Pause(
         target=target,
         way=Way(way) if way else None,
@@ -238,8 +282,16 @@ def sweep_values(sweep: Sweep) -> tuple[object, ...]:
 
 
 def sweep(row: Row) -> Sweep:
-    """The value of a row: its number, the columns of `sweep_values`, then the three counts."""
+    """The value of a row: its number, the columns of `sweep_values`, then the three counts.
+
+    Raises NewerJournal where it has a verb, or a state, of which this release does not know.
+    """
     number, at, actor, verb, reason, step, where, rate, state, pending, done, refused = row
+    if verb not in _VERBS or state not in _SWEEP_STATES:
+        raise NewerJournal(
+            f"sweep {number} is one to {verb!r}, and {state!r}, which this release does not know:"
+            " the release that wrote it goes on with it"
+        )
     return Sweep(
         number=number,
         at=at,

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from stage.core.events import Event
 from stage.core.steps import VERSION_MAX
-from stage.ports.ownership import Mail, Share
+from stage.ports.ownership import Mail, Posted, Share
 
 Due = Callable[[float, int, int], Awaitable[list[str]]]
 """Ids of sagas that need a run by an instant, at most so many, up to a version: `Store.due`."""
@@ -68,7 +68,11 @@ class SoleOwner:
         """See ports.ownership.Ownership: there is no other replica to wait for."""
         return False
 
-    async def post(self, saga_id: str, event: Event) -> bool:
+    async def post(self, saga_id: str, event: Event) -> Posted | None:
+        """See ports.ownership.Ownership."""
+        return None
+
+    async def unreceived(self, number: int) -> bool:
         """See ports.ownership.Ownership."""
         return False
 

@@ -84,7 +84,8 @@ class Writer:
         self._loop: asyncio.AbstractEventLoop
         self._current: Sequence[Waiting] = ()
         self._trouble = ""
-        self._scrubs: deque[asyncio.Future[None]] = deque()
+        self._scrubs: deque[tuple[asyncio.Future[None], set[str]]] = deque()
+        """Each with the tables that are clean for it."""
 
     @property
     def available(self) -> bool:
@@ -130,11 +131,11 @@ class Writer:
         self._queue.put(Waiting(work, future, copy_context(), deferrable))
         return future
 
-    async def scrub(self) -> None:
+    async def scrub(self, clean: set[str] | None = None) -> None:
         """See ports.store.Store. Units that come meanwhile wait."""
         asked: asyncio.Future[None] = self._loop.create_future()
         asked.add_done_callback(_retrieve)  # where the unit fails nobody waits for it
-        self._scrubs.append(asked)
+        self._scrubs.append((asked, set() if clean is None else clean))
         await self.transact(_nothing)  # so that the writer looks
         await asked
 
@@ -157,7 +158,8 @@ class Writer:
             self._closing = True
             fail(self._current, CommitInDoubt("the writer stopped; ask for the saga's state"))
             self._queue.fail(StoreUnavailable("the writer stopped: nothing was written"))
-            _scrubbed(tuple(self._scrubs), StoreUnavailable("the writer stopped: ask again"))
+            scrubs = [asked for asked, _ in self._scrubs]
+            _scrubbed(scrubs, StoreUnavailable("the writer stopped: ask again"))
             self._queue.close()  # a thread still waits there when it was this task that ended
 
     # --- where the connection lives -------------------------------------------------------
@@ -176,13 +178,16 @@ class Writer:
             self._current = batch = []  # nothing of it is kept while waiting for the next
 
     async def _scrub(self, connection: Connection) -> None:
-        asked = [self._scrubs.popleft() for _ in range(len(self._scrubs))]
+        scrubs = [self._scrubs.popleft() for _ in range(len(self._scrubs))]
+        clean = set[str].intersection(*(each for _, each in scrubs))
         error: Exception | None = None
         try:
-            await connection.scrub()
+            await connection.scrub(clean)
         except Exception as raised:
             error = raised
-        self._loop.call_soon_threadsafe(_scrubbed, asked, error)
+        for _, each in scrubs:
+            each.update(clean)
+        self._loop.call_soon_threadsafe(_scrubbed, [asked for asked, _ in scrubs], error)
 
     async def _next(self) -> list[Waiting]:
         """The next batch; empty once the store is closed."""

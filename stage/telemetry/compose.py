@@ -52,6 +52,15 @@ class DroppedListener(Protocol):
 
 
 @runtime_checkable
+class ContradictedListener(Protocol):
+    """A listener that is notified of webhooks that contradict what an API said before."""
+
+    def contradicted(self, saga_id: str, step: str, trace: TraceContext) -> None:
+        """See `ports.observer.Observer`."""
+        ...
+
+
+@runtime_checkable
 class SelectiveListener(Protocol):
     """A listener that does not want every event: it is asked once a kind."""
 
@@ -81,6 +90,9 @@ class Composed:
         self._attempted = tuple(each.attempted for each in listeners)
         self._defect = tuple(each.defect for each in listeners if isinstance(each, DefectListener))
         self._dropped = [each.dropped for each in listeners if isinstance(each, DroppedListener)]
+        self._contradicted = [
+            each.contradicted for each in listeners if isinstance(each, ContradictedListener)
+        ]
         self._happened: dict[type[Event], tuple[Happened, ...]] = {}
         """The listeners of a kind of event; filled as they come."""
 
@@ -106,6 +118,12 @@ class Composed:
         for dropped in self._dropped:
             with suppress(Exception):  # an observer never raises
                 dropped(kind, count)
+
+    def contradicted(self, saga_id: str, step: str, trace: TraceContext) -> None:
+        """See `ports.observer.Observer`."""
+        for contradicted in self._contradicted:
+            with suppress(Exception):  # an observer never raises
+                contradicted(saga_id, step, trace)
 
     def happened(
         self,

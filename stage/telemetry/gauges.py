@@ -21,6 +21,8 @@ from stage.telemetry.metrics import Labels
 BOTH: Final = "both"
 """The label of a pause of both directions."""
 REFRESH_SECONDS: Final = 15.0
+BEFORE_SECONDS_MAX: Final = 3.0
+"""A caller waits so long for a query that began before it; then it shares that one."""
 """Time between two queries of the database, for readers that cannot wait for one."""
 
 
@@ -92,16 +94,26 @@ class Gauges:
         self._backlog: Backlog | None = None
         self._stale = False
         self._query: asyncio.Task[None] | None = None
+        self._began = False
 
     async def refresh(self) -> None:
         """Query the database, where this process reports it.
 
-        While it is away the gauges from it keep their values.
-        A caller that comes during a query shares it: it counts every saga there ever was.
+        While it is away the gauges from it keep their values. Callers that come at the same time
+        share one query, for it counts every saga there ever was. None shares a query that began
+        before it came, unless that one is slow: such a query may lack the caller's last write.
         """
-        if self._query is None or self._query.done():
-            self._query = asyncio.get_running_loop().create_task(self._read_database())
-        await asyncio.shield(self._query)
+        query = self._query
+        if query is None or query.done():
+            query = None
+        elif self._began:
+            await asyncio.wait([query], timeout=BEFORE_SECONDS_MAX)
+            if query.done():
+                query = None if self._query is query else self._query
+        if query is None:
+            self._began = False
+            query = self._query = asyncio.get_running_loop().create_task(self._read_database())
+        await asyncio.shield(query)
 
     async def keep_fresh(self, defect: Callable[[Exception], None]) -> None:
         """Refresh periodically, until cancelled. It goes on after any error, and reports it."""
@@ -174,6 +186,7 @@ class Gauges:
         raise KeyError(name)
 
     async def _read_database(self) -> None:
+        self._began = True
         if not self.sources.speaks():  # another replica counts them, and sums have to be right
             self._counts, self._backlog, self._stale = None, None, False
             return

@@ -14,7 +14,8 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
-from typing import Any, BinaryIO, Final, Literal
+from functools import partial
+from typing import Any, BinaryIO, Final, Literal, TextIO, cast
 
 import msgspec
 import structlog
@@ -27,6 +28,7 @@ from stage.ports.author_code import StuckCode
 from stage.ports.observer import Attempt, DroppedKind, TraceContext
 from stage.telemetry import names, visible
 from stage.telemetry.log_context import add_ids
+from stage.telemetry.streams import NonBlockingStream, finish_streams
 from stage.wire.envelope import format_instant
 
 Format = Literal["json", "console", "auto"]
@@ -36,6 +38,8 @@ TEXT_CHARS_MAX: Final = 300
 STACK_LINES_MAX: Final = 12
 """For a defect: the innermost calls."""
 CAUSES_MAX: Final = 4
+REPORT_SECONDS_MAX: Final = 0.4
+"""How long the last line of a process that is ended by force waits for its reader."""
 SAGAS_REMEMBERED_MAX: Final = 10_000
 """Unfinished sagas whose attempts are remembered, for the lines of the events that end them."""
 
@@ -139,6 +143,15 @@ class LogListener:
         """Write how many were dropped for their age."""
         self._log.info(names.LOG_DROPPED, kind=kind.value, count=count)
 
+    def contradicted(self, saga_id: str, step: str, trace: TraceContext) -> None:
+        """Write which call the API contradicts itself about."""
+        self._log.warning(
+            names.LOG_CONTRADICTED,
+            saga_id=_printable(saga_id),
+            step=_printable(step),
+            trace_id=trace.trace_id,
+        )
+
     def _attempt_of(
         self, saga_id: str, kind: AttemptKind | None, event: Event
     ) -> tuple[int | None, str]:
@@ -190,6 +203,7 @@ def report_forced_exit(stacks: Mapping[str, Sequence[str]]) -> None:
     """Write which threads could not be stopped, and where they are."""
     default_logger().error(names.LOG_EXIT_FORCED, stacks=dict(stacks))
     sys.stderr.flush()
+    finish_streams(REPORT_SECONDS_MAX)
 
 
 def _leveled(log: Any) -> bool:
@@ -276,14 +290,15 @@ def configure(
     if not console:  # the console draws exceptions itself
         before.append(structlog.processors.format_exc_info)
     render: Any = structlog.dev.ConsoleRenderer(colors=out.isatty()) if console else render_json
-    binary: BinaryIO | None = getattr(out, "buffer", None)
+    binary = _binary_of(out, render)
     factory: Callable[..., Any]
     if console or binary is None:
-        factory = structlog.WriteLoggerFactory(file=out)
+        factory = structlog.WriteLoggerFactory(file=cast(TextIO, _Text(out)))
         last = [render] if console else [render, _decoded]
     else:
-        # Bytes straight to the stream: no encoding, and one write a line.
-        factory, last = structlog.BytesLoggerFactory(file=binary), [render]
+        # Bytes straight to the file: no encoding, and one write a line.
+        lines = _Lines(binary)
+        factory, last = structlog.BytesLoggerFactory(file=cast(BinaryIO, lines)), [render]
     structlog.configure(
         processors=[*before, *last],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
@@ -293,6 +308,62 @@ def configure(
     root = logging.getLogger()
     root.handlers[:] = [_foreign(out, before, [render] if console else [render, _decoded])]
     root.setLevel(max(threshold, logging.WARNING))
+
+
+def _binary_of(out: Any, render: Callable[..., Any]) -> BinaryIO | None:
+    """The file below a text stream. It says in our form how many lines it could not write."""
+    binary = getattr(out, "buffer", None)
+    if isinstance(binary, NonBlockingStream):
+        binary.missing = partial(_missing, render)
+    return cast(BinaryIO | None, binary)
+
+
+def _missing(render: Callable[..., Any], lines: int) -> bytes:
+    """The line that stands for so many that could not be written."""
+    fields = {"event": names.LOG_LINES_DROPPED, "level": "warning", "lines": lines}
+    line = render(None, "warning", _stamp(None, "warning", fields))
+    return (line if isinstance(line, bytes) else line.encode()) + b"\n"
+
+
+class _Lines:
+    """A file to which each line is written at once, or dropped: a log stops nothing.
+
+    Its disk may be full, and the process that read it may be gone.
+    """
+
+    def __init__(self, binary: BinaryIO) -> None:
+        self._raw: Any = getattr(binary, "raw", binary)  # nothing is to be held back
+
+    def write(self, line: bytes) -> None:
+        """Write the line."""
+        try:
+            while line:
+                taken = self._raw.write(line)
+                if not taken:
+                    return  # it would have to be waited for
+                line = line[taken:]
+        except (OSError, ValueError):  # the latter of a file that was closed
+            pass
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+
+class _Text:
+    """As `_Lines`, for text."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        """Write the text."""
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        """Hold nothing back."""
+        with suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 def _foreign(out: Any, before: list[Any], last: list[Any]) -> logging.Handler:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
+from weakref import ref
 
 from opentelemetry.metrics import (
     CallbackOptions,
@@ -35,6 +36,8 @@ def bridge(metrics: Metrics, gauges: Gauges, provider: MeterProvider | None, sta
     of_stage = {names.STAGE: stage}
     meter = get_meter(names.SCOPE, __version__, meter_provider=provider, attributes=of_stage)
     recorded: dict[str, Histogram] = {}
+    # A provider keeps a callback as long as the process: the stage it reads may be gone before.
+    here = ref(gauges)
     for name, metric in names.METRICS.items():
         match metric.kind:
             case "histogram":
@@ -43,7 +46,7 @@ def bridge(metrics: Metrics, gauges: Gauges, provider: MeterProvider | None, sta
                 callback = _reading(of_stage, metric.labels, partial(_counted, metrics, name))
                 meter.create_observable_counter(name, [callback], metric.unit, metric.description)
             case "gauge":
-                callback = _reading(of_stage, metric.labels, partial(gauges.read, name))
+                callback = _reading(of_stage, metric.labels, partial(_gauged, here, name))
                 meter.create_observable_gauge(name, [callback], metric.unit, metric.description)
 
     @cache  # as many as there are series
@@ -61,6 +64,11 @@ def bridge(metrics: Metrics, gauges: Gauges, provider: MeterProvider | None, sta
 
 def _counted(metrics: Metrics, name: str) -> Mapping[Labels, float]:
     return metrics.counters[name].copy()
+
+
+def _gauged(here: ref[Gauges], name: str) -> Mapping[Labels, float]:
+    gauges = here()
+    return {} if gauges is None else gauges.read(name)
 
 
 def _histogram(meter: Meter, name: str, metric: names.Metric) -> Histogram:

@@ -145,6 +145,10 @@ class Metrics:
         """Count code that does not come to an end."""
         self._count(names.M_STUCK, (code.thread.value,))
 
+    def lines_dropped(self, lines: int) -> None:
+        """Count lines of the log that could not be written."""
+        self._count(names.M_LINES_DROPPED, (), lines)
+
     # --- store.writer ------------------------------------------------------------------------
 
     def committed(self, units: int, seconds: float) -> None:

@@ -157,6 +157,7 @@ M_DENIED: Final = "stage.denied"
 M_DEFECTS: Final = "stage.defects"
 M_DROPPED: Final = "stage.dropped"
 M_STUCK: Final = "stage.code.stuck"
+M_LINES_DROPPED: Final = "stage.log.lines.dropped"
 
 _SECONDS: Final = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0
@@ -349,6 +350,11 @@ METRICS: Final = {
         values=tuple(Thread),
         description="How often code did not come to an end, and all sagas waited for it.",
     ),
+    M_LINES_DROPPED: Metric(
+        kind="counter",
+        description="Lines of stdout and stderr that were dropped: nobody read them, or their disk"
+        " was full.",
+    ),
 }
 """Every metric: the table of docs/metrics.md, which is tested against it. No label holds an id."""
 
@@ -369,6 +375,8 @@ LOG_DEFECT: Final = "defect"
 """The line of an exception that should never have been raised."""
 LOG_DROPPED: Final = "retention_dropped"
 """The line of what retention has dropped: its kind, and how many."""
+LOG_CONTRADICTED: Final = "webhook_contradicts"
+"""The line of a webhook that says no to a call which its API had said to have landed."""
 LOG_STUCK: Final = "code_stuck"
 """The line of code that does not come to an end: saga, step and stack (rule 35)."""
 LOG_SUSPECTS_OFF: Final = "suspects_not_kept"
@@ -377,6 +385,8 @@ LOG_TURNED_AWAY: Final = "connections_turned_away"
 """A line of the process: as many connections are open as may be (`connections_max`)."""
 LOG_HANDSHAKES_FAILED: Final = "handshakes_failed"
 """A line of the process: callers came in whose TLS handshake failed, and why the last one did."""
+LOG_LINES_DROPPED: Final = "log_lines_dropped"
+"""A line in the place of those that could not be written: how many."""
 LOG_EXIT_FORCED: Final = "exit_forced"
 """The last line of a process that could not be stopped in time."""
 LOG_FAST_OFF: Final = "fast_telemetry_off"

@@ -94,6 +94,9 @@ class NullObserver:
     def dropped(self, kind: DroppedKind, count: int) -> None:
         """See `ports.observer.Observer`."""
 
+    def contradicted(self, saga_id: str, step: str, trace: TraceContext) -> None:
+        """See `ports.observer.Observer`."""
+
     def happened(
         self,
         saga_id: str,

@@ -244,6 +244,9 @@ class OtelObserver:
     def dropped(self, kind: DroppedKind, count: int) -> None:
         """They are logged and counted: nothing to do."""
 
+    def contradicted(self, saga_id: str, step: str, trace: TraceContext) -> None:
+        """It is logged: nothing to do."""
+
     def wants(self, kind: type[Event]) -> bool:
         """See `telemetry.compose.SelectiveListener`: spans show attempts and not events."""
         return False

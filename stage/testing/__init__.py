@@ -10,6 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from stage.core.events import Request
+    from stage.ports.stage import Answer
     from stage.testing.compensations import assert_compensates
     from stage.testing.effects import FakeApi
     from stage.testing.fakes import FakeHttp, FakeTx, Statement, fake_saga, fake_webhook, reply
@@ -18,9 +20,11 @@ if TYPE_CHECKING:
     from stage.testing.spans import SpanCollector, Spans, SpanSeen, seen_of
 
 __all__ = [
+    "Answer",
     "FakeApi",
     "FakeHttp",
     "FakeTx",
+    "Request",
     "SpanCollector",
     "SpanSeen",
     "Spans",
@@ -35,6 +39,8 @@ __all__ = [
 ]
 
 _MODULES = {
+    "stage.core.events": ("Request",),
+    "stage.ports.stage": ("Answer",),
     "stage.testing.compensations": ("assert_compensates",),
     "stage.testing.effects": ("FakeApi",),
     "stage.testing.fakes": (

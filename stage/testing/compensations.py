@@ -3,7 +3,8 @@
 Every prefix of the steps is run twice: once so that the step behind it fails, and once so that the
 answer of its last call is lost, whose compensation then gets no result. An effect without a probe
 is then repeated, and its compensation made twice, as when its own answer is lost too: no API keeps
-its answers by key. A saga of another order has run before, and has to be left as it was.
+its answers by key. The compensation of a call with `idempotent=False` is made twice as well. A
+saga of another order has run before, and has to be left as it was.
 """
 
 from __future__ import annotations

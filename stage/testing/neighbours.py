@@ -20,11 +20,14 @@ from stage.config import Config
 from stage.neighbours.downstream.app import make_app as make_downstream
 from stage.neighbours.shared.serve import SHUTDOWN_SECONDS
 from stage.neighbours.upstream.app import make_app as make_upstream
+from stage.neighbours.upstream.script import Script, ScriptName
 from stage.ports.connection import Connection
 from stage.testing.effects import FakeApi
 from stage.testing.external import Hooks, make_external
 
 HOST: Final = "127.0.0.1"
+BEGUN_ELSEWHERE: Final = Script(ScriptName.TOMBSTONE)
+"""A test sends its sagas to the stage in the name of this neighbour, whose books lack them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +133,7 @@ def _write_secrets(folder: Path, secrets: Mapping[str, bytes]) -> dict[str, Path
 def _neighbours_of(stage: str) -> dict[str, web.Application]:
     return {
         "downstream": make_downstream(name="downstream", upstream=stage),
-        "upstream": make_upstream(name="upstream", stage=stage),
+        "upstream": make_upstream(name="upstream", stage=stage, script=BEGUN_ELSEWHERE),
     }
 
 

@@ -192,7 +192,8 @@ class Trial:
         for step in backward(self._participant.plan):
             if step in steps and step.compensatable:
                 await self._run(AttemptKind.COMPENSATE, step, run)
-                if lost and step is steps[-1] and step.kind is StepKind.EFFECT:
+                unkeyed = step.kind is StepKind.EFFECT or not step.idempotent
+                if lost and step is steps[-1] and unkeyed:
                     await self._run(AttemptKind.COMPENSATE, step, run, again=True)
 
     def _compare(
@@ -277,8 +278,10 @@ class Trial:
             _check_repeat(NAMED[kind].format(step.name), turn, again)
         while isinstance(turn, Send):
             key = view.key if turn.ordinal == 1 else f"{view.key}:{turn.ordinal}"
-            said = answered or self._apis[step.peer].answer(turn.request, key)
-            turn = await conversation.resume(said)
+            api = self._apis[step.peer]
+            turn = await conversation.resume(answered or api.answer(turn.request, key))
+            if api.slips:
+                raise AssertionError(f"{NAMED[kind].format(step.name)}: {api.slips[0]}")
         return turn
 
     def _view(self, kind: AttemptKind, step: Step, run: Run) -> RunView:

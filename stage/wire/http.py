@@ -83,3 +83,13 @@ def _http_date(text: str, now: float) -> float | None:
         ).timestamp()
     except ValueError:
         return None
+
+
+def is_beside(path: str, asked: str) -> bool:
+    """Whether `asked` is the same path, or one below or above it, its query apart.
+
+    `/charges/c-1` is beside `/charges`, and neither `/charge` nor `/` is.
+    """
+    known, looked = (each.partition("?")[0].rstrip("/") for each in (path, asked))
+    below = looked == known or looked.startswith(f"{known}/")
+    return below or (looked != "" and known.startswith(f"{looked}/"))

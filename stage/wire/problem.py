@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from stage.wire.flood import has_more_exponents
 from stage.wire.limits import DEFAULT_LIMITS, Limits
 from stage.wire.outcome import Outcome
 from stage.wire.text import sendable
@@ -174,7 +175,7 @@ def decode_problem(body: bytes, limits: Limits = DEFAULT_LIMITS) -> Problem | No
     ignored (RFC 9457, 3.1), text is cut to its limit, and an outcome that is missing or foreign is
     `unknown`. At least one of the members type, title, status, detail and outcome must be usable.
     """
-    if len(body) > limits.body_bytes_max:
+    if len(body) > limits.body_bytes_max or has_more_exponents(body, limits.exponents_max):
         return None
     try:
         members = msgspec.json.decode(body)

@@ -209,6 +209,14 @@ def encode_executed(saga_id: str, data: dict[str, Any]) -> bytes:
     return encode_object(Executed(saga_id=saga_id, data=data), data)
 
 
+def check_executed(saga_id: str, data: dict[str, Any], limits: Limits = DEFAULT_LIMITS) -> None:
+    """Raise WireError, or ValueError, for a 200 that its receiver would not believe.
+
+    It would be in doubt of what is done, however often it asked.
+    """
+    decode_object(encode_executed(saga_id, data), limits)
+
+
 def decode_executed(body: bytes, saga_id: str, limits: Limits = DEFAULT_LIMITS) -> dict[str, Any]:
     """The additions in a neighbour's 200, by the name of the stage.
 

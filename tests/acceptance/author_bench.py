@@ -21,6 +21,10 @@ from stage.demo.chain import free_ports
 HOST = "127.0.0.1"
 STUCK_SECONDS = 0.5
 DRAIN_SECONDS = 1.0
+POST_TIMEOUT = aiohttp.ClientTimeout(total=20.0)
+"""Longer than a disk stands still: a saga writes to it."""
+LIMIT_SECONDS = 60.0
+"""Within it comes whatever comes at once, on a busy machine too."""
 DIED = 9
 
 SOURCE = """
@@ -85,14 +89,22 @@ class Bench:
         self.port = free_ports(1)[0]
         self.session: aiohttp.ClientSession
         self.process: Process
+        self._before: Process | None = None
         self.options: tuple[str, ...] = ()
         """More options of the command."""
-        self.answer_seconds = 0.0
+        self.answers = asyncio.Event()
+        """The API answers while it is set."""
+        self.answers.set()
+        self.asked: set[str] = set()
+        """The keys of the charges that it was asked for."""
+        self._came = asyncio.Condition()
         self.standing: set[str] = set()
         """The keys of the charges that stand, by the API's own books."""
 
     async def start(self) -> None:
         """Start the process; return when it listens or is gone."""
+        if self._before is not None:
+            await self._before.communicate()  # which closes the pipe of the one that has ended
         with (self.folder / "log").open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "stage", "serve", "author:stage", "--port", str(self.port),
@@ -104,15 +116,17 @@ class Bench:
                 stdout=PIPE, stderr=log, cwd=self.folder,
                 env={**os.environ, "STAGE_LOG_FORMAT": "json"},
             )  # fmt: skip
+        self._before = self.process
         assert self.process.stdout is not None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(LIMIT_SECONDS):
             await self.process.stdout.readline()
 
     async def post(self, saga_id: str, **data: str) -> int:
         """Send a saga; the code, or 0 where the process died or did not answer."""
         envelope = {"saga_id": saga_id, "data": data}
         try:
-            async with self.session.post(f"{self.url}/sagas", json=envelope) as response:
+            sending = self.session.post(f"{self.url}/sagas", json=envelope, timeout=POST_TIMEOUT)
+            async with sending as response:
                 await response.read()
                 return response.status
         except (aiohttp.ClientError, TimeoutError):
@@ -142,9 +156,24 @@ class Bench:
         except (aiohttp.ClientError, TimeoutError):
             return 0, None
 
+    async def until_asked(self, count: int) -> None:
+        """Return when the API was asked for so many charges."""
+        async with asyncio.timeout(LIMIT_SECONDS), self._came:
+            await self._came.wait_for(lambda: len(self.asked) >= count)
+
+    async def take(self, request: web.Request) -> web.Response:
+        """Be the API: charge or refund, and answer as soon as it may."""
+        charge, direction = request.headers["Idempotency-Key"].rsplit(":", 1)
+        async with self._came:
+            self.asked.add(charge)
+            self._came.notify_all()
+        await self.answers.wait()
+        (self.standing.add if direction == "do" else self.standing.discard)(charge)
+        return web.json_response({"id": "c-1"})
+
     async def view_when_parked(self, saga_id: str) -> Any:
         """The view of a saga that is parked soon."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(LIMIT_SECONDS):
             while True:
                 status, view = await self.get(f"/sagas/{saga_id}")
                 if status == 200 and view["parked"]:
@@ -159,14 +188,14 @@ class Bench:
 
     async def until_logged(self, event: str) -> Any:
         """The first line of that name, which comes soon."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(LIMIT_SECONDS):
             while not (found := self.logged(event)):  # noqa: ASYNC110 - another process writes it
                 await asyncio.sleep(0.05)
         return found[0]
 
     async def died(self) -> None:
         """Return when the process has ended where the author's code ends it."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(LIMIT_SECONDS):
             assert DIED == await self.process.wait()
 
     @property
@@ -176,21 +205,15 @@ class Bench:
 
 
 @asynccontextmanager
-async def running_bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    """A bench whose stage listens."""
+async def running_bench(tmp_path: Path, *options: str) -> AsyncIterator[Bench]:
+    """A bench whose stage listens; `options` are more of its command."""
     (tmp_path / "author.py").write_text(SOURCE)
     (tmp_path / "sql").mkdir()
     (tmp_path / "sql" / "0001_payment.sql").write_text("CREATE TABLE payment (saga_id TEXT);")
     app = web.Application()
     bench = Bench(tmp_path)
-
-    async def take(request: web.Request) -> web.Response:
-        await asyncio.sleep(bench.answer_seconds)
-        charge, direction = request.headers["Idempotency-Key"].rsplit(":", 1)
-        (bench.standing.add if direction == "do" else bench.standing.discard)(charge)
-        return web.json_response({"id": "c-1"})
-
-    app.router.add_post("/{tail:.*}", take)
+    bench.options = options
+    app.router.add_post("/{tail:.*}", bench.take)
     server = TestServer(app, host=HOST)
     await server.start_server(shutdown_timeout=0.1)
     bench.psp = f"http://{HOST}:{server.port}"
@@ -201,6 +224,6 @@ async def running_bench(tmp_path: Path) -> AsyncIterator[Bench]:
         finally:
             if bench.process.returncode is None:
                 bench.process.kill()
-            async with asyncio.timeout(20):  # until its workers, which have the pipe too, are gone
-                await bench.process.communicate()
+            async with asyncio.timeout(LIMIT_SECONDS):
+                await bench.process.communicate()  # until its workers are gone: they have the pipe
             await server.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from aiohttp import web
@@ -44,6 +44,25 @@ class Collector(Spans):
         self.arrived.extend(decode(body))
         answer = ExportTraceServiceResponse().SerializeToString()
         return web.Response(body=answer, content_type="application/x-protobuf")
+
+
+LATE_SECONDS = 0.5
+"""An attempt ends in the journal at most so long before its span waits to be sent."""
+
+
+def lost_spans(
+    spans: Iterable[SpanSeen], service: str, kills: Iterable[float]
+) -> list[tuple[float, float]]:
+    """From when to when the spans may have ended that each kill of a service took with it.
+
+    Spans leave in the order in which they ended: however slow the machine, whatever ended before
+    one that has arrived was sent.
+    """
+    ends = [span.ended / 1e9 for span in spans if span.service == service]
+    return [
+        (max((end for end in ends if end < kill), default=0.0) - LATE_SECONDS, kill)
+        for kill in kills
+    ]
 
 
 def decode(body: bytes) -> Iterator[SpanSeen]:

@@ -57,7 +57,7 @@ async def believing(chain: Chain, folder: Path) -> AsyncIterator[str]:
         yield url(port)
     finally:
         process.kill()
-        await process.wait()
+        await process.communicate()  # until its pipe is closed too
 
 
 def judged(document: Path, address: str) -> int:

@@ -16,7 +16,7 @@ class Order(msgspec.Struct):
 payment: Stage[Order, None] = Stage("payment", accepts=Order)
 
 
-@payment.call(to="psp", timeout=30.0)
+@payment.call(to="psp", timeout=120.0)
 async def charge(http: Http, saga: Saga[Order]) -> None:
     """Charge, however long it takes."""
     await http.post("/charges", json={"amount": saga.input.amount})

@@ -18,7 +18,10 @@ from stage.telemetry.sdk import SHUTDOWN_SECONDS_MAX
 SAGAS = 60
 """More than one batch of spans at each service."""
 AT_ONCE = 20
-EXIT_SECONDS_MAX = 4.0
+SENT_SECONDS_MAX = 60.0
+EXPORT_SECONDS = 100
+"""How long an export is tried. An exit that waited for it would take as long."""
+EXIT_SECONDS_MAX = 20.0
 """How long an exit takes without any collector, with a machine that is busy."""
 
 
@@ -60,10 +63,12 @@ class Bad:
                 writer.close()
 
 
-@pytest.mark.timeout(90)
 @pytest.mark.parametrize("how", ["dead", "hangs", "refuses", "talks nonsense"])
-async def test_a_bad_collector_fails_no_saga_and_holds_no_exit(how: str, tmp_path: Path) -> None:
+async def test_a_bad_collector_fails_no_saga_and_holds_no_exit(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """0 failed sagas with real sockets; SIGTERM is obeyed within two seconds more than without."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", str(EXPORT_SECONDS))
     bad = Bad()
     async with bad.serving(how):
         chain = Chain(tmp_path, otlp=bad.url)
@@ -77,7 +82,7 @@ async def test_a_bad_collector_fails_no_saga_and_holds_no_exit(how: str, tmp_pat
                 statuses += [reply.status for reply in replies]
             assert [200] * SAGAS == statuses
             if how != "dead":
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(SENT_SECONDS_MAX):
                     while not bad.connections:  # noqa: ASYNC110 - spans leave after a while
                         await asyncio.sleep(0.02)
             began = time.monotonic()

@@ -42,6 +42,7 @@ async def demo(*arguments: str) -> tuple[int, bytes, bytes]:
     finally:
         if process.returncode is None:
             process.kill()
+            await process.communicate()  # until its pipes are closed too
     assert process.returncode is not None
     return process.returncode, out, err
 

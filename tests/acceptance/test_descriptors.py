@@ -16,6 +16,7 @@ from stage.demo.client import Client
 
 DESCRIPTORS = 256
 CONNECTIONS = 300
+LIMIT_SECONDS = 60.0
 
 
 @asynccontextmanager
@@ -33,14 +34,14 @@ async def stage_of_few_files(chain: Chain, folder: Path, port: int) -> AsyncIter
             env={**os.environ, "STAGE_LOG_FORMAT": "json"},
         )  # fmt: skip
     assert process.stdout is not None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(LIMIT_SECONDS):
         await process.stdout.readline()
     try:
         yield process
     finally:
         if process.returncode is None:
             process.kill()
-            await process.wait()
+            await process.communicate()  # until its pipe is closed too
 
 
 async def test_more_connections_than_descriptors_stop_no_saga(
@@ -52,7 +53,7 @@ async def test_more_connections_than_descriptors_stop_no_saga(
     async with stage_of_few_files(processes, tmp_path, port) as process:
         held = []
         for _ in range(CONNECTIONS):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(LIMIT_SECONDS):
                 held.append(await asyncio.open_connection(LOOPBACK, port))
         for _, writer in held[: CONNECTIONS // 2]:
             writer.write(b"GET /hea")
@@ -64,7 +65,7 @@ async def test_more_connections_than_descriptors_stop_no_saga(
         ]
         assert [200] * 20 == [reply.status for reply in replies], replies[0].body
         process.terminate()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(LIMIT_SECONDS):
             await process.wait()
         for _, writer in held:
             writer.close()

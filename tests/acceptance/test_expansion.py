@@ -26,7 +26,7 @@ async def test_an_expansion_is_applied_while_sagas_run_and_the_old_code_starts_o
 ) -> None:
     """No saga fails meanwhile; the release before the expansion serves on it and starts on it."""
     file = tmp_path / "sql" / "0002_iban.expand.sql"
-    async with running_bench(tmp_path) as bench:
+    async with running_bench(tmp_path, "--wait-seconds-max", "15") as bench:
         enough = asyncio.Event()
         codes: list[int] = []
 

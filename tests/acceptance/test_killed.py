@@ -23,7 +23,9 @@ async def test_killed_between_effect_and_commit_it_makes_one_charge(
     reply = await placing
     assert 200 == reply.status, reply.body
     events = await client.events(processes.payment, "s-1")
-    assert ["recovered", "probe_started", "probe_found"] == events[3:6]
+    assert ["recovered", "probe_started"] == events[3:5]
+    # A probe may have no answer on a busy machine; no second charge is begun before one has.
+    assert {"probe_started", "probe_failed"} >= set(events[5 : events.index("probe_found")])
     assert (1, 1) == await client.charges(processes.psp, "s-1")
 
 
@@ -31,7 +33,7 @@ async def test_killed_while_downstream_works_it_hands_on_once(
     processes: Chain, client: Client
 ) -> None:
     """Downstream is slow; the next run asks it again under the same id, and it works once."""
-    await client.script(processes.shipping, {"script": "slow", "seconds": 0.5})
+    await client.script(processes.shipping, {"script": "slow", "seconds": 2.0})
     placing = asyncio.create_task(place(processes, client, "s-1"))
     await client.until(processes.shipping, "s-1", lambda saga: saga["requests"] == 1)
     await processes.payment.kill()

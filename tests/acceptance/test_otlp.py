@@ -174,7 +174,12 @@ def killed(spans: Spans) -> None:
     cut = spans.one("step charge").has(outcome="cut_off", attempt=1).is_error()
     run = spans.one("saga payment", outcome="completed").links_to_only(cut)
     assert run.parent_id == cut.parent_id  # the request that accepted it
-    probe = spans.one("probe charge", outcome="probe_found").below(run).links_to_only(cut)
+    # On a busy machine a probe may have no answer: each further one links to it as well.
+    *failed, probe = probes = spans.all("probe charge")
+    assert {"probe_failed"} >= {each["outcome"] for each in failed}
+    for number, each in enumerate(probes):
+        each.below(run).links_to_only(cut, *probes[max(0, number - 1) : number])
+    probe.has(outcome="probe_found")
     look = spans.one("GET psp", status=200).below(probe)
     spans.one("GET /charges/by-key/{key}", service="psp").below(look)
     spans.one("step record", outcome="step_succeeded").below(run)
@@ -243,6 +248,7 @@ async def test_each_story_is_one_trace_over_all_processes() -> None:
         finally:
             if process.returncode is None:
                 process.kill()
+                await process.communicate()  # until its pipes are closed too
     assert 0 == process.returncode, (out, err)
     stories = {story["name"]: story for story in msgspec.json.decode(out)["stories"]}
     assert list(STORIES) == list(stories)

@@ -33,13 +33,13 @@ from tests.acceptance.overload_load import Seen
 from tests.kits import Strikes
 from tests.sizes import SIZES, TIER
 
-SPELLS = 5 if TIER == "prove" else 1
+SPELLS = 3 if TIER == "prove" else 1
 PEAK_CONNECTIONS = 100
 """More of them do no more. With 32 the stage waits for its load."""
-PEAK_SECONDS = 3.0 if TIER == "prove" else 2.0
-LEARNING_SECONDS = 5.0
+PEAK_SECONDS = 3.0 if TIER == "prove" else 1.0
+LEARNING_SECONDS = 5.0 if TIER == "prove" else 3.0
 """After that the stage knows how much it can do."""
-FORGETTING_SECONDS = 3.0
+FORGETTING_SECONDS = 3.0 if TIER == "prove" else 1.0
 """After that the stage has forgotten the limit that it set itself."""
 TIMES = 5.0
 HELD_SECONDS = 0.75
@@ -84,7 +84,7 @@ async def stage_process(folder: Path) -> AsyncIterator[tuple[int, int]]:
     finally:
         if process.returncode is None:
             process.kill()
-            await process.wait()
+            await process.communicate()  # until its pipe is closed too
 
 
 class Spell(NamedTuple):

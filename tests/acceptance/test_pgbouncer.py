@@ -24,7 +24,7 @@ from tests.acceptance.replicas.callers import duplicate
 from tests.acceptance.replicas.zombies import Pair
 
 PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
-START_SECONDS_MAX = 10.0
+START_SECONDS_MAX = 60.0
 SAGAS = 60
 CONNECTIONS = 5
 """To the server, for all: one replica alone holds up to eight."""

@@ -14,7 +14,7 @@ from tests.acceptance.gateway.nginx import NGINX
 from tests.acceptance.replicas.striker import Strike
 from tests.acceptance.replicas.trial import REPLICAS, Trial, run
 from tests.kits import Strikes
-from tests.sizes import SIZES
+from tests.sizes import SIZES, TIER
 
 RATE = 100.0
 SECONDS = 1_200.0
@@ -49,6 +49,8 @@ def test_a_saga_survives_any_replica(tmp_path: Path, strikes: Strikes) -> None:
     assert result.rest_seconds is not None
     assert len(REPLICAS) == len([share for share in result.shares if share])
     assert {"poll", "duplicate", "verb"} == set(result.asked)
-    assert result.compared and result.refused
+    assert result.compared
+    # One that was stopped may have had nothing under way: of fifty one had, of one nobody knows.
+    assert result.refused or TIER != "prove"
     assert set(Strike) == set(result.strikes)
     assert (trial.strikes, trial.sagas) == (struck, result.sagas)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.replicas.zombies import Pair
+from tests.acceptance.replicas.zombies import Outcome, Pair
 from tests.kits import Strikes
 from tests.sizes import SIZES
 
@@ -20,18 +20,25 @@ async def test_nothing_of_a_zombie_counts(
     """Nothing it wrote lands, nothing leaves it, and its callers hear what the others say."""
     dice = random.Random(f"{SIZES.seed}/zombies")
     pair = Pair(tmp_path, postgres_url)
+    outcomes: list[Outcome] = []
     async with pair.running():
-        outcomes = [await pair.strike(dice) for _ in range(SIZES.zombies)]
+        while _struck(outcomes) < SIZES.zombies and len(outcomes) < 2 * SIZES.zombies:
+            outcomes.append(await pair.strike(dice))
     wrong = [line for outcome in outcomes for line in outcome.wrong]
     taken = sum(outcome.taken_over for outcome in outcomes)
     refused = sum(outcome.refused for outcome in outcomes)
     strikes.report(
         "zombies",
-        sum(1 for outcome in outcomes if outcome.taken_over),
+        _struck(outcomes),
         violations=len(wrong),
         seed=SIZES.seed,
         note=f"{taken} sagas taken over, {refused} stale writes refused",
     )
     assert [] == wrong
-    assert all(outcome.taken_over for outcome in outcomes)
+    assert _struck(outcomes) == SIZES.zombies
     assert refused
+
+
+def _struck(outcomes: list[Outcome]) -> int:
+    """How many had sagas in their hands: on a busy machine all may end before the signal comes."""
+    return sum(1 for outcome in outcomes if outcome.taken_over)

@@ -6,16 +6,14 @@ defines, not what it uses of others.
 
 from __future__ import annotations
 
-import ast
-import io
 import re
-import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from functools import cache
 from typing import NamedTuple
 
 from tests.house.names import docstrings
+from tests.house.syntax import comments_of, syntax_of
 
 # --- words that are not used: the glossary has the list, here stands where each may be --------
 
@@ -216,39 +214,21 @@ def _passages(name: str, text: str) -> Iterator[tuple[int, str]]:
 def _comments(source: str) -> Iterator[tuple[int, str]]:
     """Comments, those on lines below each other as one."""
     first, last, words = 0, 0, ""
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type != tokenize.COMMENT:
-            continue
-        line = token.start[0]
+    for line, comment in comments_of(source):
         if words and line == last + 1:
-            words += "\n" + token.string.lstrip("# ")
+            words += "\n" + comment.lstrip("# ")
         else:
             if words:
                 yield first, words
-            first, words = line, token.string.lstrip("# ")
+            first, words = line, comment.lstrip("# ")
         last = line
     if words:
         yield first, words
 
 
-@cache
-def defined(source: str) -> tuple[tuple[int, str, str], ...]:
+def defined(source: str) -> Sequence[tuple[int, str, str]]:
     """Every name that a module defines: line, kind, name."""
-    return tuple(_definitions(source))
-
-
-def _definitions(source: str) -> Iterator[tuple[int, str, str]]:
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield node.lineno, "function", node.name
-        elif isinstance(node, ast.ClassDef):
-            yield node.lineno, "class", node.name
-        elif isinstance(node, ast.arg):
-            yield node.lineno, "value", node.arg
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            yield node.lineno, "value", node.id
-        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-            yield node.lineno, "value", node.attr
+    return syntax_of(source).definitions
 
 
 def _parts(name: str) -> str:

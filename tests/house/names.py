@@ -6,30 +6,20 @@ Makefile are read from the files that define them.
 
 from __future__ import annotations
 
-import ast
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path, PurePosixPath
 
-_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+from tests.house.syntax import METHODS, SETTING, Module, syntax_of
+
 _QUOTED = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 _FENCED = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _DOTTED = re.compile(r"([A-Za-z_]\w*(?:\.\w+)+)(?:\(.*\))?")
-_ENDPOINT = re.compile(rf"({'|'.join(_METHODS)}) (/[^\s?]*)\S*")
+_ENDPOINT = re.compile(rf"({'|'.join(METHODS)}) (/[^\s?]*)\S*")
 _PATH = re.compile(r"([\w.-]+(?:/[\w.*-]+)*/?)(?:::test_\w+)?")
-_SETTING = re.compile(r"\bSTAGE_[A-Z][A-Z_]*[A-Z]\b")
-
-
-@dataclass
-class Module:
-    """The names that one module defines, and the members of each of its classes."""
-
-    names: set[str] = field(default_factory=set)
-    classes: dict[str, set[str]] = field(default_factory=dict)
-    bases: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass
@@ -69,102 +59,18 @@ def names_of(root: Path, files: Iterable[Path]) -> Names:
     for name in sorted(found.files):
         if not name.endswith(".py") or name.startswith("tests/house/"):
             continue
-        tree = ast.parse((root / name).read_text(encoding="utf-8"))
+        syntax = syntax_of((root / name).read_text(encoding="utf-8"))
         dotted = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-        found.modules[dotted] = _module(tree)
-        _add_strings(found, tree)
+        found.modules[dotted] = syntax.names
+        found.strings |= syntax.strings
+        found.routes |= syntax.routes
         if name.startswith("stage/cli/"):
-            found.commands |= set(_commands(tree))
+            found.commands |= syntax.commands
         if name.startswith("stage/"):
-            found.settings |= set(_settings(tree))
+            found.settings |= syntax.settings
     makefile = (root / "Makefile").read_text(encoding="utf-8")
     found.make_words = set(re.findall(r"^([a-z][\w-]*):(?!=)", makefile, flags=re.MULTILINE))
     return found
-
-
-def _module(tree: ast.Module) -> Module:
-    module = Module()
-    for node in tree.body:
-        module.names |= set(_bound(node))
-        if isinstance(node, ast.If | ast.Try):
-            for inner in ast.walk(node):
-                module.names |= set(_bound(inner))
-    for cls in ast.walk(tree):
-        if isinstance(cls, ast.ClassDef):
-            members = {name for inner in cls.body for name in _bound(inner)}
-            members |= {
-                inner.attr
-                for inner in ast.walk(cls)
-                if isinstance(inner, ast.Attribute) and isinstance(inner.ctx, ast.Store)
-            }
-            module.classes[cls.name] = module.classes.get(cls.name, set()) | members
-            module.bases[cls.name] = [_last(base) for base in cls.bases]
-    return module
-
-
-def _last(node: ast.AST) -> str:
-    if isinstance(node, ast.Subscript):
-        return _last(node.value)
-    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
-
-
-def _bound(node: ast.AST) -> Iterator[str]:
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        yield node.name
-    elif isinstance(node, ast.Import | ast.ImportFrom):
-        for alias in node.names:
-            yield (alias.asname or alias.name).split(".")[0]
-    elif isinstance(node, ast.Assign):
-        for target in node.targets:
-            yield from (inner.id for inner in ast.walk(target) if isinstance(inner, ast.Name))
-    elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-        yield node.target.id
-
-
-def _add_strings(found: Names, tree: ast.Module) -> None:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            found.strings.add(node.value)
-        found.routes |= set(_routes(node))
-
-
-def _routes(node: ast.AST) -> Iterator[tuple[str, str]]:
-    """A route that is registered: `add_get(path, …)`, `web.get(path, …)`, a row with both words."""
-    if isinstance(node, ast.Tuple):
-        parts, verb = node.elts, ""
-    elif isinstance(node, ast.Call):
-        parts, verb = node.args, _last(node.func).removeprefix("add_").upper()
-        registers = _last(node.func).startswith("add_") or _last(node.func)[:1].isupper()
-        if not registers and _last(getattr(node.func, "value", node)) != "web":
-            return
-    else:
-        return
-    words = [part.value for part in parts if isinstance(part, ast.Constant)]
-    methods = {str(word) for word in (*words, verb) if word in _METHODS}
-    paths = [word for word in words if isinstance(word, str) and word.startswith("/")]
-    yield from ((method, path) for method in methods for path in paths if ".*" not in path)
-
-
-def _commands(tree: ast.Module) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef):
-            for decorator in node.decorator_list:
-                call = decorator.func if isinstance(decorator, ast.Call) else decorator
-                if _last(call) in ("command", "group"):
-                    given = decorator.args if isinstance(decorator, ast.Call) else []
-                    named = [arg.value for arg in given if isinstance(arg, ast.Constant)]
-                    yield str(named[0]) if named else node.name.strip("_")
-
-
-def _settings(tree: ast.Module) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if _SETTING.fullmatch(node.value):
-                yield node.value
-        elif isinstance(node, ast.ClassDef) and node.name == "Config":
-            for name in (name for inner in node.body for name in _bound(inner)):
-                yield f"STAGE_{name.upper()}"
-                yield f"STAGE_{name.removesuffix('s').upper()}"
 
 
 def quoted(text: str) -> Iterator[tuple[int, str]]:
@@ -183,22 +89,12 @@ def typed(text: str) -> Iterator[tuple[int, str]]:
             yield number, re.sub(r"^(?:\$ )?(?:\.venv/bin/)?", "", line)
 
 
-@cache  # several checks read the same files
-def docstrings(source: str) -> tuple[tuple[int, str], ...]:
+def docstrings(source: str) -> Sequence[tuple[int, str]]:
     """Every docstring of a module, those below attributes too: its first line, its text unindented.
 
     An indented line is no beginning of a sentence to the checks of the language.
     """
-    return tuple(_docstrings(source))
-
-
-def _docstrings(source: str) -> Iterator[tuple[int, str]]:
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            for inner in node.body:
-                value = inner.value if isinstance(inner, ast.Expr) else None
-                if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                    yield inner.lineno, re.sub(r"(?m)^ +", "", value.value)
+    return syntax_of(source).docstrings
 
 
 def unknown(text: str, names: Names, *, module: str = "") -> list[str]:
@@ -214,7 +110,7 @@ def unknown(text: str, names: Names, *, module: str = "") -> list[str]:
     for line, words in typed(text):
         if not (_command_is_known(words, names) and _make_word_is_known(words, names)):
             wrong.append(f"{line}: {words}")
-    settings = (match for match in _SETTING.finditer(text) if match[0] not in names.settings)
+    settings = (match for match in SETTING.finditer(text) if match[0] not in names.settings)
     lines = ((text.count("\n", 0, match.start()) + 1, match[0]) for match in settings)
     return wrong + [f"{line}: {setting}" for line, setting in lines]
 

@@ -16,7 +16,8 @@ from stage.bootstrap.exit_guard import EXIT_SECONDS_MAX
 from stage.config import SETTINGS, Config, load
 
 VARIABLES = {setting.variable for setting in SETTINGS} | {"STAGE_CONFIG"}
-JOBS = ("database-init.yaml", "database-upgrade.yaml")
+JOBS = ("database-init.yaml", "database-upgrade.yaml", "release-check.yaml")
+CHECK = "release-check.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +31,9 @@ def compose(deploy: Path) -> Any:
 
 
 def manifest(deploy: Path, name: str) -> Any:
-    """One object of Kubernetes, from the file that is applied."""
-    return yaml.safe_load((deploy / "kubernetes" / name).read_text(encoding="utf-8"))
+    """The object of Kubernetes in a file that is applied, or the last one of several."""
+    text = (deploy / "kubernetes" / name).read_text(encoding="utf-8")
+    return list(yaml.safe_load_all(text))[-1]
 
 
 def pod(deploy: Path, name: str) -> Any:
@@ -95,7 +97,8 @@ def test_the_url_of_the_database_comes_from_a_secret(deploy: Path) -> None:
     """It may hold a password: it is no value of the chart, and stands in no manifest."""
     for name in ("deployment.yaml", *JOBS):
         text = (deploy / "kubernetes-postgres" / name).read_text(encoding="utf-8")
-        (container,) = yaml.safe_load(text)["spec"]["template"]["spec"]["containers"]
+        *_, found = yaml.safe_load_all(text)
+        (container,) = found["spec"]["template"]["spec"]["containers"]
         given = {each["name"]: each for each in container["env"]}
         secret = given["STAGE_DATABASE"]["valueFrom"]["secretKeyRef"]
         assert {"name": "payment-database", "key": "url"} == secret
@@ -110,6 +113,32 @@ def test_on_postgresql_the_migration_reaches_the_database_alone(deploy: Path) ->
         port["port"] for rule in migration["egress"] for port in rule["ports"]
     ]
     assert "ingress" not in migration and migration["egress"][-1] == stage["egress"][-1]
+
+
+@pytest.mark.parametrize("folder", ["kubernetes", "kubernetes-postgres"])
+def test_a_release_is_checked_before_its_pods_start(deploy: Path, folder: str) -> None:
+    """Behind its expansions, in the new image, on the database, by the settings that come with it.
+
+    Those of the release before are in force until the update: it would be judged by their peers.
+    """
+    text = (deploy / folder / CHECK).read_text(encoding="utf-8")
+    settings, check = yaml.safe_load_all(text)
+    upgrade, served, stage_settings = (
+        yaml.safe_load((deploy / folder / name).read_text(encoding="utf-8"))
+        for name in ("database-upgrade.yaml", "deployment.yaml", "settings.yaml")
+    )
+    hooks = [each["metadata"]["annotations"] for each in (upgrade, settings, check)]
+    assert ["pre-upgrade"] * 3 == [each["helm.sh/hook"] for each in hooks]
+    assert [0, 1, 2] == [int(each.get("helm.sh/hook-weight", 0)) for each in hooks]
+    spec, pods = (each["spec"]["template"]["spec"] for each in (check, served))
+    (container,), (serving,) = spec["containers"], pods["containers"]
+    assert ["check", serving["args"][-1]] == container["args"]
+    assert serving["image"] == container["image"] and serving["env"] == container["env"]
+    assert stage_settings["data"] == settings["data"]
+    others = [each for each in pods["volumes"] if each["name"] != "settings"]
+    mine = {"name": "settings", "configMap": {"name": settings["metadata"]["name"]}}
+    assert [mine, *others] == spec["volumes"]
+    assert serving["volumeMounts"] == container["volumeMounts"]
 
 
 @pytest.mark.parametrize("name", ["deployment.yaml", *JOBS])

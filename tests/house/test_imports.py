@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -30,12 +32,30 @@ def lint(directory: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def copy_house(root: Path, place: Path) -> None:
-    """Copy the packages and their contracts, so that something can be planted."""
+@pytest.fixture(scope="module")
+def copied(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the packages and their contracts, so that something can be planted."""
+    place = tmp_path_factory.mktemp("house")
     for package in ("stage", "upstream_stub", "downstream_stub"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(root / package, place / package, ignore=ignored)
     shutil.copy(root / "pyproject.toml", place)
+    return place
+
+
+@contextmanager
+def planted(copied: Path, file: str, text: str) -> Iterator[None]:
+    """The copy has that file, for a while; a folder of its own goes with it."""
+    place = copied / file
+    new = not place.parent.exists()
+    place.parent.mkdir(exist_ok=True)
+    place.write_text(text)
+    try:
+        yield
+    finally:
+        place.unlink()
+        if new:
+            place.parent.rmdir()
 
 
 def test_the_house_keeps_its_layers(root: Path) -> None:
@@ -73,16 +93,10 @@ def test_the_house_keeps_its_layers(root: Path) -> None:
         ("stage/engine/planted.py", "import opentelemetry", "OpenTelemetry is known"),
     ],
 )
-def test_a_door_that_is_opened_is_seen(
-    root: Path, tmp_path: Path, file: str, line: str, contract: str
-) -> None:
+def test_a_door_that_is_opened_is_seen(copied: Path, file: str, line: str, contract: str) -> None:
     """One forbidden import, planted into a copy of the house, breaks the contract that forbids."""
-    copy_house(root, tmp_path)
-    planted = tmp_path / file
-    planted.parent.mkdir(exist_ok=True)
-    planted.write_text(f'"""Planted."""\n{line}\n')
-
-    result = lint(tmp_path)
+    with planted(copied, file, f'"""Planted."""\n{line}\n'):
+        result = lint(copied)
 
     kept = [row for row in result.stdout.splitlines() if row.startswith(contract)]
     assert 0 != result.returncode
@@ -90,12 +104,10 @@ def test_a_door_that_is_opened_is_seen(
     assert " BROKEN" in kept[0], result.stdout
 
 
-def test_the_neighbours_may_import_the_wire(root: Path, tmp_path: Path) -> None:
+def test_the_neighbours_may_import_the_wire(copied: Path) -> None:
     """The public protocol is the one room of ours that a neighbour may import."""
-    copy_house(root, tmp_path)
-    (tmp_path / NEIGHBOURS / "upstream" / "planted.py").write_text("import stage.wire\n")
-
-    result = lint(tmp_path)
+    with planted(copied, f"{NEIGHBOURS}/upstream/planted.py", "import stage.wire\n"):
+        result = lint(copied)
 
     assert 0 == result.returncode, result.stdout + result.stderr
 

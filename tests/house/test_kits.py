@@ -147,8 +147,8 @@ def test_the_reports_of_two_runs_are_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "marks, runs",
-    [({"kit"}, 1), ({"kit", "quiet"}, 1), ({"quiet"}, 0), (set(), 0)],
-    ids=["kit", "speed", "no kit", "neither"],
+    [({"kit"}, 1), ({"kit", "quiet"}, 1), ({"oldest"}, 1), ({"quiet"}, 0), (set(), 0)],
+    ids=["kit", "speed", "law", "no kit", "neither"],
 )
 def test_prove_runs_each_test_of_a_kit_once(marks: set[str], runs: int) -> None:
     """Together with others or by itself, and the last run judges what both reported."""

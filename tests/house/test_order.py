@@ -23,6 +23,8 @@ def test_every_row_is_there(root: Path) -> None:
 
 def _stands(root: Path, row: str) -> bool:
     file, _, function = row.partition("::")
+    if not function and (root / file).is_dir():
+        return True
     return (root / file).is_file() and f"def {function}(" in f"def ({(root / file).read_text()}"
 
 
@@ -46,6 +48,15 @@ def test_a_test_with_a_row_of_its_own_is_shared_by_its_parameters() -> None:
     found = pieces({"a::long": 80, "a": 5}, tests)
 
     assert {"a": [0, 3], "a::long[0]": [1], "a::long[1-[x]]": [2], "b": [4]} == found
+
+
+def test_a_folder_with_a_row_of_its_own_stays_in_one_piece() -> None:
+    """Its files share what they read; those of a folder below it do not."""
+    tests = ["a/x.py::1", "b/x.py::1", "a/b/x.py::1", "a/y.py::1[a/b]"]
+
+    found = pieces({"a": 5}, tests)
+
+    assert {"a": [0, 3], "b/x.py": [1], "a/b/x.py": [2]} == found
 
 
 def test_kits_that_offer_a_rate_come_in_turn() -> None:

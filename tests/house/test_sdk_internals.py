@@ -17,6 +17,8 @@ OF_NAMED_TUPLES = frozenset({"_replace", "_asdict", "_fields", "_make"})
 
 def touched(source: str) -> Iterator[str]:
     """The private names that a module takes of the library, and its changes to it."""
+    if LIBRARY not in source:
+        return  # before it is parsed: it imports nothing of the library
     tree = ast.parse(source)
     of_library: set[str] = set()
     for node in ast.walk(tree):

@@ -16,6 +16,7 @@ import aiohttp
 import msgspec
 import pytest
 from aiohttp.test_utils import TestServer
+from yarl import URL
 
 from stage.demo.chain import free_ports
 from stage.neighbours.conformance.caller import Caller
@@ -53,7 +54,7 @@ class Neighbour:
         """At once, without a chance to write anything."""
         if self._process is not None and self._process.returncode is None:
             self._process.kill()
-            await self._process.wait()
+            await self._process.communicate()  # until its pipe is closed too
 
 
 class Trio:
@@ -205,7 +206,9 @@ async def test_the_upstream_asks_to_compensate_where_something_may_stand(
         order = Neighbour("upstream.mjs", "order", port, url, tmp_path / "books")
         await order.start()
         try:
-            sent = {"id": "s-1", "data": {}, "budget_ms": 500}
+            # A no that is understood ends it; of anything else it asks until the budget is over.
+            budget_ms = 500 if asks else 30_000
+            sent = {"id": "s-1", "data": {}, "budget_ms": budget_ms}
             async with session.post(f"{order.url}/orders", json=sent) as answer:
                 row = await answer.json()
         finally:
@@ -254,3 +257,55 @@ async def test_a_saga_that_is_in_no_books_of_the_head_was_lost(tmp_path: Path) -
             "POST", f"{three.order.url}/sagas/s-lost/compensate", b'{"requested_by":"payment"}'
         )
         assert (409, "unknown") == (status, msgspec.json.decode(body)["outcome"])
+
+
+@pytest.mark.parametrize(
+    "script, path",
+    [
+        ("upstream.mjs", "/sagas/s-1/compensate"),
+        ("upstream.mjs", "/orders"),
+        ("downstream.mjs", "/sagas/%zz/compensate"),
+    ],
+)
+async def test_an_unreadable_request_ends_no_neighbour(
+    tmp_path: Path, script: str, path: str
+) -> None:
+    """A body that is no JSON, a path that is none, and a caller that hangs up within its body."""
+    [port] = free_ports(1)
+    neighbour = Neighbour(script, "order", port, "http://127.0.0.1:9", tmp_path / "books")
+    await neighbour.start()
+    try:
+        _, writer = await asyncio.open_connection(HOST, port)
+        writer.write(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{{".encode())
+        await writer.drain()
+        writer.transport.abort()
+        async with aiohttp.ClientSession() as session:
+            url = URL(f"{neighbour.url}{path}", encoded=True)
+            async with session.post(url, data=b"{") as answer:
+                assert (400, {"outcome": "unknown"}) == (answer.status, await answer.json())
+            async with session.get(f"{neighbour.url}/books") as answer:
+                assert 200 == answer.status
+    finally:
+        await neighbour.kill()
+
+
+@pytest.mark.parametrize(
+    "header, seconds",
+    [("31536000", 60), ("-5", 0), ("NaN", 0), ("Infinity", 60), ("1e9", 60), ("7", 7)],
+)
+async def test_a_pause_that_a_header_asks_for_is_bounded(header: str, seconds: int) -> None:
+    """A year in milliseconds is more than setTimeout takes: it would not wait at all."""
+    stage = FakeStage()
+    stage.says("GET /sagas/*", Reply(503, headers={"Retry-After": header}))
+    async with TestServer(stage.app) as server:
+        url = str(server.make_url("/sagas/s-1"))
+        code = (
+            f"import({str(HERE / 'http.mjs')!r}).then(async ({{ ask }}) =>"
+            f" console.log((await ask({url!r}, {{ method: 'GET', seconds: 60 }})).retryAfter))"
+        )
+        assert NODE is not None
+        node = await asyncio.create_subprocess_exec(
+            NODE, "-e", code, stdout=asyncio.subprocess.PIPE
+        )
+        printed, _ = await node.communicate()
+    assert str(seconds) == printed.decode().strip()

@@ -146,6 +146,7 @@ ALERTS = {
         'stage_certificate_expiry_seconds{place="tls_cert"}': ("500000x65", "0 700000x64"),
     },
     "StageFilesRefused": {'stage_files_refused{place="tls_cert"}': ("0x20 1x45", "0 1 1 0x62")},
+    "StageLogDropped": {"stage_log_lines_dropped_total": ("0x25 40x40", "7x65")},
     "StagePaused": {'stage_paused{target="intake",direction="both"}': ("0x25 1x40", "0x65")},
     "StageDefect": {'stage_defects_total{where="run"}': ("0x25 1x40", "0x65")},
 }

@@ -239,7 +239,9 @@ class _Walk(ast.NodeTransformer):
         return node
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
-        """A keyword argument that is missing."""
+        """A keyword argument that is missing; those of a type variable are types."""
+        if isinstance(node.func, ast.Name) and node.func.id == "TypeVar":
+            return node
         self.generic_visit(node)
         made: ast.AST = node
         for place, keyword in enumerate(node.keywords):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -25,13 +26,19 @@ from stage.inbound.aiohttp import SERVICE
 from stage.neighbours.downstream.app import make_app as make_downstream
 from stage.neighbours.shared.tokens import Keys
 from stage.neighbours.upstream.app import make_app as make_upstream
+from stage.neighbours.upstream.script import Script, ScriptName
 from stage.ports.connection import Connection
 from stage.wire.envelope import Envelope, TrailEntry, encode_envelope
+from tests.waits import LOOK_SECONDS, until
 
 HOST = "127.0.0.1"
 SERVICES = ("order", "payment", "shipping", "psp")
 AT = "2026-11-23T02:29:58.120Z"
 RESENDS_MAX = 60
+UNTIL_SECONDS_MAX = 90.0
+"""Less than the deadline of a test."""
+BEGUN_ELSEWHERE = Script(ScriptName.TOMBSTONE)
+"""Sagas are sent to the stage in the name of the neighbour upstream, which has no books of them."""
 
 
 class Chain:
@@ -111,11 +118,14 @@ class Chain:
     async def until(self, saga_id: str, holds: Callable[[Mapping[str, Any]], bool]) -> Any:
         """The stage's view once that holds, looked at after every change of its journal."""
         url, seen = f"{self.stage}/sagas/{saga_id}", 0
-        for _ in range(200):
+        latest = time.monotonic() + UNTIL_SECONDS_MAX
+        while time.monotonic() < latest:
             status, _, body = await self.request("GET", url)
             view = msgspec.json.decode(body) if status == 200 else {}
             if view and holds(view):
                 return view
+            if not view:  # nobody can wait for a saga that was never seen
+                await asyncio.sleep(LOOK_SECONDS)
             path = f"{url}?view=journal&after={seen}"
             _, _, body = await self.request("GET", path, Prefer="wait=1")
             entries = msgspec.json.decode(body).get("entries", [])
@@ -129,11 +139,11 @@ class Chain:
 
     async def until_charged(self) -> None:
         """Return when a charge has landed at the external API."""
-        for _ in range(500):
-            if (await self.charges())[0]:
-                return
-            await asyncio.sleep(0.01)  # the API tells nobody
-        raise AssertionError("nothing was charged")
+
+        async def charged() -> int:
+            return (await self.charges())[0]
+
+        await until(charged)
 
     async def shipped(self, saga_id: str) -> dict[str, Any] | None:
         """The view of a saga at shipping."""
@@ -189,7 +199,10 @@ async def running_chain(
                 keys=shown.get("shipping", Keys()),
             ),
             "order": make_upstream(
-                name="order", stage=urls["payment"], keys=shown.get("order", Keys())
+                name="order",
+                stage=urls["payment"],
+                keys=shown.get("order", Keys()),
+                script=BEGUN_ELSEWHERE,
             ),
             "payment": chain.app,
         }

@@ -10,8 +10,16 @@ from pathlib import Path
 import pytest
 import structlog
 
+from stage.engine.embedded import limits
 from stage.telemetry import logs
 from tests.scenario.chain import Chain, running_chain
+from tests.waits import HANG_SECONDS
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A query waits until what was answered before it is durable, however busy the disk is."""
+    monkeypatch.setattr(limits, "WRITTEN_SECONDS_MAX", HANG_SECONDS)
 
 
 @pytest.fixture

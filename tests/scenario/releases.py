@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -19,7 +18,8 @@ from stage.demo import psp as psp_service
 from stage.demo.payment import Charge, Order
 from stage.neighbours.downstream.app import make_app as make_downstream
 from stage.neighbours.upstream.app import make_app as make_upstream
-from tests.scenario.chain import HOST, Chain
+from tests.kept_port import kept_port
+from tests.scenario.chain import BEGUN_ELSEWHERE, HOST, Chain
 
 SERVICES = ("order", "payment", "shipping", "psp", "psp2")
 
@@ -75,7 +75,7 @@ class World:
         }
         app = build_app(stage, Config(service_name="payment", **{**usual, **options}))
         port = int(self._urls["payment"].rpartition(":")[2])
-        async with _serving(app, socket.create_server((HOST, port))):
+        async with _serving(app, port):
             yield self.chain
 
     async def standing(self, api: str) -> tuple[int, int]:
@@ -87,28 +87,26 @@ class World:
 @asynccontextmanager
 async def world_around(folder: Path) -> AsyncIterator[World]:
     """Two external APIs, an upstream and a downstream, with their books."""
-    doors = {name: socket.create_server((HOST, 0)) for name in SERVICES}
-    urls = {name: f"http://{HOST}:{door.getsockname()[1]}" for name, door in doors.items()}
-    doors.pop("payment").close()  # each release opens it again
-    apps = {
-        "psp": psp_service.make_app(),
-        "psp2": psp_service.make_app(),
-        "shipping": make_downstream(name="shipping", upstream=urls["payment"]),
-        "order": make_upstream(name="order", stage=urls["payment"]),
-    }
     async with AsyncExitStack() as stack:
+        ports = {name: stack.enter_context(kept_port()) for name in SERVICES}
+        urls = {name: f"http://{HOST}:{port}" for name, port in ports.items()}
+        apps = {
+            "psp": psp_service.make_app(),
+            "psp2": psp_service.make_app(),
+            "shipping": make_downstream(name="shipping", upstream=urls["payment"]),
+            "order": make_upstream(name="order", stage=urls["payment"], script=BEGUN_ELSEWHERE),
+        }
         session = await stack.enter_async_context(aiohttp.ClientSession())
         for name, app in apps.items():
-            await stack.enter_async_context(_serving(app, doors[name]))
+            await stack.enter_async_context(_serving(app, ports[name]))
         yield World(folder, session, urls)
 
 
 @asynccontextmanager
-async def _serving(app: web.Application, door: socket.socket) -> AsyncIterator[None]:
-    server = TestServer(app, host=HOST, socket_factory=lambda *_: door)
+async def _serving(app: web.Application, port: int) -> AsyncIterator[None]:
+    server = TestServer(app, host=HOST, port=port)
     try:
         await server.start_server(shutdown_timeout=0.1)
         yield
     finally:
         await server.close()
-        door.close()

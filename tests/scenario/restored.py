@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
@@ -22,6 +21,7 @@ from stage.engine.reconcile import Reconciliation
 from stage.neighbours.downstream.app import make_app as make_downstream
 from stage.neighbours.upstream.app import make_app as make_upstream
 from stage.wire.envelope import parse_instant
+from tests.kept_port import kept_port
 from tests.scenario.chain import HOST, ORDER, SERVICES, Chain
 
 AS_OF = "2020-01-01T00:00:00Z"
@@ -73,13 +73,13 @@ class RestoredChain:
         """Take this copy for the backup."""
         shutil.copy(copy, self._copy)
 
-    def put_back(self) -> None:
+    def put_back(self, as_of: str = AS_OF) -> None:
         """Put the copy back while payment is stopped, and say so."""
         for suffix in ("-wal", "-shm"):
             Path(f"{self.path}{suffix}").unlink(missing_ok=True)
         shutil.copy(self._copy, self.path)
         with open_database(payment, self.config) as database:
-            database.restored(parse_instant(AS_OF))
+            database.restored(parse_instant(as_of))
 
     async def reconcile(
         self, *, dry_run: bool = False, since: str | None = None, **without: str
@@ -99,17 +99,14 @@ class RestoredChain:
 @asynccontextmanager
 async def restored_chain(folder: Path) -> AsyncIterator[RestoredChain]:
     """The neighbours are up; payment is not."""
-    doors = {name: socket.create_server((HOST, 0)) for name in SERVICES}
-    ports = {name: door.getsockname()[1] for name, door in doors.items()}
-    for door in doors.values():
-        door.close()
-    urls = {name: f"http://{HOST}:{port}" for name, port in ports.items()}
-    apps = {
-        "psp": psp_service.make_app(),
-        "shipping": make_downstream(name="shipping", upstream=urls["payment"]),
-        "order": make_upstream(name="order", stage=urls["payment"]),
-    }
     async with AsyncExitStack() as stack:
+        ports = {name: stack.enter_context(kept_port()) for name in SERVICES}
+        urls = {name: f"http://{HOST}:{port}" for name, port in ports.items()}
+        apps = {
+            "psp": psp_service.make_app(),
+            "shipping": make_downstream(name="shipping", upstream=urls["payment"]),
+            "order": make_upstream(name="order", stage=urls["payment"]),
+        }
         session = await stack.enter_async_context(aiohttp.ClientSession())
         for name, app in apps.items():
             await stack.enter_async_context(_served(app, ports[name]))

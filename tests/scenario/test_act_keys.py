@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from stage.inbound import sweeps
 from tests.scenario.chain import Chain
 from tests.scenario.test_operator import WHO, stuck
 from tests.scenario.test_sweeps import acts_on
@@ -161,6 +162,64 @@ async def test_a_late_copy_of_a_sweep_begins_none(chain: Chain) -> None:
     status, replayed, second = await order(chain, "/sweeps", "k-1", **sweep)
     assert (200, True, first["number"]) == (status, replayed, second["number"])
     assert 1 == len((await chain.get(f"{chain.stage}/sweeps"))["sweeps"])
+
+
+async def test_a_late_copy_of_a_sweep_that_named_no_saga_acts_on_none_that_came_since(
+    chain: Chain,
+) -> None:
+    """The first was answered with an empty list; a saga that its filter names has come since."""
+    sweep = {"verb": "retry", "where": {"cause": "failed_to_compensate"}}
+    first = await order(chain, "/sweeps", "k-1", **sweep)
+    assert (200, False, 0, None) == (*first[:2], first[2]["sagas"], first[2]["number"])
+    await stuck(chain)
+
+    status, replayed, second = await order(chain, "/sweeps", "k-1", **sweep)
+
+    assert (200, True) == (status, replayed)
+    assert second == {**first[2], "at": second["at"]}
+    assert [] == (await chain.get(f"{chain.stage}/sweeps"))["sweeps"]
+    assert 1 == (await order(chain, "/sweeps", "k-2", **sweep))[2]["sagas"]
+
+
+async def test_a_late_copy_of_a_sweep_that_named_too_many_sagas_is_refused_again(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By then its filter names fewer, and the person has narrowed it down."""
+    await stuck(chain)
+    sweep = {"verb": "retry", "where": {"cause": "failed_to_compensate"}}
+    with monkeypatch.context() as few:
+        few.setattr(sweeps, "SWEEP_SAGAS_MAX", 0)
+        first = await order(chain, "/sweeps", "k-1", **sweep)
+    second = await order(chain, "/sweeps", "k-1", **sweep)
+    assert [422, 422] == [first[0], second[0]]
+    assert first[2]["detail"] == second[2]["detail"]
+    assert [] == (await chain.get(f"{chain.stage}/sweeps"))["sweeps"]
+
+
+async def test_a_late_copy_of_an_end_that_ended_no_pause_lets_go_of_nothing(chain: Chain) -> None:
+    """The peer was not paused then, and has been since."""
+    end = {"target": "externals.psp"}
+    assert 404 == (await order(chain, "/pauses/end", "k-1", **end))[0]
+    assert 200 == (await order(chain, "/pauses", "k-2", **end, seconds=60.0))[0]
+    assert 404 == (await order(chain, "/pauses/end", "k-1", **end))[0]
+    held = (await chain.get(f"{chain.stage}/pauses"))["pauses"]
+    assert ["externals.psp"] == [each["target"] for each in held]
+    assert (200, False) == (await order(chain, "/pauses/end", "k-3", **end))[:2]
+
+
+@pytest.mark.parametrize("verb", ["resolve", "erase"])
+async def test_a_late_copy_of_a_verb_for_an_unknown_saga_does_nothing_to_it(
+    chain: Chain, verb: str
+) -> None:
+    """It has come since, and by now the verb would be allowed."""
+    assert 404 == (await order(chain, f"/sagas/s-1/{verb}"))[0]
+    if verb == "erase":
+        await chain.send("s-1")
+    else:
+        await stuck(chain)
+    status, _, problem = await order(chain, f"/sagas/s-1/{verb}")
+    assert 409 == status and "never seen" in problem["detail"]
+    assert [] == await acts_on(chain, "s-1")
 
 
 async def test_a_late_copy_of_a_stop_does_not_stop_a_sweep_that_goes_on(chain: Chain) -> None:

@@ -216,6 +216,70 @@ async def test_a_task_compensates_a_saga(world: World) -> None:
     assert "" == error
 
 
+@pytest.mark.parametrize(
+    "reason",
+    ["x" * 30_000, None, "", {"Error": "States.Timeout"}, 7, "\u0007\u2028"],
+    ids=["long", "null", "empty", "an error", "a number", "odd"],
+)
+async def test_no_reason_keeps_a_saga_from_being_compensated(world: World, reason: Any) -> None:
+    """The cause of an error at Step Functions has up to 32,768 characters."""
+    chain, tasks = world
+    await tasks.task("t-1", saga_id="s-1", data=ORDER)
+    error, answer = await tasks.task("t-2", saga_id="s-1", compensate=reason)
+    assert ("", "compensated") == (error, answer["outcome"])
+    assert (1, 0) == await chain.charges()
+
+
+@pytest.mark.parametrize(
+    "reason, ends",
+    [("[" * 900 + "]" * 900, ("", 0)), ("[" * 30_000, (activity.FAILED_TO_COMPENSATE, 1)),
+     ('"\\ud800"', (activity.FAILED_TO_COMPENSATE, 1))],
+    ids=["deep", "too deep", "half a character"],
+)  # fmt: skip
+async def test_an_odd_reason_is_no_word_on_the_saga(
+    world: World, reason: str, ends: tuple[str, int]
+) -> None:
+    """It is shown as it came, or the task says that the saga may stand."""
+    chain, tasks = world
+    await tasks.task("t-1", saga_id="s-1", data=ORDER)
+    given = f'{{"saga_id":"s-1","compensate":{reason}}}'
+    async with asyncio.timeout(UNTIL_SECONDS_MAX):
+        error, _ = await tasks.give("t-2", given)
+    _, standing = await chain.charges()
+    assert ends == (error, standing)
+
+
+async def test_a_saga_of_another_caller_is_not_said_to_be_gone(world: World) -> None:
+    """The stage refuses to compensate it: 403, of which `not_executed` is no word on the saga.
+
+    It would refuse it again, so a person has to look, and the other stages are not kept waiting.
+    """
+    chain, tasks = world
+    assert 200 == (await chain.send("s-1"))[0]
+    error, _ = await tasks.task("t-1", saga_id="s-1", compensate="no parcel")
+    assert activity.FAILED_TO_COMPENSATE == error
+    assert (1, 1) == await chain.charges()
+
+
+@pytest.mark.parametrize(
+    "given, wrong",
+    [
+        ('{"saga_id":"a/b","compensate":"no parcel"}', activity.FAILED_TO_COMPENSATE),
+        ('{"compensate":"no parcel"}', activity.FAILED_TO_COMPENSATE),
+        ('{"saga_id":7,"compensate":"no parcel"', activity.FAILED_TO_COMPENSATE),
+        ('"s-1"', activity.UNKNOWN),
+    ],
+)
+async def test_an_input_to_compensate_that_is_not_read_is_no_not_executed(
+    world: World, given: str, wrong: str
+) -> None:
+    """A state machine would go on as if nothing stood."""
+    _, tasks = world
+    async with asyncio.timeout(UNTIL_SECONDS_MAX):
+        error, _ = await tasks.give("t-1", given)
+    assert wrong == error
+
+
 async def test_a_saga_whose_task_timed_out_is_compensated(world: World) -> None:
     """Nobody waits for it any more: found by a beat while it runs."""
     chain, tasks = world

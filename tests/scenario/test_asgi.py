@@ -29,6 +29,7 @@ from stage.inbound.asgi import AsgiApplication
 from stage.wire.envelope import Envelope, encode_envelope
 from tests.scenario.chain import ORDER
 from tests.scenario.test_mounting import HEADERS, eventually
+from tests.waits import HANG_SECONDS
 
 HOST = "127.0.0.1"
 BODY = encode_envelope(Envelope(saga_id="s-1", data=ORDER))
@@ -104,6 +105,16 @@ async def test_errors_are_problems_there_too(application: AsgiApplication) -> No
         assert (413, "not_executed") == (status, problem["outcome"])
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+async def test_health_is_asked_for_by_head(application: AsgiApplication, path: str) -> None:
+    """Without a body; a load balancer that asks so takes 405 for a service that is down."""
+    async with under_uvicorn(application) as url, aiohttp.ClientSession() as session:
+        async with session.head(f"{url}{path}") as response:
+            assert (200, "no-store") == (response.status, response.headers["cache-control"])
+        async with session.head(f"{url}/sagas/s-1") as response:
+            assert 405 == response.status
+
+
 START = b"POST /sagas HTTP/1.1\r\n"
 LENGTH = b"Content-Length: %d\r\n" % len(BODY)
 JSON = b"Content-Type: application/json\r\n"
@@ -114,7 +125,7 @@ async def raw(url: str, sent: bytes) -> bytes:
     """The answer to bytes as they are; they ask for the end of the connection."""
     reader, writer = await asyncio.open_connection(HOST, int(url.rsplit(":", 1)[1]))
     writer.write(sent)
-    answer = await asyncio.wait_for(reader.read(), 10)
+    answer = await asyncio.wait_for(reader.read(), HANG_SECONDS)
     writer.close()
     return answer
 
@@ -161,7 +172,7 @@ async def test_a_body_that_does_not_come_is_given_up(tmp_path: Path, api: str) -
             b"POST /sagas HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
             b"Content-Length: 100\r\n\r\n{"
         )
-        answer = await asyncio.wait_for(reader.read(), 10)  # to the end of the connection
+        answer = await asyncio.wait_for(reader.read(), HANG_SECONDS)  # to the end of the connection
         writer.close()
         assert answer.startswith(b"HTTP/1.1 408 ")
         assert b'"not_executed"' in answer
@@ -189,6 +200,24 @@ async def test_mounted_in_fastapi_it_lives_in_the_outer_lifespan(
             assert 200 == response.status
         status, _, done = await send(f"{url}/payment")
         assert (200, "executed") == (status, done["outcome"])
+
+
+async def test_mounted_in_fastapi_behind_a_proxy_it_finds_its_paths(
+    application: AsgiApplication,
+) -> None:
+    """The proxy takes `/api` away, and `FastAPI(root_path=)` is told of it.
+
+    Newer releases of FastAPI warn of that, and name `uvicorn --root-path`, by which the path holds
+    it.
+    """
+    outer = FastAPI(lifespan=application.lifespan)
+    outer.root_path = "/api"
+    outer.mount("/payment", application)
+    async with under_uvicorn(outer) as url, aiohttp.ClientSession() as session:
+        status, headers, _ = await send(f"{url}/payment", Prefer="respond-async")
+        assert (202, "sagas/s-1") == (status, headers["location"])
+        async with session.get(f"{url}/payment/sagas/s-1", headers={"Prefer": "wait=5"}) as looked:
+            assert 200 == looked.status
 
 
 async def test_mounted_without_the_lifespan_it_says_what_to_do(
@@ -247,4 +276,4 @@ async def test_uvicorn_serves_what_the_author_names(tmp_path: Path) -> None:
             assert await eventually(session, f"http://{HOST}:{port}/readyz")
     finally:
         process.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(process.wait(), 15) in (0, -signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), HANG_SECONDS) in (0, -signal.SIGTERM)

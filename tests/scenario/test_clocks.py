@@ -12,6 +12,7 @@ from stage.bootstrap import wiring
 from stage.engine import clock as clocks
 from stage.engine.embedded import retention
 from tests.scenario.chain import Chain, running_chain
+from tests.waits import HANG_SECONDS, until
 
 DAY = 86_400.0
 
@@ -69,11 +70,7 @@ async def test_a_clock_that_stays_ahead_is_believed_in_time(
     async with running_chain(tmp_path) as chain:
         assert 200 == (await chain.send("s-1"))[0]
         wall.ahead = 8 * DAY
-        for _ in range(100):
-            if await closed(chain, "s-1"):
-                break
-            await asyncio.sleep(0.05)
-        assert await closed(chain, "s-1")
+        await until(lambda: closed(chain, "s-1"))
 
 
 async def test_a_step_back_does_not_make_a_saga_wait(tmp_path: Path, wall: WallClock) -> None:
@@ -83,5 +80,5 @@ async def test_a_step_back_does_not_make_a_saga_wait(tmp_path: Path, wall: WallC
         sending = asyncio.ensure_future(chain.send("s-1"))
         await chain.until_charged()
         wall.ahead = -3_600.0
-        status, _, _ = await asyncio.wait_for(sending, 20.0)
+        status, _, _ = await asyncio.wait_for(sending, HANG_SECONDS)
         assert 200 == status

@@ -17,15 +17,19 @@ import pytest
 from stage.console.draw import POLICY
 from stage.console.live import AGAIN_SECONDS, ASKED_MAX, KEPT_SECONDS, Live
 from stage.console.story import BAR_WIDTH
+from stage.core.errors import NewerJournal
+from stage.engine.embedded.engine import EmbeddedEngine
 from stage.inbound.aiohttp import SERVICE
 from stage.inbound.principal import CLAIMED
 from stage.inbound.request import HeaderPairs, Request
+from stage.ports.engine import PastRetention
+from stage.store.sqlite.store import SqliteStore
 from stage.wire.chain import ChainView
 from stage.wire.chain_rows import rows_of
 from tests.scenario.attacks.names import named_chain, shown_by, token_of
 from tests.scenario.chain import Chain, running_chain
 from tests.scenario.test_operator import audit, do, stuck
-from tests.scenario.test_sweeps import acts_on
+from tests.scenario.test_sweeps import acts_on, until_done
 
 SCRIPT = "<script>alert(1)</script>"
 WHO = {"actor": "kim", "reason": "ticket 17"}
@@ -156,6 +160,41 @@ async def test_parked_lists_only_what_the_query_narrows_to(chain: Chain) -> None
     assert 400 == status and "causes are" in page
 
 
+@pytest.mark.parametrize("found", [None, NewerJournal("it goes on there"), PastRetention("gone")])
+async def test_a_saga_that_goes_behind_its_list_ends_no_page(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch, found: Exception | None
+) -> None:
+    """It is shown as it was listed, and the others with what stands of them."""
+    await stuck(chain)
+    get_saga = EmbeddedEngine.get_saga
+
+    async def late(engine: EmbeddedEngine, saga_id: str, wait_seconds: float = 0.0) -> Any:
+        if saga_id != "s-1":
+            return await get_saga(engine, saga_id, wait_seconds)
+        if found is not None:
+            raise found
+        return None
+
+    monkeypatch.setattr(EmbeddedEngine, "get_saga", late)
+    status, page = await see(chain, "/parked")
+    assert (200, True) == (status, "/console/sagas/s-1" in page)
+
+
+async def test_a_saga_whose_journal_another_release_reads_has_its_page(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without entries, and its chain with the stories of all stages."""
+    await chain.send("s-1")
+
+    async def unread(*_: object) -> None:
+        raise NewerJournal("it goes on there")
+
+    monkeypatch.setattr(SqliteStore, "entries", unread)
+    assert 200 == (await see(chain, "/sagas/s-1"))[0]
+    stories = (await chain.get(f"{chain.stage}/sagas/s-1?view=chain"))["stages"]
+    assert {"payment", "shipping"} <= {story["stage"] for story in stories}
+
+
 async def test_a_saga_is_shown_with_its_journal_and_each_verb(chain: Chain) -> None:
     """Each allowed verb has a form; each other one the reason of the API."""
     await stuck(chain)
@@ -195,6 +234,7 @@ async def test_compensate_is_shown_as_a_forecast_and_done(chain: Chain) -> None:
     fields = {**WHO, "verb": "compensate", "press": "preview"}
     _, _, page = await press(chain, "/sagas/s-1", fields)
     assert "What would become of each effect" in page and "charge" in page
+    assert "nothing to undo is declared" in page, "the words are not those of stage plan"
     assert "completed" == (await chain.view("s-1"))["state"]
     status, _, _ = await press(chain, "/sagas/s-1", [*Fields(page).hidden, ("press", "act")])
     assert 303 == status
@@ -214,6 +254,7 @@ async def test_many_are_chosen_shown_and_swept(chain: Chain) -> None:
     assert [("saga_id", "s-1")] == [each for each in hidden if each[0] in ("saga_id", "where")]
     status, headers, _ = await press(chain, "/parked", [*hidden, ("press", "act")])
     assert (303, "/console/sweeps/1") == (status, headers["Location"])
+    await until_done(chain, 1)
     await chain.until("s-1", lambda saga: saga["state"] == "compensated")
     _, page = await see(chain, "/sweeps/1")
     assert "Done to 1 of 1" in page and "ticket 17" in page

@@ -12,6 +12,7 @@ import pytest
 
 from stage.store.sqlite import watch
 from tests.scenario.chain import Chain, running_chain
+from tests.waits import until
 
 
 async def ready(chain: Chain) -> int:
@@ -28,20 +29,20 @@ async def value(chain: Chain, name: str) -> str:
 
 async def until_counted(chain: Chain, count: str) -> None:
     """Return when so many sagas count as completed: a query that had begun knows none of later."""
-    for _ in range(200):
-        if await value(chain, 'stage_sagas{state="completed"}') == count:
-            return
-        await asyncio.sleep(0.05)
-    raise AssertionError(f"the gauge never said {count}")
+
+    async def counted() -> bool:
+        return count == await value(chain, 'stage_sagas{state="completed"}')
+
+    await until(counted)
 
 
 async def until_ready(chain: Chain, code: int) -> None:
     """Return when the readiness probe answers with that code."""
-    for _ in range(200):
-        if await ready(chain) == code:
-            return
-        await asyncio.sleep(0.05)
-    raise AssertionError(f"readyz never said {code}")
+
+    async def answered() -> bool:
+        return code == await ready(chain)
+
+    await until(answered)
 
 
 def damage(path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.scenario.attacks.test_slow_clients import Served, serving
+from tests.waits import HANG_SECONDS
 
 ITS_OWN = re.compile(rb"Date: [^\r]*|[0-9a-f]{32}")
 """The parts of an answer that differ between two equal requests: its second, and its trace."""
@@ -126,7 +127,7 @@ async def test_a_body_that_comes_faster_than_it_is_read_is_read_to_its_end(
         connection.connection_made(transport)
         connection.data_received(head + body[:600_000])
         assert transport.held
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             await transport.let_go.wait()
             connection.data_received(body[600_000:])
             await transport.answered.wait()

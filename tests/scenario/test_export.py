@@ -10,7 +10,9 @@ import msgspec
 import pytest
 
 from stage.cli import export
+from stage.cli.failure import NEGATIVE, Failure
 from stage.cli.root import run
+from stage.cli.sagas import saga_and_journal
 from tests.scenario.chain import ORDER, Chain, running_chain
 from tests.scenario.test_operator import stuck
 from tests.scenario.test_overview import numbered
@@ -96,3 +98,27 @@ async def test_sagas_of_a_business_number_are_exported(
 
 def _ids(lines: list[dict[str, Any]]) -> list[str]:
     return [line["saga_id"] for line in lines]
+
+
+@pytest.mark.parametrize("answered, ids", [(404, ["s-1", "s-2", "s-3"]), (503, ["s-1"])])
+async def test_a_saga_that_is_dropped_behind_its_list_ends_no_export(
+    chain: Chain,
+    exported: Exported,
+    monkeypatch: pytest.MonkeyPatch,
+    answered: int,
+    ids: list[str],
+) -> None:
+    """It has the line of the list, and no journal; a stage that is away does end the export."""
+    for number in (1, 2, 3):
+        await chain.send(f"s-{number}")
+
+    def late(url: str, saga_id: str) -> Any:
+        if saga_id == "s-2":
+            raise Failure("the answer was a no", NEGATIVE, answered)
+        return saga_and_journal(url, saga_id)
+
+    monkeypatch.setattr(export, "saga_and_journal", late)
+    status, lines, _ = await exported("--journal")
+    assert (int(answered == 503), ids) == (status, _ids(lines))
+    assert [each == "s-2" for each in ids] == [not line["journal"] for line in lines]
+    assert {"completed"} == {line["state"] for line in lines}

@@ -144,7 +144,7 @@ async def test_a_downstream_that_said_not_now_accepts_no_copy_once_the_saga_is_o
     """A gateway may send a request twice: the second one came when all had been undone."""
     async with running_chain(tmp_path) as chain:
         await chain.script(chain.shipping, script="flaky", seconds=60)
-        status, _, body = await chain.send("s-1", deadline=time.time() + 2.5)
+        status, _, body = await chain.send("s-1", deadline=time.time() + 3.0)
         assert 409 == status, body
         events = await chain.events("s-1")
         assert events.index("step_transient") < events.index("turned_back")
@@ -160,7 +160,7 @@ async def test_a_hanging_downstream_is_compensated_when_the_budget_is_gone(tmp_p
     """Unknown until the deadline; then compensate there until answered, then here (3.3)."""
     async with running_chain(tmp_path) as chain:
         await chain.script(chain.shipping, script="hang")
-        status, _, body = await chain.send("s-1", deadline=time.time() + 2.5)
+        status, _, body = await chain.send("s-1", deadline=time.time() + 3.0)
         assert 409 == status, body
         assert (1, 0) == await chain.charges()
         shipped = await chain.shipped("s-1")

@@ -31,6 +31,7 @@ from stage.demo.payment import Charge, Order
 from tests.scenario.chain import Chain, running_chain
 
 AWAY_SECONDS = 30.0
+SLOW_SECONDS = 2.5
 
 
 async def test_a_call_that_timed_out_although_it_landed_is_found(chain: Chain) -> None:
@@ -82,20 +83,21 @@ async def test_the_database_away_for_30_s_loses_nothing(tmp_path: Path) -> None:
     "script, made", [("hang", 0), ("effect-then-hang", 1)], ids=["not landed", "landed"]
 )
 async def test_a_deadline_that_passes_during_the_call_undoes_everything(
-    chain: Chain, script: str, made: int
+    tmp_path: Path, script: str, made: int
 ) -> None:
     """No step starts after it; what stands is undone all the same (rule 19)."""
-    await chain.script(chain.psp, script=script)
-    status, _, body = await chain.send("s-1", deadline=time.time() + 0.9)
-    assert 409 == status, body
-    assert (made, 0) == await chain.charges()
-    assert await chain.shipped("s-1") is None
+    async with running_chain(tmp_path, stage=slow(step="")) as chain:
+        await chain.script(chain.psp, script=script)
+        status, _, body = await chain.send("s-1", deadline=time.time() + SLOW_SECONDS)
+        assert 409 == status, body
+        assert (made, 0) == await chain.charges()
+        assert await chain.shipped("s-1") is None
 
 
 async def test_a_deadline_that_passes_downstream_undoes_everything(chain: Chain) -> None:
     """Downstream never answers: compensated there, then here."""
     await chain.script(chain.shipping, script="hang")
-    status, _, _ = await chain.send("s-1", deadline=time.time() + 1.5)
+    status, _, _ = await chain.send("s-1", deadline=time.time() + 2.5)
     assert 409 == status
     assert (1, 0) == await chain.charges()
     shipped = await chain.shipped("s-1")
@@ -104,12 +106,12 @@ async def test_a_deadline_that_passes_downstream_undoes_everything(chain: Chain)
 
 
 def slow(step: str) -> Stage[Order, Charge]:
-    """A reservation, a charge and a record; the transaction of that name takes a second."""
+    """A reservation, a charge and a record; the transaction of that name is slow."""
     stage: Stage[Order, Charge] = Stage("payment", accepts=Order)
 
     def linger(name: str) -> None:
         if name == step:
-            time.sleep(1.0)  # in the writer's thread, as slow SQL would
+            time.sleep(SLOW_SECONDS)  # in the writer's thread, as slow SQL would
 
     @stage.transaction(compensation=None, reason="no test undoes it")
     async def reserve(tx: Tx, saga: Saga[Order]) -> None:
@@ -137,7 +139,7 @@ async def test_a_deadline_that_passes_during_a_transaction_undoes_everything(
 ) -> None:
     """The step after it does not start: no charge leaves, nothing is handed on (rule 19)."""
     async with running_chain(tmp_path, stage=slow(step)) as chain:
-        status, _, body = await chain.send("s-1", deadline=time.time() + 0.8)
+        status, _, body = await chain.send("s-1", deadline=time.time() + SLOW_SECONDS - 0.2)
         assert 409 == status, body
         assert (made, 0) == await chain.charges()
         assert await chain.shipped("s-1") is None

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import pytest
+from aiohttp import web_app
 from opentelemetry.sdk import metrics as sdk
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import (
@@ -20,11 +23,13 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from stage import Saga, Stage, Tx
-from stage.demo.chain import free_ports
 from stage.demo.payment import Order
+from stage.inbound.aiohttp import SERVICE
 from stage.outbound.breaker import FAILURES_MAX
 from stage.telemetry import names
+from tests.kept_port import kept_port
 from tests.scenario.chain import ORDER, Chain, running_chain
+from tests.waits import until
 
 CHARGED = {"step": "charge", "activity": "execute"}
 OPEN_METRICS = "application/openmetrics-text"
@@ -59,6 +64,16 @@ async def some_sagas(chain: Chain) -> None:
     assert 409 == (await chain.send("s-3", {**ORDER, "order_id": "o-3"}))[0]
     await chain.script(chain.psp, script="effect-then-drop")
     assert 200 == (await chain.send("s-4", {**ORDER, "order_id": "o-4"}))[0]
+    await at_rest(chain)
+
+
+async def at_rest(chain: Chain) -> None:
+    """Return when no saga is in memory: then each end is durable, and counted."""
+
+    async def nothing_runs() -> bool:
+        return 0 == (await scrape(chain)).value("stage_runs")
+
+    await until(nothing_runs)
 
 
 async def test_it_counts_what_happened(tmp_path: Path) -> None:
@@ -98,6 +113,7 @@ async def test_sagas_that_wait_are_counted(tmp_path: Path) -> None:
         await chain.script(chain.shipping, script="refuse")
         await chain.script(chain.psp, script="refund-fails")
         await chain.send("s-1")
+        await at_rest(chain)
         found = await scrape(chain)
         assert 1 == found.value("stage_parked", cause="failed_to_compensate")
         assert 1 == found.value("stage_sagas_ended_total", outcome="failed_to_compensate")
@@ -115,13 +131,14 @@ async def test_sagas_that_wait_are_counted(tmp_path: Path) -> None:
 
 async def test_a_peer_that_is_left_alone_shows(tmp_path: Path) -> None:
     """After eight failures in a row nothing is sent forward to it for a while."""
-    nobody = {"psp": f"http://127.0.0.1:{free_ports(1)[0]}"}
-    async with running_chain(tmp_path, externals=nobody) as chain:
-        for number in range(FAILURES_MAX):
-            saga_id = f"s-{number}"
-            await chain.send(saga_id, Prefer="respond-async")
-            await chain.until(saga_id, lambda view: view["steps"][1]["phase"] == "waiting")
-        assert 1 == (await scrape(chain)).value("stage_breaker_open", peer="psp")
+    with kept_port() as port:
+        nobody = {"psp": f"http://127.0.0.1:{port}"}
+        async with running_chain(tmp_path, externals=nobody) as chain:
+            for number in range(FAILURES_MAX):
+                saga_id = f"s-{number}"
+                await chain.send(saga_id, Prefer="respond-async")
+                await chain.until(saga_id, lambda view: view["steps"][1]["phase"] == "waiting")
+            assert 1 == (await scrape(chain)).value("stage_breaker_open", peer="psp")
 
 
 async def test_every_metric_of_the_table_is_there_from_the_start(tmp_path: Path) -> None:
@@ -233,6 +250,29 @@ async def test_two_stages_of_one_process_are_apart(tmp_path: Path) -> None:
         assert isinstance(lasted, HistogramDataPoint) and expected == lasted.count
 
 
+async def test_a_stage_that_was_closed_is_let_go_of(tmp_path: Path) -> None:
+    """The provider of a host keeps each instrument as long as the process: counts are read on."""
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader])
+    async with running_chain(tmp_path, meter_provider=provider) as chain:
+        assert 200 == (await chain.send("s-1"))[0]
+        assert chain.app is not None
+        engine = ref(chain.app[SERVICE].engine)
+    del chain
+    web_app._cached_build_middleware.cache_clear()  # aiohttp's own, of the last thousand routes
+    gc.collect()
+
+    assert engine() is None
+    collected = await asyncio.to_thread(reader.get_metrics_data)
+    provider.shutdown()
+    assert collected is not None
+    points = points_of(collected)
+    payment = (names.STAGE, "payment")
+    ended = points[names.M_SAGAS_ENDED, frozenset({payment, ("outcome", "completed")})]
+    assert isinstance(ended, NumberDataPoint) and 1 == ended.value
+    assert names.M_READY not in {name for name, _ in points}
+
+
 async def test_a_meter_that_raises_costs_a_saga_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,10 +288,8 @@ async def test_a_meter_that_raises_costs_a_saga_nothing(
     async with running_chain(tmp_path, meter_provider=provider) as chain:
         assert 200 == (await chain.send("s-1"))[0]
         assert 200 == (await chain.send("s-2", {**ORDER, "order_id": "o-2"}))[0]
-        for _ in range(500):  # an end is counted behind its answer, once it is durable
-            found = await scrape(chain)
-            if found.value("stage_sagas_ended_total", outcome="completed") == 2:
-                break
+        await at_rest(chain)
+        found = await scrape(chain)
         provider.shutdown()
     assert struck
     assert 2 == found.value("stage_sagas_ended_total", outcome="completed")

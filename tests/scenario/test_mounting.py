@@ -26,6 +26,7 @@ from stage.demo.chain import free_ports
 from stage.demo.payment import payment
 from stage.wire.envelope import Envelope, encode_envelope
 from tests.scenario.chain import ORDER
+from tests.waits import HANG_SECONDS, START_SECONDS_MAX, until
 
 HEADERS = {"Content-Type": "application/json"}
 
@@ -103,19 +104,21 @@ async def test_gunicorn_serves_it(tmp_path: Path) -> None:
             assert await eventually(session, f"http://127.0.0.1:{port}/readyz")
     finally:
         process.send_signal(signal.SIGTERM)
-        await asyncio.wait_for(process.wait(), 15)
+        await asyncio.wait_for(process.wait(), HANG_SECONDS)
 
 
 async def eventually(session: aiohttp.ClientSession, url: str) -> bool:
-    for _ in range(200):
+    """True once it answers 200: another process tells nobody that it has started."""
+
+    async def answers() -> bool:
         try:
             async with session.get(url) as response:
-                if response.status == 200:
-                    return True
+                return response.status == 200
         except aiohttp.ClientConnectionError:
-            pass
-        await asyncio.sleep(0.05)  # another process: there is no event to await
-    return False
+            return False
+
+    await until(answers, START_SECONDS_MAX)
+    return True
 
 
 async def test_two_stages_in_one_process_have_each_its_own_configuration(tmp_path: Path) -> None:

@@ -91,6 +91,8 @@ async def test_a_replica_without_the_new_key_gives_back_what_it_cannot_read(
                 assert 503 == (await chain.compensate(saga_id))[0]
             assert 200 == (await chain.send("s-0"))[0]
             assert 200 == (await chain.send("s-3"))[0]
+            listed = await chain.get(f"{chain.stage}/sagas")  # one ends no list
+            assert ["s-0", "s-1", "s-2", "s-3"] == [each["saga_id"] for each in listed["sagas"]]
     keys.write_text(f"{new}\n{old}\n")
     async with running_chain(tmp_path, **usual) as chain:
         assert 200 == (await chain.send("s-1"))[0]

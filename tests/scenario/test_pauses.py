@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.scenario.chain import Chain, running_chain
+from stage.core.pause import Pause
+from tests.scenario.chain import SERVICE, Chain, running_chain
 from tests.scenario.test_operator import WHO, do, stuck
 
 
@@ -26,6 +27,19 @@ async def resume(chain: Chain, target: str, **more: Any) -> tuple[int, Any]:
     body = msgspec.json.encode({**WHO, "target": target, **more})
     status, _, answer = await chain.request("POST", f"{chain.stage}/pauses/end", body)
     return status, msgspec.json.decode(answer)
+
+
+async def test_a_pause_that_is_ended_in_another_direction_is_named(chain: Chain) -> None:
+    """At night nobody remembers how it was given: the refusal says so."""
+    assert 200 == (await hold(chain, "externals.psp", direction="forward"))[0]
+    status, problem = await resume(chain, "externals.psp")
+    assert (404, "'externals.psp' is not paused in both directions: it is in forward") == (
+        status,
+        problem["detail"],
+    )
+    assert "--direction forward" in problem["hint"]
+    status, problem = await resume(chain, "downstreams.shipping")
+    assert (404, "stage pauses" in problem["hint"]) == (status, True)
 
 
 async def test_a_paused_peer_gets_nothing_until_it_is_resumed(chain: Chain) -> None:
@@ -72,7 +86,7 @@ async def test_two_people_who_pause_the_same_see_each_other(chain: Chain) -> Non
 
 async def test_a_pause_ends_by_itself(chain: Chain) -> None:
     """Somebody who goes home after pressing it holds nothing for ever."""
-    await hold(chain, "externals.psp", seconds=1.0)
+    await hold(chain, "externals.psp", seconds=3.0)
     await chain.send("s-1", Prefer="respond-async, wait=0")
     assert (0, 0) == await chain.charges()
     await chain.until("s-1", lambda saga: saga["state"] == "completed")
@@ -183,7 +197,7 @@ async def test_a_verb_that_is_refused_takes_nothing_back(chain: Chain) -> None:
 
 async def test_a_doubt_is_settled_while_its_repeat_is_held(chain: Chain) -> None:
     """The charge that nobody knows of: its probe waits for the end of the pause."""
-    await chain.script(chain.psp, script="effect-then-drop")
+    await chain.script(chain.psp, script="effect-then-hang")
     sending = asyncio.create_task(chain.send("s-1", Prefer="respond-async, wait=0"))
     await chain.until_charged()
     await hold(chain, "externals.psp")
@@ -230,3 +244,33 @@ async def test_a_pause_that_would_hold_nothing_is_refused(
     status, body = await hold(chain, target, **order)
     assert (422, True) == (status, word in body["detail"] + body["hint"]), body
     assert [] == (await chain.get(f"{chain.stage}/pauses"))["pauses"]
+
+
+async def pressed_elsewhere(chain: Chain, seconds: float = 60.0) -> Pause:
+    """A pause that another replica has written, of which this one has not read yet."""
+    assert chain.app is not None
+    store, now = chain.app[SERVICE].engine._store, time.time() + 0.01  # type: ignore[attr-defined]
+    pause = Pause(
+        target="externals.psp", at=now, until=now + seconds, actor="lee", reason="their outage"
+    )
+    await store.transact(lambda unit: unit.put_pause(pause))
+    return pause
+
+
+async def test_a_pause_that_was_just_pressed_elsewhere_can_be_ended(chain: Chain) -> None:
+    """The list of this replica is up to a second old: it said that nothing was paused."""
+    await pressed_elsewhere(chain)
+    assert (200, {"pauses": []}) == await resume(chain, "externals.psp")
+    assert [] == (await chain.get(f"{chain.stage}/pauses"))["pauses"]
+
+
+async def test_a_pause_that_was_just_replaced_elsewhere_is_not_ended(chain: Chain) -> None:
+    """The order names the one that its person saw; without a name it means whatever holds now."""
+    _, body = await hold(chain, "externals.psp")
+    await pressed_elsewhere(chain)
+    status, problem = await resume(chain, "externals.psp", at=body["pauses"][0]["at"])
+    assert (409, True) == (status, "lee has paused 'externals.psp' anew" in problem["detail"])
+    assert ["lee"] == [
+        each["actor"] for each in (await chain.get(f"{chain.stage}/pauses"))["pauses"]
+    ]
+    assert (200, {"pauses": []}) == await resume(chain, "externals.psp")

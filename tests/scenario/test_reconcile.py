@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +14,13 @@ import msgspec
 import pytest
 
 from stage.bootstrap import open_database
+from stage.config import Config
 from stage.core.errors import ConfigurationError
 from stage.demo.payment import payment
 from stage.engine.embedded.commands import EmbeddedCommands
+from stage.engine.reconcile import MARGIN_SECONDS, Reconciler, Reconciliation
 from stage.ports.reconcile import UNREADABLE
+from stage.wire.envelope import format_instant
 from tests.scenario.chain import Chain, running_chain
 from tests.scenario.restored import RestoredChain, restored_chain
 from tests.scenario.test_erasure import cut_off
@@ -89,6 +93,39 @@ async def test_a_lost_saga_is_adopted_and_shown_as_may_stand(world: RestoredChai
         assert "order says executed; shipping says executed" in view["parked_reason"]
         assert 202 == (await chain.send("s-1"))[0]
         assert (2, 2) == await chain.charges()
+
+
+async def test_an_age_that_is_too_late_hides_no_lost_saga(
+    world: RestoredChain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The backup was made by a clock on the wall, and its time was given as UTC."""
+    asked: list[float] = []
+    ask = Reconciler.ask
+
+    async def recorded(self: Reconciler, peers: Sequence[str], since: float) -> Reconciliation:
+        asked.append(since)
+        return await ask(self, peers, since)
+
+    monkeypatch.setattr(Reconciler, "ask", recorded)
+    async with world.serving():
+        assert 200 == await world.order("kept")
+        await world.back_up()
+        before = time.time()
+        assert 200 == await world.order("s-1")
+    world.put_back(as_of=format_instant(before + 5 * 3600.0))
+    found = await world.reconcile()
+    assert asked[0] < before - MARGIN_SECONDS
+    assert (["s-1"], True) == ([saga.id for saga in found.lost], found.whole)
+
+
+def test_a_backup_without_a_saga_lacks_all_since_its_birth(tmp_path: Path) -> None:
+    """The age that is given for it counts for nothing."""
+    config = Config(database=f"sqlite:///{tmp_path / 'payment.db'}")
+    with open_database(payment, config, make=True):
+        pass
+    with open_database(payment, config) as database:
+        identity = database.restored(time.time() + 5 * 3600.0)
+    assert identity.born_at == identity.restored_as_of
 
 
 async def test_an_adopted_saga_is_undone_without_its_results(world: RestoredChain) -> None:

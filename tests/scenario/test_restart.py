@@ -19,6 +19,7 @@ from stage.engine.embedded.limits import EVICT_AFTER_SECONDS, RECOVERY_SCAN_SECO
 from stage.neighbours.downstream.app import make_app as make_downstream
 from stage.neighbours.downstream.script import Script, ScriptName
 from tests.scenario.chain import HOST, running_chain
+from tests.waits import HANG_SECONDS, until
 
 SCANS = 3
 
@@ -70,11 +71,12 @@ async def test_a_neighbour_that_hangs_does_not_keep_others_from_being_taken_over
             assert 202 == (await chain.send("healthy", Prefer="wait=0"))[0]
             assert 202 == (await chain.compensate("healthy", Prefer="wait=0"))[0]
         async with running_chain(tmp_path, concurrency_max=4, **options) as chain:
-            for _ in range(400):
-                if (await chain.view("healthy"))["state"] == "compensated":
-                    break
-                await asyncio.sleep(0.1)  # while it is not in memory nobody tells of it
-            assert "compensated" == (await chain.view("healthy"))["state"]
+
+            async def undone() -> bool:  # while it is not in memory nobody tells of it
+                view = await chain.view("healthy")
+                return bool("compensated" == view["state"])
+
+            await until(undone, 2 * HANG_SECONDS)
             for saga_id in stuck:
                 tried = (await chain.view(saga_id))["steps"][-1]["compensation_attempts"]
                 assert tried <= 4, f"{saga_id} was tried {tried} times first"
@@ -82,9 +84,9 @@ async def test_a_neighbour_that_hangs_does_not_keep_others_from_being_taken_over
 
 @asynccontextmanager
 async def lasting_shipping() -> AsyncIterator[str]:
-    """The URL of a shipping that outlives the stage; it takes half a second over each saga."""
+    """The URL of a shipping that outlives the stage; it takes its time over each saga."""
     door = socket.create_server((HOST, 0))
-    script = Script(ScriptName.SLOW, seconds=0.5)
+    script = Script(ScriptName.SLOW, seconds=2.0)
     app = make_downstream(name="shipping", upstream=f"http://{HOST}:9", script=script)
     server = TestServer(app, host=HOST, socket_factory=lambda *_: door)
     await server.start_server(shutdown_timeout=0.1)
@@ -105,7 +107,7 @@ async def test_the_effect_of_downstream_is_found_after_the_deadline(tmp_path: Pa
 
         options: dict[str, Any] = {"downstreams": {"shipping": shipping}}
         async with running_chain(tmp_path, drain_seconds=0.0, **options) as chain:
-            deadline = time.time() + 2.0
+            deadline = time.time() + 3.0
             await chain.send("s-1", deadline=deadline, Prefer="wait=0")
             while (await shipped()).get("outcome") != "in_progress":
                 pass

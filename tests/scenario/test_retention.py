@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from stage.bootstrap import database_log
 from stage.core.unseen import first_id_at
 from stage.inbound.aiohttp import SERVICE
 from tests.scenario.attacks.test_encrypted_canaries import key_file
@@ -123,6 +124,32 @@ async def test_a_saga_whose_id_has_no_instant_keeps_its_row(tmp_path: Path) -> N
         assert (410, "executed", PAST) == read(await chain.send("o-1"))
         assert 422 == (await chain.send("o-1", {**ORDER, "amount": 1}))[0]
         assert (0, 0) == await chain.charges()
+
+
+@pytest.mark.blocking  # the test looks while ours waits for it
+async def test_a_start_goes_on_where_a_row_that_it_just_read_is_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It compares the latest sagas with its stage while retention has begun its work."""
+    latest, saga_id = database_log._latest, dated(10)
+    rows: list[Any] = []
+
+    async def noted(*parameters: Any) -> Any:
+        rows[:] = await latest(*parameters)
+        return rows
+
+    async def dropped_since(*_: Any) -> Any:
+        await until_counted(tmp_path, 0)
+        return rows
+
+    async with running_chain(tmp_path) as chain:
+        await ended(chain, saga_id)
+    monkeypatch.setattr(database_log, "_latest", noted)
+    async with running_chain(tmp_path):
+        assert 1 == len(rows)
+    monkeypatch.setattr(database_log, "_latest", dropped_since)
+    async with running_chain(tmp_path, **ROWS) as chain:
+        assert (410, "unknown", PAST) == read(await chain.send(saga_id))
 
 
 async def test_a_repeat_without_its_answer_gets_the_outcome_and_no_yes(tmp_path: Path) -> None:

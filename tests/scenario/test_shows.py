@@ -13,8 +13,10 @@ import msgspec
 import pytest
 
 from stage import Http, Saga, Stage
-from stage.core.errors import DeclarationError
+from stage.core.errors import DeclarationError, NewerJournal
+from stage.store.codec import PlainCodec
 from stage.store.sealed import new_key_line
+from stage.wire.envelope import Envelope
 from tests.acceptance.test_erasure import beside
 from tests.scenario.attacks.names import named_chain, shown_by
 from tests.scenario.chain import Chain, running_chain
@@ -67,6 +69,24 @@ def showing(
 async def chain(tmp_path: Path) -> AsyncIterator[Chain]:
     async with running_chain(tmp_path, stage=showing()) as running:
         yield running
+
+
+async def test_a_payload_that_another_release_reads_hides_no_other(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one under a key that this replica lacks: it is listed, and nothing of it is shown."""
+    for number in (1, 2):
+        await chain.send(f"s-{number}", ORDER)
+    decode = PlainCodec.decode_envelope
+
+    def unread(codec: PlainCodec, saga_id: str, encoded: bytes) -> Envelope:
+        if saga_id == "s-1":
+            raise NewerJournal("it goes on there")
+        return decode(codec, saga_id, encoded)
+
+    monkeypatch.setattr(PlainCodec, "decode_envelope", unread)
+    listed = (await chain.get(f"{chain.stage}/sagas"))["sagas"]
+    assert [None, SHOWN] == [each.get("shows") or None for each in listed]
 
 
 async def test_operators_see_it_in_lists_in_a_saga_and_on_pages(chain: Chain) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import sqlite3
 import subprocess
@@ -16,8 +17,10 @@ import msgspec
 import pytest
 
 from stage import Http, Refused, Saga, Stage, Tx
+from stage.authoring import steps
 from stage.demo.payment import Order
 from tests.scenario.chain import ORDER, Chain, running_chain
+from tests.waits import HANG_SECONDS
 
 HERE = "test_slips.py:"
 DELAYED = "compensation_delayed"
@@ -76,6 +79,47 @@ async def test_a_second_request_that_is_not_awaited_leaves_a_doubt(tmp_path: Pat
         )
 
 
+async def test_a_request_in_a_task_of_its_own_is_a_defect(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No task can hand a request out: nothing is sent, and no line quotes its body."""
+    stage = new_stage()
+
+    @stage.call(to="psp", timeout=2.0)
+    async def charge(http: Http, saga: Saga[Order]) -> str:
+        asked = (http.post("/charges", json={"card": "4111", "n": n}) for n in (1, 2))
+        first, _ = await asyncio.gather(*asked)
+        return str(first.json()["id"])
+
+    charge.compensation(undo)
+    async with running_chain(tmp_path, stage=stage, deadline_seconds_default=1.0) as chain:
+        status, _, body = await chain.send("s-1")
+        assert 409 == status, body
+        assert (0, 0) == await chain.charges()
+        said = (await reasons(chain, "step_transient"))[0]
+        assert HERE in said and "http.post('/charges') was put into a task" in said
+        assert "together=" in said
+    gc.collect()
+    assert "4111" not in caplog.text
+
+
+async def test_a_body_that_is_no_json_is_named(tmp_path: Path) -> None:
+    """With the type that cannot be sent, and the line."""
+    stage = new_stage()
+
+    @stage.call(to="psp", timeout=2.0)
+    async def charge(http: Http, saga: Saga[Order]) -> str:
+        answer = await http.post("/charges", json={"by": object()})
+        return str(answer.json()["id"])
+
+    charge.compensation(undo)
+    async with running_chain(tmp_path, stage=stage, deadline_seconds_default=1.0) as chain:
+        assert 409 == (await chain.send("s-1"))[0]
+        said = (await reasons(chain, "step_transient"))[0]
+        assert HERE in said and "json= of http.post('/charges') is no JSON" in said
+        assert "type object" in said
+
+
 async def test_a_compensation_that_awaits_nothing_has_not_undone(tmp_path: Path) -> None:
     """It is tried again, and the charge is not reported as taken back."""
     stage = new_stage()
@@ -92,7 +136,7 @@ async def test_a_compensation_that_awaits_nothing_has_not_undone(tmp_path: Path)
     async with running_chain(tmp_path, stage=stage) as chain:
         assert 200 == (await chain.send("s-1"))[0]
         assert 202 == (await chain.compensate("s-1", Prefer="respond-async"))[0]
-        async with asyncio.timeout(5.0):
+        async with asyncio.timeout(HANG_SECONDS):
             while not (said := await reasons(chain, DELAYED)):  # noqa: ASYNC110 - it tells nobody
                 await asyncio.sleep(0.01)
         assert "http.post('/refunds') was not awaited" in said[0]
@@ -188,7 +232,7 @@ async def test_an_undo_that_asks_for_the_lost_result_says_where_it_is(tmp_path: 
         assert 202 == (await chain.send("s-1", Prefer="respond-async, wait=0"))[0]
         view = await chain.until("s-1", lambda view: view["state"] == "compensating")
         assert "compensating" == view["state"]
-        async with asyncio.timeout(5.0):
+        async with asyncio.timeout(HANG_SECONDS):
             while not (said := await reasons(chain, DELAYED)):  # noqa: ASYNC110 - it tells nobody
                 await asyncio.sleep(0.01)
         assert "step 'charge' has no result here" in said[0] and "saga.key_of(step)" in said[0]
@@ -353,3 +397,44 @@ async def test_a_check_that_raises_something_else_refuses_the_payload(tmp_path: 
         assert (422, "not_executed") == (status, problem["outcome"])
         assert "data: KeyError" in problem["detail"] and "thirteen" not in problem["detail"]
         assert 200 == (await chain.send("s-2", {**ORDER, "amount": 12}))[0]
+
+
+async def test_a_result_that_is_too_large_is_no_doubt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The charge was made, and is undone at once: no look would make its result smaller."""
+    monkeypatch.setattr(steps, "RESULT_BYTES_MAX", 1_000)
+    stage = new_stage()
+
+    @stage.call(to="psp", timeout=2.0)
+    async def charge(http: Http, saga: Saga[Order]) -> str:
+        await http.post("/charges", json={"amount": 5})
+        return "x" * 1_000
+
+    charge.compensation(undo)
+    async with running_chain(tmp_path, stage=stage) as chain:
+        assert 409 == (await chain.send("s-1"))[0]
+        assert (1, 0) == await chain.charges()
+        said = (await reasons(chain, "step_refused"))[0]
+        assert HERE in said and "str of 1002 bytes as JSON, and 1000 are kept of a step" in said
+        events = await chain.events("s-1")
+        assert ["compensated"] == [each for each in events if "doubt" in each or each in OVER]
+
+
+OVER = ("compensated", "completed", "parked")
+
+
+async def test_a_transaction_whose_result_is_too_large_wrote_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with any other result that cannot be kept."""
+    monkeypatch.setattr(steps, "RESULT_BYTES_MAX", 1_000)
+    stage = new_stage()
+
+    @stage.transaction(compensation=None, reason=WHY)
+    async def note(tx: Tx, saga: Saga[Order]) -> str:
+        return "x" * 1_000
+
+    async with running_chain(tmp_path, stage=stage, deadline_seconds_default=1.0) as chain:
+        assert 409 == (await chain.send("s-1"))[0]
+        assert "1000 are kept of a step" in (await reasons(chain, "step_transient"))[0]

@@ -22,6 +22,7 @@ from stage.telemetry.id_generator import StageIdGenerator
 from stage.telemetry.spans import OtelObserver, RecordedSpan
 from stage.testing import SpanCollector
 from tests.scenario.chain import SERVICE, Chain, running_chain
+from tests.waits import HANG_SECONDS
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
@@ -119,7 +120,7 @@ async def chain_of(
     ) as chain:
         yield chain
         assert chain.app is not None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG_SECONDS):
             while chain.app[SERVICE].engine.live:  # noqa: ASYNC110 - a run leaves without notice
                 await asyncio.sleep(0.01)
 

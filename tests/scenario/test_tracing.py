@@ -15,6 +15,7 @@ from stage.inbound.request import Request
 from stage.telemetry import names, visible
 from stage.testing import SpanCollector
 from tests.scenario.chain import HOST, SERVICE, Chain, running_chain
+from tests.waits import HANG_SECONDS
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 CALLER = "00f067aa0ba902b7"
@@ -39,7 +40,7 @@ async def at_rest(chain: Chain) -> None:
     """Return when no saga is in memory: then every span has ended."""
     assert chain.app is not None
     engine = chain.app[SERVICE].engine
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG_SECONDS):
         while engine.live:  # noqa: ASYNC110 - a run leaves without notice
             await asyncio.sleep(0.01)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import aiohttp
@@ -47,5 +48,5 @@ async def test_it_is_stopped_with_the_reason_and_leaves_no_row(tmp_path: Path, h
         reason = (await chain.view("s-1"))["reason"]
         assert "a transaction may only await its own database" in reason
         assert await chain.shipped("s-1") is None
-    with sqlite3.connect(tmp_path / "payment.db") as database:
+    with closing(sqlite3.connect(tmp_path / "payment.db")) as database:
         assert [(0,)] == database.execute("SELECT count(*) FROM note").fetchall()

@@ -115,6 +115,20 @@ async def test_a_saga_goes_on_under_the_version_that_accepted_it(world: World) -
     assert ((1, 1), (1, 1)) == (await world.standing("psp"), await world.standing("psp2"))
 
 
+async def test_a_start_says_that_the_sagas_of_before_fit_it_no_more(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A deploy has lost a downstream: new sagas would complete without it, and nothing else say."""
+    await completed(world, payment())
+    async with world.release(payment()):
+        assert "sagas_do_not_fit" not in caplog.text
+    async with world.release(payment(), downstreams={}):
+        pass
+
+    (line,) = [each for each in caplog.messages if "sagas_do_not_fit" in each]
+    assert "handed on to 'shipping', which is no downstream here: configure that again" in line
+
+
 async def test_refunds_of_earlier_sagas_go_to_the_api_that_charged_them(world: World) -> None:
     """`to="psp"` became `psp2`: the charge of before is refunded at psp."""
     before = payment()

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import structlog.testing
 
 from stage import Declined, Http, Landed, Pending, Saga, Stage, Webhook
 from stage.demo.payment import Order
 from stage.ports.connection import Connection
 from tests.scenario.chain import Chain, running_chain
+from tests.scenario.test_window import closed
 
 SECRET = "whsec-1"
 
@@ -96,6 +98,24 @@ async def test_a_webhook_ends_a_pending_payment_once(tmp_path: Path) -> None:
         assert (1, 1) == await chain.charges()
         assert 200 == (await chain.send("s-1"))[0]
         assert await chain.get(f"{chain.stage}/sagas/s-2") is None
+
+
+async def test_a_no_behind_a_yes_changes_nothing_and_is_logged(tmp_path: Path) -> None:
+    """It may only have been overtaken; a person reads that the API contradicts itself."""
+    with structlog.testing.capture_logs() as lines:
+        async with running_chain(tmp_path, stage=stage_of(), connect=verified(tmp_path)) as chain:
+            assert 202 == (await chain.send("s-1", Prefer="wait=10"))[0]
+            assert 200 == await hook(chain, **landed("s-1"))
+            await chain.until("s-1", lambda view: view["state"] == "completed")
+            before = await chain.events("s-1")
+            assert 200 == await hook(chain, **landed("s-1"))
+            assert "webhook_contradicts" not in [line["event"] for line in lines]
+            assert 200 == await hook(chain, **{**landed("s-1"), "type": "charge.failed"})
+            assert before == await chain.events("s-1")
+            trace_id = (await chain.view("s-1"))["trace_id"]
+    (line,) = [line for line in lines if line["event"] == "webhook_contradicts"]
+    assert ("warning", "s-1", "charge") == (line["log_level"], line["saga_id"], line["step"])
+    assert trace_id == line["trace_id"]
 
 
 async def test_a_webhook_that_proves_nothing_is_refused(tmp_path: Path) -> None:
@@ -185,6 +205,46 @@ async def test_a_charge_that_was_refused_and_landed_is_refunded(tmp_path: Path) 
         assert 200 == await hook(chain, **landed("s-1"))
         assert before == await chain.events("s-1")
         assert 409 == (await chain.send("s-1"))[0]
+
+
+async def order(chain: Chain, verb: str) -> int:
+    """The code of a verb of an operator."""
+    body = msgspec.json.encode({"actor": "kim", "reason": "looked at the psp"})
+    return (await chain.request("POST", f"{chain.stage}/sagas/s-1/{verb}", body))[0]
+
+
+async def test_a_yes_of_a_closed_saga_waits_for_a_person(tmp_path: Path) -> None:
+    """All that an undo would need is dropped: it is parked, until a person has undone it there."""
+    options: dict[str, Any] = {"compensation_window_seconds": 0.0}
+    connect = verified(tmp_path)
+    async with running_chain(tmp_path, stage=stage_of(), connect=connect, **options) as chain:
+        await chain.script(chain.psp, script="refuse")
+        assert 202 == (await chain.send("s-1", Prefer="wait=10"))[0]
+        assert 200 == await hook(chain, **{**landed("s-1"), "type": "charge.failed"})
+        await chain.until("s-1", lambda view: view["state"] == "compensated")
+        await closed(tmp_path / "payment.db")
+        assert 200 == await hook(chain, **{**landed("s-1"), "key": "s-1:payment:fee:do"})
+        assert 200 == await hook(chain, **{**landed("s-1"), "type": "charge.failed"})
+        assert not (await chain.view("s-1"))["parked"]
+
+        for _ in range(2):
+            assert 200 == await hook(chain, **landed("s-1"))
+            view = await chain.view("s-1")
+            assert ("failed_to_compensate", "landed_late") == (view["state"], view["parked_cause"])
+            assert ("charge", "externals.psp") == (view["step"], view["peer"])
+            assert "s-1:payment:charge:do" in view["parked_reason"]
+        _, _, body = await chain.send("s-1")
+        answer = msgspec.json.decode(body)
+        assert ("unknown", ["charge"]) == (answer["outcome"], answer["stands"])
+        assert [409] * 3 == [await order(chain, verb) for verb in ("retry", "resolve", "erase")]
+
+        assert 200 == await order(chain, "forget")
+        assert 200 == await hook(chain, **landed("s-1"))
+        view = await chain.view("s-1")
+        assert ("failed_to_compensate", False) == (view["state"], view["parked"])
+        assert [] == await chain.events("s-1")
+        assert 410 == (await chain.send("s-1"))[0]
+        assert 200 == await order(chain, "erase")
 
 
 async def test_a_yes_by_number_is_not_taken_for_that_of_an_order_that_was_refused(

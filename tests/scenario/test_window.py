@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
 
 from tests.scenario.chain import running_chain
+from tests.waits import until
 
 
 async def closed(path: Path) -> None:
-    for _ in range(200):
-        with sqlite3.connect(path) as database:
-            (count,) = database.execute(
-                "SELECT count(*) FROM saga WHERE closed_at IS NOT NULL"
-            ).fetchone()
-        if count:
-            return
-        await asyncio.sleep(0.02)  # nobody is told of it: it is housekeeping
-    raise AssertionError("nothing was closed")
+    """Return when a saga is: nobody is notified of it, for it is housekeeping."""
+
+    def count() -> int:
+        with closing(sqlite3.connect(path)) as database:
+            sql = "SELECT count(*) FROM saga WHERE closed_at IS NOT NULL"
+            return int(database.execute(sql).fetchone()[0])
+
+    await until(count)
 
 
 async def test_after_the_window_it_cannot_be_undone_and_still_answers(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ async def test_after_the_window_it_cannot_be_undone_and_still_answers(tmp_path: 
         assert (409, "executed") == (status, msgspec.json.decode(body)["outcome"])
         assert (1, 1) == await chain.charges()
         assert "completed" == (await chain.view("s-1"))["state"]
-    with sqlite3.connect(tmp_path / "payment.db") as database:
+    with closing(sqlite3.connect(tmp_path / "payment.db")) as database:
         assert [(0,)] == database.execute("SELECT count(*) FROM journal").fetchall()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,9 @@ import pytest
 from stage import Http, Saga, Stage
 from stage.demo.payment import Order
 from tests.scenario.chain import Chain, running_chain
-from tests.scenario.test_metrics import scrape
+from tests.scenario.test_metrics import at_rest, scrape
 from tests.scenario.test_operator import do
+from tests.waits import until
 
 
 async def test_a_plain_compensate_is_no_lost_run(
@@ -23,10 +23,7 @@ async def test_a_plain_compensate_is_no_lost_run(
     """A healthy saga is undone: no warning of a recovery, and none is counted or shown."""
     await chain.send("s-1")
     await chain.events("s-1")  # once its end is written down
-    for _ in range(500):
-        if not (await scrape(chain)).value("stage_runs"):
-            break
-        await asyncio.sleep(0.01)
+    await at_rest(chain)
     with caplog.at_level(logging.INFO):
         assert 200 == (await chain.compensate("s-1"))[0]
 
@@ -88,9 +85,8 @@ async def test_a_parked_doubt_is_in_doubt(tmp_path: Path) -> None:
         await chain.script(chain.psp, script="effect-then-drop")
         assert 202 == (await chain.send("s-1"))[0]
         assert (await chain.view("s-1"))["parked"]
-        await scrape(chain)  # it may share a query that began before
+        await at_rest(chain)
         found = await scrape(chain)
-        assert 0 == found.value("stage_runs")
         assert 1 == found.value("stage_in_doubt")
         assert 1 == found.value("stage_sagas_parked_total", cause="in_doubt")
     async with running_chain(tmp_path, stage=unrepeatable()) as chain:
@@ -145,10 +141,11 @@ async def test_a_saga_whose_journal_was_dropped_is_unknown(tmp_path: Path) -> No
     """Not "nothing stands": behind its window nobody here can say."""
     async with running_chain(tmp_path, compensation_window_seconds=0.0) as chain:
         await chain.send("s-1")
-        for _ in range(500):
-            view = await chain.view("s-1")
-            if not view["steps"]:
-                break
-            await asyncio.sleep(0.01)
+
+        async def dropped() -> bool:
+            return not (await chain.view("s-1"))["steps"]
+
+        await until(dropped)
+        view = await chain.view("s-1")
         plan = await chain.get(f"{chain.stage}/sagas/s-1?view=plan")
     assert "unknown" == view["standing"] == plan["standing"]

@@ -290,6 +290,14 @@ def test_another_database_url_is_refused_with_the_fix(url: str) -> None:
     assert "use sqlite:///FILE" in problems({"database": url})[0]
 
 
+def test_a_blank_behind_a_database_url_makes_no_other_file() -> None:
+    """As a list of variables for a container keeps it, and a Secret that was made of a file."""
+    for url in ("sqlite:///payment.db ", "sqlite:///:memory: ", "postgresql://u:secret@h/d\n"):
+        (problem,) = problems({}, {"STAGE_DATABASE": url})
+        assert "begins or ends with a blank or a line break: take it out" in problem
+        assert "secret" not in problem
+
+
 def test_a_name_stands_for_one_neighbour() -> None:
     """Twice in one source, or on both sides, is refused."""
     assert "given twice" in problems({"externals": ("a=http://h", "a=http://i")})[0]

@@ -33,9 +33,10 @@ def slips_in(stage: StageDeclaration[Any, Any]) -> Iterator[Slip]:
             yield from impure_in(step.name, Source(step.function))
             continue
         for kind, code in _functions(step):
-            function = StepFunction(stage, step, kind, Source(code))
-            for rule in RULES:
-                yield from rule(function)
+            own = StepFunction(stage, step, kind, Source(code))
+            for function in own.with_passed_on():
+                for rule in RULES:
+                    yield from rule(function)
     if stage.output_function is not None:
         yield from impure_in("the output", Source(stage.output_function))
 

@@ -6,8 +6,11 @@ import ast
 from collections.abc import Iterator
 from typing import Any, Final
 
-from stage.authoring.slips.step_function import Rule, Slip, StepFunction, shown
-from stage.authoring.steps import CallStep
+from stage.authoring.annotations import MISSING
+from stage.authoring.http import Http
+from stage.authoring.slips.step_function import Rule, Slip, StepFunction, arguments, shown
+from stage.authoring.source import REQUESTS
+from stage.authoring.steps import CallStep, alternatives
 from stage.core.commands import AttemptKind
 from stage.ports.credentials import CREDENTIAL_HEADERS, ENGINE_HEADERS
 
@@ -16,6 +19,13 @@ _OWN_NO: Final = 402
 _MAY_HAVE_ACTED: Final = frozenset({408, 425, 500, 502, 504})
 _BODY: Final = frozenset({"body", "json", "text"})
 _SAFE: Final = "get"
+_TASKS: Final = frozenset(
+    {
+        *("as_completed", "create_task", "ensure_future", "gather", "run_coroutine_threadsafe"),
+        *("shield", "wait"),
+    }
+)
+"""Functions of asyncio that give what they are given to a task."""
 _LOOK: Final = "look for a member that only the API gives, such as answer.json()['code']"
 
 
@@ -170,6 +180,37 @@ def _method(call: ast.Call) -> str:
     return call.func.attr if isinstance(call.func, ast.Attribute) else ""
 
 
+def any_answer_is_a_yes(function: StepFunction) -> Iterator[Slip]:
+    """`return answer.json()`: the API's own no, and a page that is JSON, count as done."""
+    step = function.step
+    executes = isinstance(step, CallStep) and function.kind is AttemptKind.EXECUTE
+    if not executes or step.codec.members() or _asks_for_the_status(function):
+        return
+    for each in function.source.of(ast.Return):
+        match each.value:
+            case ast.Call(func=ast.Attribute(value=ast.Call() as body, attr="get")):
+                nothing = step.returns in (MISSING, Any, object) or None in alternatives(
+                    step.returns
+                )
+                believed = nothing and _is_json(function, body)
+            case ast.Call(args=[]) as body:
+                believed = _is_json(function, body)
+            case _:
+                believed = False
+        if believed:
+            yield function.warning(
+                each,
+                f"{shown(each)} takes every JSON for a success, the API's own no too: raise Refused"
+                " for its no, and return a member that only its yes has, such as"
+                " answer.json()['id']",
+            )
+
+
+def _asks_for_the_status(function: StepFunction) -> bool:
+    answers = function.answers()
+    return any(_is_status(each, set(answers)) for each in function.source.of(ast.Attribute))
+
+
 def effects_of_a_probe(function: StepFunction) -> Iterator[Slip]:
     """A probe that asks for more than a function."""
     if not function.is_call or function.kind is not AttemptKind.PROBE:
@@ -185,7 +226,8 @@ def effects_of_a_probe(function: StepFunction) -> Iterator[Slip]:
 
 def probes_of_any_saga(function: StepFunction) -> Iterator[Slip]:
     """A probe whose request is the same for every saga."""
-    if not function.is_call or function.kind is not AttemptKind.PROBE:
+    probes = function.is_call and function.kind is AttemptKind.PROBE
+    if not probes or function.passed_as is not None:
         return
     source = function.source
     calls = list(source.requests())
@@ -196,6 +238,96 @@ def probes_of_any_saga(function: StepFunction) -> Iterator[Slip]:
             "the probe asks for the same whatever the saga is, and finds what another one has made:"
             f" look it up by {function.saga or 'saga'}.key",
         )
+
+
+def words_of_other_clients(function: StepFunction) -> Iterator[Slip]:
+    """`http.stream(...)`: a method that `http` does not have."""
+    if not function.is_call:
+        return
+    for name, call in function.source.methods():
+        if not hasattr(Http, name):
+            has = ", ".join(sorted(REQUESTS))
+            yield function.certain(
+                call, f"{function.source.parameters[0]} has no {name}(): it has {has}"
+            )
+
+
+def requests_in_tasks(function: StepFunction) -> Iterator[Slip]:
+    """`asyncio.gather(http.post(...), ...)`: only the function itself can hand a request out."""
+    source = function.source
+    if not function.is_call or not source.parameters:
+        return
+    kept = {
+        source.named(call)
+        for call in source.requests()
+        if not isinstance(source.parent(call), ast.Await)
+    }
+    given = {source.parameters[0], *kept} - {""}
+    for call in source.all_calls():
+        if _makes_tasks(function, call) and any(
+            isinstance(each, ast.Name) and each.id in given
+            for part in arguments(call)
+            for each in ast.walk(part)
+        ):
+            yield function.certain(
+                call,
+                f"{shown(call.func)}(...) puts a request into a task of its own, from where it is"
+                " not sent: await each request in the function itself. Calls at the same time are"
+                " steps with one together='word', each with its own compensation",
+            )
+
+
+def _makes_tasks(function: StepFunction, call: ast.Call) -> bool:
+    module, _, name = function.source.full_name(call).rpartition(".")
+    if module.partition(".")[0] == "asyncio":
+        return name in _TASKS
+    return isinstance(call.func, ast.Attribute) and call.func.attr in ("create_task", "start_soon")
+
+
+def pages_that_find_nothing(function: StepFunction) -> Iterator[Slip]:
+    """`answer.json().get("data", [])` in a probe: a page without the member finds nothing."""
+    if not function.is_call or function.kind is not AttemptKind.PROBE:
+        return
+    source = function.source
+    bodies = {
+        name
+        for call in source.all_calls()
+        if _is_json(function, call) and (name := source.named(call))
+    }
+    for call in source.all_calls():
+        match call:
+            case ast.Call(func=ast.Attribute(value=body, attr="get"), args=[member, *default]):
+                pass
+            case _:
+                continue
+        if not (isinstance(body, ast.Name) and body.id in bodies) and not (
+            isinstance(body, ast.Call) and _is_json(function, body)
+        ):
+            continue
+        around = source.parent(call)
+        if any(map(_is_empty, default)) or (
+            isinstance(around, ast.BoolOp) and any(map(_is_empty, around.values))
+        ):
+            yield function.warning(
+                call,
+                f"{shown(call)} finds nothing in a page of a gateway, which lacks the member too,"
+                " and the effect would be made again: read"
+                f" {shown(body)}[{shown(member)}], so that such an answer is in doubt",
+            )
+
+
+def _is_json(function: StepFunction, call: ast.Call) -> bool:
+    match call.func:
+        case ast.Attribute(value=ast.Name(id=name), attr="json"):
+            return name in function.answers()
+    return False
+
+
+def _is_empty(node: ast.expr) -> bool:
+    match node:
+        case ast.List(elts=[]) | ast.Tuple(elts=[]) | ast.Dict(keys=[]):
+            return True
+    return False
 
 
 def requests_in_a_loop(function: StepFunction) -> Iterator[Slip]:
@@ -238,8 +370,12 @@ ANSWERS: Final[tuple[Rule, ...]] = (
     headers,
     believes_a_code,
     answers_not_read,
+    any_answer_is_a_yes,
     effects_of_a_probe,
     probes_of_any_saga,
+    pages_that_find_nothing,
+    words_of_other_clients,
+    requests_in_tasks,
     requests_in_a_loop,
     declared_codes,
 )

@@ -44,7 +44,8 @@ def result_that_may_be_none(function: StepFunction) -> Iterator[Slip]:
 def _made(function: StepFunction) -> str:
     """The name of the parameter that holds the result to be undone; empty without one."""
     parameters = function.source.parameters
-    takes_result = function.compensates and not function.is_transaction
+    own = function.passed_as is None
+    takes_result = own and function.compensates and not function.is_transaction
     return parameters[-1] if takes_result and len(parameters) > 1 else ""
 
 
@@ -110,13 +111,36 @@ def key_of_the_compensation(function: StepFunction) -> Iterator[Slip]:
             )
 
 
+def compensates_without_a_look(function: StepFunction) -> Iterator[Slip]:
+    """An undo at an API that ignores keys, which is asked again when its answer is lost."""
+    compensates = function.is_call and function.compensates and function.passed_as is None
+    if not compensates or function.step.rules.idempotent:
+        return
+    asked = dict(function.source.methods())
+    looks_elsewhere = any(
+        isinstance(around := function.source.parent(each), ast.Call) and each is not around.func
+        for each in function.source.loads(function.source.parameters[0])
+    )
+    if "post" in asked and "get" not in asked and not looks_elsewhere:
+        yield function.warning(
+            asked["post"],
+            f"{function.step.name} says idempotent=False, and its undo is asked again when its"
+            " answer is lost: an API that ignores keys would do it twice. Look first whether it is"
+            " undone (await http.get), and ask only where it is not",
+        )
+
+
 def compensates_nothing(function: StepFunction) -> Iterator[Slip]:
     """A compensation without a line."""
-    if function.compensates and all(
-        isinstance(each, ast.Pass)
-        or (isinstance(each, ast.Return) and each.value is None)
-        or (isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant))
-        for each in function.source.body
+    if (
+        function.passed_as is None
+        and function.compensates
+        and all(
+            isinstance(each, ast.Pass)
+            or (isinstance(each, ast.Return) and each.value is None)
+            or (isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant))
+            for each in function.source.body
+        )
     ):
         yield Slip(
             False,
@@ -131,5 +155,6 @@ COMPENSATIONS: Final[tuple[Rule, ...]] = (
     result_that_may_be_none,
     results_of_later_steps,
     key_of_the_compensation,
+    compensates_without_a_look,
     compensates_nothing,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Final
 
 from stage.authoring.declaration import StageDeclaration
@@ -126,4 +127,58 @@ def secrets_of_the_process(function: StepFunction) -> Iterator[Slip]:
                 )
 
 
-CONTENTS: Final[tuple[Rule, ...]] = (words_that_stay, secrets_of_the_process)
+def inexact_money(function: StepFunction) -> Iterator[Slip]:
+    """`saga.input.amount / 100`: a whole number of cents that becomes a float."""
+    for node, parts in _made_floats(function):
+        if any(map(partial(_is_whole_money, function), parts)):
+            yield function.warning(
+                node,
+                f"{shown(node)} makes a float of a whole number of money, and 0.1 + 0.2 is not 0.3:"
+                " reckon in the smallest unit with // and whole factors, or with decimal.Decimal",
+            )
+
+
+def _made_floats(function: StepFunction) -> Iterator[tuple[ast.expr, tuple[ast.expr, ...]]]:
+    """Each expression whose value is a float, with what it is made of."""
+    for node in ast.walk(function.source.tree):
+        match node:
+            case ast.BinOp(left=left, op=ast.Div(), right=right):
+                yield node, (left, right)
+            case ast.BinOp(left=left, op=ast.Mult(), right=ast.Constant(value=float())):
+                yield node, (left,)
+            case ast.BinOp(left=ast.Constant(value=float()), op=ast.Mult(), right=right):
+                yield node, (right,)
+            case ast.Call(args=[given]) if function.source.full_name(node) == "builtins.float":
+                yield node, (given,)
+
+
+def _is_whole_money(function: StepFunction, node: ast.AST) -> bool:
+    """Whether it is a member of the input that is named like money, and a whole number."""
+    members = function.stage.accepts.schema()
+    for part in function.source.origins(node) if isinstance(node, ast.Name) else (node,):
+        match part:
+            case ast.Attribute(value=within, attr=member):
+                pass
+            case ast.Subscript(value=within, slice=ast.Constant(value=str(member))):
+                pass
+            case _:
+                continue
+        if _MONEY.search(member) and function.of_saga(within, "data", "input"):
+            return member in _whole_numbers(members)
+    return False
+
+
+def _whole_numbers(schema: dict[str, Any]) -> set[str]:
+    return {
+        member
+        for kind in (schema, *schema.get("$defs", {}).values())
+        for member, its in kind.get("properties", {}).items()
+        if any(each.get("type") == "integer" for each in (its, *its.get("anyOf", ())))
+    }
+
+
+CONTENTS: Final[tuple[Rule, ...]] = (
+    words_that_stay,
+    secrets_of_the_process,
+    inexact_money,
+)

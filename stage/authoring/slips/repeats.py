@@ -10,14 +10,22 @@ from typing import Final
 
 from stage.authoring.slips.step_function import Rule, Slip, StepFunction, arguments, is_log, shown
 from stage.authoring.source import Source
+from stage.core.commands import AttemptKind
 
 _CLOCK: Final = frozenset(
     {
         *("datetime.date.today", "datetime.datetime.now", "datetime.datetime.today"),
-        *("datetime.datetime.utcnow", "time.time", "time.time_ns"),
+        *("datetime.datetime.utcnow", "time.time", "time.time_ns", "time.monotonic"),
+        *("time.ctime", "time.gmtime", "time.localtime", "time.perf_counter", "time.strftime"),
     }
 )
-_DICE: Final = frozenset({"os.urandom", "posix.urandom", "uuid.uuid1", "uuid.uuid4"})
+_DICE: Final = frozenset(
+    {
+        *("os.urandom", "posix.urandom", "uuid.uuid1", "uuid.uuid4"),
+        *("_socket.gethostname", "builtins.hash", "builtins.id", "os.getpid", "posix.getpid"),
+    }
+)
+"""Functions whose value is another one each time, or in each process."""
 _DICE_MODULES: Final = frozenset({"random", "secrets"})
 _SHARED: Final = (dict, list, set, bytearray, collections.deque)
 _CHANGES: Final = frozenset(
@@ -27,6 +35,23 @@ _CHANGES: Final = frozenset(
     }
 )
 _BROAD: Final = frozenset({"builtins.BaseException", "builtins.Exception"})
+_LOST: Final = frozenset(
+    {
+        *("builtins.ConnectionAbortedError", "builtins.ConnectionError"),
+        *("builtins.ConnectionResetError", "builtins.OSError", "builtins.TimeoutError"),
+    }
+)
+"""Errors behind which an effect may stand."""
+_UNREAD: Final = frozenset(
+    {
+        *("builtins.AttributeError", "builtins.IndexError", "builtins.KeyError"),
+        *("builtins.LookupError", "builtins.TypeError", "builtins.ValueError"),
+    }
+)
+_NO_JSON: Final = frozenset(
+    {"DecodeError", "JSONDecodeError", "MsgspecError", "NotJson", "ValidationError"}
+)
+"""Errors of reading an answer which is not the API's."""
 _SUPPRESS: Final = "contextlib.suppress"
 _STOPS: Final = frozenset({"asyncio.CancelledError", "asyncio.exceptions.CancelledError"})
 
@@ -58,17 +83,18 @@ def other_request_each_time(function: StepFunction) -> Iterator[Slip]:
                 f" a second effect: take {function.saga}.key, the same at every attempt",
             )
         return
-    for part in _parts_of_requests(source):
+    for within, part in _parts_of_requests(source):
         for node in (
-            *_dice_in(source, part),
-            *_clock_in(source, part),
+            *_dice_in(within, part),
+            *_clock_in(within, part),
             *_attempts_in(function, part),
         ):
-            yield function.warning(
-                node,
-                f"{shown(node)} makes another request at each attempt, and a call in doubt that"
-                f" would go elsewhere is parked: build requests from {function.saga or 'the saga'}"
-                f" alone, and name a thing by {function.saga or 'saga'}.key",
+            yield Slip(
+                False,
+                f"{within.place(node)}: {shown(node)} makes another request at each attempt, and a"
+                " call in doubt that would go elsewhere is parked: build requests from"
+                f" {function.saga or 'the saga'} alone, and name a thing by"
+                f" {function.saga or 'saga'}.key",
             )
 
 
@@ -87,16 +113,31 @@ def _attempts_given(function: StepFunction) -> Iterator[ast.Attribute]:
                 yield from _attempts_in(function, part)
 
 
-def _parts_of_requests(source: Source) -> Iterator[ast.AST]:
-    """The arguments of each request, and what the names in them were given."""
-    named: set[str] = set()
+def _parts_of_requests(source: Source) -> Iterator[tuple[Source, ast.AST]]:
+    """All that a request is made of, with its source: what its names hold, functions it calls."""
     for call in source.requests():
-        for part in arguments(call):
-            yield part
-            named |= {each.id for each in ast.walk(part) if isinstance(each, ast.Name)}
-    for assign in source.of(ast.Assign):
-        if any(isinstance(target, ast.Name) and target.id in named for target in assign.targets):
-            yield assign.value
+        for part in (each for given in arguments(call) for each in source.origins(given)):
+            yield source, part
+            for asked in (each for each in ast.walk(part) if isinstance(each, ast.Call)):
+                if (called := source.beside(asked)) is not None:
+                    yield from ((each, each.tree) for each in called.with_called())
+
+
+def decisions_by_dice(function: StepFunction) -> Iterator[Slip]:
+    """A clock or dice in a condition of a call or a probe, which runs again after a doubt."""
+    if not function.is_call or function.compensates:
+        return
+    source = function.source
+    choices: list[ast.If | ast.While | ast.IfExp] = [*source.of(ast.If), *source.of(ast.While)]
+    for test in (choice.test for choice in (*choices, *source.of(ast.IfExp))):
+        for part in source.origins(test):
+            for node in (*_dice_in(source, part), *_clock_in(source, part)):
+                yield function.warning(
+                    test,
+                    f"{shown(node)} decides otherwise when this runs again after a doubt, and what"
+                    " the first run did stands: decide in a transaction before it, whose result"
+                    f" is kept, and read {function.saga or 'saga'}.result",
+                )
 
 
 def impure_in(what: str, source: Source) -> Iterator[Slip]:
@@ -151,8 +192,10 @@ def errors_that_are_swallowed(function: StepFunction) -> Iterator[Slip]:
             continue
         for caught in node.handlers:
             if any(isinstance(each, ast.Raise) for each in ast.walk(caught)):
-                continue
-            if text := _swallows(function, caught):
+                text = _takes_for_a_no(function, caught)
+            else:
+                text = _takes_for_nothing(function, caught) or _swallows(function, caught)
+            if text:
                 yield function.warning(caught, text)
 
 
@@ -181,10 +224,64 @@ def _suppressed(function: StepFunction, block: ast.With) -> Iterator[Slip]:
             )
 
 
-def _swallows(function: StepFunction, caught: ast.excepthandler) -> str:
-    assert isinstance(caught, ast.ExceptHandler)
+def _caught(function: StepFunction, caught: ast.ExceptHandler) -> set[str]:
+    """The full names of the errors that an `except` takes; none of them for a bare one."""
     kinds = caught.type.elts if isinstance(caught.type, ast.Tuple) else [caught.type]
-    names = {"" if kind is None else function.source.full_name(kind) for kind in kinds}
+    return {"" if kind is None else function.source.full_name(kind) for kind in kinds}
+
+
+def _takes_for_a_no(function: StepFunction, caught: ast.ExceptHandler) -> str:
+    """`except Exception: raise Refused(...)`: the effect may stand, and would not be undone."""
+    refuses = any(
+        isinstance(each, ast.Raise)
+        and each.exc is not None
+        and function.source.full_name(each.exc).endswith(".Refused")
+        for each in caught.body
+    )
+    doubtful = caught.type is None or _is_doubtful(function, _caught(function, caught))
+    if not refuses or not doubtful or function.is_transaction or function.compensates:
+        return ""
+    return (
+        "this except takes an answer that nobody understood, or none, for a no: the effect may"
+        " stand, and would not be compensated. Raise Refused for the API's own no alone, and let"
+        " other errors out, which are in doubt and get settled"
+    )
+
+
+def _takes_for_nothing(function: StepFunction, caught: ast.ExceptHandler) -> str:
+    """A time-out of an effect that is a success, and an unread answer that says "not there"."""
+    names = _caught(function, caught)
+    if any(isinstance(each, ast.Await) for each in ast.walk(caught)):
+        return ""  # it may ask what happened
+    if function.is_effect and names & _LOST:
+        return (
+            "this except takes a time-out or a broken connection for an end, and nobody knows"
+            " whether the effect stands: let it out, and the doubt is settled by the probe or by"
+            " a repeat"
+        )
+    finds_nothing = any(
+        isinstance(each, ast.Return)
+        and (each.value is None or (isinstance(each.value, ast.Constant) and not each.value.value))
+        for each in caught.body
+    )
+    if function.kind is AttemptKind.PROBE and finds_nothing and _is_doubtful(function, names):
+        return (
+            'this except takes an answer that nobody understood for "not there", and the effect'
+            " would be made again: return None for the API's own word alone, and let this out"
+        )
+    return ""
+
+
+def _is_doubtful(function: StepFunction, names: set[str]) -> bool:
+    """Whether errors of those names say nothing of what the API did."""
+    unread = function.is_call and any(
+        name in _UNREAD or name.rpartition(".")[2] in _NO_JSON for name in names
+    )
+    return bool(names & (_BROAD | _LOST)) or unread
+
+
+def _swallows(function: StepFunction, caught: ast.ExceptHandler) -> str:
+    names = _caught(function, caught)
     # An unknown name is empty too, so a bare `except` is asked for by itself.
     stops = caught.type is None or "builtins.BaseException" in names or names & _STOPS
     if stops and not function.is_transaction:
@@ -221,6 +318,7 @@ def changed_saga(function: StepFunction) -> Iterator[Slip]:
 
 REPEATS: Final[tuple[Rule, ...]] = (
     other_request_each_time,
+    decisions_by_dice,
     shared_state,
     changed_saga,
     errors_that_are_swallowed,

@@ -10,6 +10,7 @@ from typing import Final
 from stage.authoring.slips.step_function import Rule, Slip, StepFunction
 from stage.authoring.source import RUNS_SQL
 from stage.ports.stage_tables import is_stage_table, refusal
+from stage.ports.store import Tx
 
 _EVERY_ROW: Final = re.compile(r"\s*(UPDATE|DELETE\s+FROM)\s+(\w+)(?!.*\bWHERE\b)", re.I | re.S)
 _READ: Final = re.compile(
@@ -23,6 +24,8 @@ _CONDITIONAL: Final = re.compile(
     r"\s*UPDATE\b.*\bWHERE\b.*(?:>=|<=|(?<![<-])>|<(?!>))", re.I | re.S
 )
 """An UPDATE whose condition compares; `<>` asks for a state, and `->` for a member of JSON."""
+_ENDS: Final = frozenset({"begin", "commit", "rollback", "savepoint", "transaction"})
+"""Methods by which other drivers begin and end a transaction."""
 _WRITTEN: Final = re.compile(r"\s*UPDATE\s+(\w+)\s+SET\s+\w+\s*=\s*(?:\$\d+|\?)", re.I | re.S)
 
 
@@ -33,10 +36,27 @@ def _statements(function: StepFunction) -> Iterator[tuple[ast.Call, ast.expr]]:
                 yield call, call.args[0]
 
 
+def words_of_other_drivers(function: StepFunction) -> Iterator[Slip]:
+    """`tx.commit()`, `tx.fetch(...)`: a method that `tx` does not have."""
+    if not function.is_transaction:
+        return
+    for name, call in function.source.methods():
+        if hasattr(Tx, name):
+            continue
+        why = (
+            "the stage commits with the journal entry that says so, and rolls back when the"
+            " function raises: leave it out"
+            if name in _ENDS
+            else f"it has {', '.join(sorted(RUNS_SQL))}"
+        )
+        yield function.certain(call, f"{function.source.parameters[0]} has no {name}(): {why}")
+
+
 def values_in_the_text(function: StepFunction) -> Iterator[Slip]:
     """A statement that is put together from what a caller sent."""
+    sent = ("data", "id", "input")
     for call, sql in _statements(function):
-        if not isinstance(sql, ast.Constant) and function.of_saga(sql, "data", "id", "input"):
+        if any(function.of_saga(part, *sent) for part in function.source.text_of(sql)):
             yield function.certain(
                 call,
                 "the statement holds a value of the saga in its text, and whoever sends it writes"
@@ -109,6 +129,7 @@ def tables_of_the_stage(function: StepFunction) -> Iterator[Slip]:
 
 
 STATEMENTS: Final[tuple[Rule, ...]] = (
+    words_of_other_drivers,
     values_in_the_text,
     parameters_as_one,
     rows_of_every_saga,

@@ -27,6 +27,8 @@ class StepFunction(NamedTuple):
     kind: AttemptKind
     """EXECUTE, PROBE or COMPENSATE: which of its functions."""
     source: Source
+    passed_as: str | None = None
+    """The name of the saga in a function to which it passes `http` or `tx` on; None in itself."""
 
     @property
     def is_transaction(self) -> bool:
@@ -51,8 +53,28 @@ class StepFunction(NamedTuple):
     @property
     def saga(self) -> str:
         """The name of the parameter that holds the saga; empty where it has none."""
+        if self.passed_as is not None:
+            return self.passed_as
         at = 0 if self.is_effect else 1
         return self.source.parameters[at] if len(self.source.parameters) > at else ""
+
+    def with_passed_on(self) -> Iterator[StepFunction]:
+        """Itself, and the author's functions to which it passes its `http` or `tx` on."""
+        seen, waiting = {self.source.code}, [self]
+        while waiting:
+            function = waiting.pop(0)
+            yield function
+            for call in () if self.is_effect else function.source.all_calls():
+                names = [each.id if isinstance(each, ast.Name) else "" for each in call.args]
+                if not names or names[:1] != list(function.source.parameters[:1]):
+                    continue
+                source = function.source.beside(call)
+                if source is None or source.code in seen:
+                    continue
+                seen.add(source.code)
+                named = dict(zip(names, source.parameters, strict=False))
+                saga = named.get(function.saga or "saga", "saga")
+                waiting.append(function._replace(source=source, passed_as=saga))
 
     def certain(self, node: ast.expr | ast.stmt | ast.excepthandler, text: str) -> Slip:
         """A slip that costs something at every run."""

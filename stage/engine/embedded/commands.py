@@ -8,27 +8,27 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from functools import partial, reduce
 
 from msgspec.structs import replace
 
 from stage.core import events as e
 from stage.core.errors import StoreUnavailable
 from stage.core.machine import asked_before, evolve, heard_before
-from stage.core.questions import is_in_flight, past_pivot
+from stage.core.questions import past_pivot
 from stage.core.requester import Requester
 from stage.core.saga import Saga
 from stage.core.states import SagaState
 from stage.core.steps import StepKind
 from stage.core.unseen import Unseen, judge_unseen
 from stage.engine.embedded import limits as limited
-from stage.engine.embedded.erasing import EmbeddedErasing
+from stage.engine.embedded.elsewhere import LeftOut
+from stage.engine.embedded.erasing import UNSEEN, EmbeddedErasing
 from stage.engine.embedded.limits import OPEN_PER_RUNNING_MAX
 from stage.engine.embedded.live_saga import LiveSaga, NotLive, settled
 from stage.engine.embedded.live_sagas import snapshot
 from stage.engine.embedded.parts import Parts
 from stage.engine.embedded.queries import loop_time
-from stage.engine.saga.closing import answer_past_retention
+from stage.engine.saga.closing import answer_past_retention, refuse_closed
 from stage.engine.saga.context import (
     Context,
     context_of,
@@ -70,6 +70,7 @@ class EmbeddedCommands(EmbeddedErasing):
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
         self._participant = parts.participant
+        self._withdrawing = parts.withdrawing
         self._plan_hash = parts.plan_hash
         self._forwards = any(step.kind is StepKind.FORWARD for step in self._plan.steps)
         self._opening = parts.opening
@@ -301,6 +302,8 @@ class EmbeddedCommands(EmbeddedErasing):
         key = None if dry_run else verb.act_key
         async with self._once(key):
             found = await self._operate(saga_id, verb, dry_run=dry_run)
+        if found is None and key is not None:
+            await self.refuse_order(key, UNSEEN)
         if isinstance(verb, e.Forgotten) and found is not None and not dry_run:
             with suppress(StoreUnavailable):  # otherwise the end of retention closes it
                 await self._close(saga_id)
@@ -313,7 +316,11 @@ class EmbeddedCommands(EmbeddedErasing):
                 return None
             if not (now.readable or now.row.closed_at or isinstance(verb, e.Forgotten)):
                 raise NotAllowed(now.row.parked or UNREAD)
-            saga = self._with_withdrawn(now.saga)
+            if now.row.closed_at is not None and (why := refuse_closed(now.row, verb)):
+                raise NotAllowed(why)
+            here = saga_id in self._sagas
+            without = self._withdrawing.without_waiting if here else self._withdrawing.without_held
+            saga = without(now.saga)
             self._opening.check(saga, verb)
             return replace(now, saga=evolve(saga.under(self._plan), saga, verb))
         soon = loop_time()
@@ -327,35 +334,36 @@ class EmbeddedCommands(EmbeddedErasing):
                     return snapshot(live) if live.saga is not None else await self._now(saga_id)
                 if not await self._joined(live, soon):
                     continue
-                await self._withdraw_for(live, verb, latest)
+                await self._withdrawing.make_way(live, verb, latest)
                 with suppress(NotLive):
                     await self._durably(live, verb, soon)
                     return snapshot(live)
             except HeldElsewhere:
-                found, since = await self._elsewhere.stored(saga_id), 0
+                found = await self._operate_elsewhere(saga_id, verb, soon)
                 if found is not None:
-                    self._opening.check(found.saga, verb)
-                    since = found.row.length
-                if await self._elsewhere.journaled(saga_id, verb, lambda _: False, soon, since):
-                    return await self._elsewhere.stored(saga_id)
+                    return found
             _look_again(latest)
 
-    async def _withdraw_for(self, live: LiveSaga, verb: e.Verb, until: float) -> None:
-        """Take back the attempts that have not left, where they alone keep a verb from being done.
+    async def _operate_elsewhere(self, saga_id: str, verb: e.Verb, until: float) -> Snapshot | None:
+        """Have a verb done by the owner of the saga; None where it is to be tried again.
 
-        A pause may hold them for days (decision 0061). Raises NotAllowed where the verb would be
-        refused without them too.
+        Only the owner knows whether what is in flight has left: it judges the verb then, and what
+        waits there is withdrawn for it. Raises NotAllowed where it refuses.
         """
-        if live.saga is None or not self._sender.withdrawable(live.saga_id):
-            return
-        self._opening.check(self._with_withdrawn(live.saga), verb)
-        self._sender.withdraw(live.saga_id)
-        await live.watch(until, lambda live: live.saga is None or not is_in_flight(live.saga))
-
-    def _with_withdrawn(self, saga: Saga) -> Saga:
-        """The saga as it were without its attempts that wait for their turn."""
-        ends = self._sender.withdrawable(saga.id)
-        return reduce(partial(evolve, saga.under(self._plan)), ends, saga)
+        found, since = await self._elsewhere.stored(saga_id), 0
+        if found is not None:
+            self._opening.check(self._withdrawing.without_any(found.saga), verb)
+            since = found.row.length
+        try:
+            done = await self._elsewhere.journaled(saga_id, verb, lambda _: False, until, since)
+            return await self._elsewhere.stored(saga_id) if done else None
+        except LeftOut:
+            if verb.act_key is not None:
+                await self.refuse_repeat(verb.act_key)
+            found = await self._elsewhere.stored(saga_id)
+            if found is not None:
+                self._opening.check(found.saga, verb)
+            return None
 
     async def hear(self, saga_id: str, word: e.Webhook) -> None:
         """See `ports.engine.Commands`."""
@@ -378,7 +386,7 @@ class EmbeddedCommands(EmbeddedErasing):
                     return
                 if not await self._joined(live, soon) or live.over or live.saga is None:
                     continue
-                if not needless(live.saga):
+                if not needless(live.saga) or _is_closed(live):
                     await self._durably(live, word, soon)
                 return
             except NotLive:
@@ -555,6 +563,11 @@ def _worth_an_answer(live: LiveSaga) -> bool:
     if live.on_fast_path:  # asked at each change of every saga, which is not folded for it
         return False
     return live.saga is not None and _stands_still(live.saga)
+
+
+def _is_closed(live: LiveSaga) -> bool:
+    """Whether its journal was dropped: what is heard of it opens it anew."""
+    return live.row is not None and live.row.closed_at is not None
 
 
 def _is_deferred(live: LiveSaga) -> bool:

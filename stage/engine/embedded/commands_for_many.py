@@ -17,7 +17,7 @@ from stage.engine.embedded.commands import EmbeddedCommands
 from stage.engine.embedded.parts import Parts
 from stage.engine.saga.acts import sweep_act
 from stage.engine.saga.repeats import refuse_repeat
-from stage.ports.engine import LeftToNewer, NotAllowed, SagaLost
+from stage.ports.engine import ActRepeated, LeftToNewer, NotAllowed, SagaLost
 from stage.ports.observer import TraceContext
 from stage.ports.store import Unit
 from stage.wire.replies import CompensateRequest
@@ -30,6 +30,9 @@ class EmbeddedCommandsForMany(EmbeddedCommands):
         super().__init__(parts)
         self.sweeps_changed: Callable[[], None] = _nobody
         """Called when a sweep was begun or changed here; the engine sets it."""
+        self._clean: dict[tuple[int, int], set[str]] = {}
+        """The tables that were copied for a sweep that could not be finished yet, by its number and
+        the number of sagas that it had erased: they are not copied again for it."""
 
     async def begin_sweep(
         self, sweep: Sweep, saga_ids: Sequence[str], act_key: ActKey | None = None
@@ -78,7 +81,7 @@ class EmbeddedCommandsForMany(EmbeddedCommands):
             if await self._store.get(saga_id) is None:
                 # To compensate one that was never seen would leave a tombstone.
                 return "it is not here: never seen, or dropped for its age"
-            verb = verb_of(sweep, self._clock.now())
+            verb = verb_of(sweep, saga_id, self._clock.now())
             if sweep.verb is SweepVerb.ERASE:
                 await self._erase(saga_id, actor=sweep.actor, reason=sweep.why)
             elif sweep.verb is SweepVerb.PURGE:
@@ -87,6 +90,8 @@ class EmbeddedCommandsForMany(EmbeddedCommands):
                 await self.operate(saga_id, verb, dry_run=False)
             else:
                 return await self._compensate_for(sweep, saga_id)
+        except ActRepeated as error:
+            return error.kept.refused  # the sweep has acted on it, here or elsewhere
         except (NotAllowed, JournalMismatch, SagaLost, LeftToNewer) as error:
             return str(error)  # the sagas behind it do not wait for it
         return ""
@@ -105,8 +110,11 @@ class EmbeddedCommandsForMany(EmbeddedCommands):
 
     async def finish(self, sweep: Sweep) -> None:
         """A sweep has acted on all of its sagas. Raises Unsettled where it is not done for that."""
-        if sweep.verb is SweepVerb.ERASE:
-            await self._scrub()
+        if sweep.verb is not SweepVerb.ERASE:
+            return
+        place = (sweep.number, sweep.done)  # one that goes on has erased more by then
+        await self._scrub(self._clean.setdefault(place, set()))
+        del self._clean[place]
 
     async def pause(self, pause: Pause, act_key: ActKey | None = None) -> None:
         """See `ports.engine.Commands`."""

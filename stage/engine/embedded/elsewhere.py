@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -11,12 +12,23 @@ from stage.core import events as e
 from stage.core.act_key import KeptAct
 from stage.core.errors import JournalMismatch, NewerJournal
 from stage.core.saga import Saga
-from stage.engine.embedded.limits import LOOK_SECONDS, OPEN_SECONDS_MAX
+from stage.engine.embedded.limits import (
+    LOOK_AGAIN_SECONDS,
+    LOOK_SECONDS,
+    OPEN_SECONDS_MAX,
+)
 from stage.engine.saga.context import bare_saga
 from stage.engine.saga.interpreter import Interpreter, as_journaled
 from stage.engine.saga.repeats import act_key_of
 from stage.ports.engine import ActRepeated, Snapshot, Unsettled
 from stage.ports.store import Entry, SagaRow, Store
+
+NO_LENGTH: Final = -1
+"""The number of entries of no saga: a wait for a change from it returns at once."""
+
+
+class LeftOut(Exception):
+    """The owner of a saga was given a verb, and did not do it: it was not allowed there."""
 
 
 class Elsewhere:
@@ -29,21 +41,36 @@ class Elsewhere:
         self._scheduled = scheduled
 
     async def stored(self, saga_id: str) -> Snapshot | None:
-        """The saga as it is stored; None when it was never seen."""
+        """The saga as it is stored; None when it was never seen, or is dropped by now."""
         row = await self._store.get(saga_id)
-        return None if row is None else await self.snapshot_of(row)
+        return None if row is None else await self._by_now(row)
 
     async def snapshot_of(self, row: SagaRow) -> Snapshot:
-        """The saga of a row that was read, with the journal that is stored by now."""
+        """The saga of a row that was read, with the journal that is stored by now.
+
+        The row may have been closed, erased or dropped since. Only closed ones are dropped.
+        """
+        found = await self._by_now(row)
+        if found is None:
+            found = self._snapshot(replace(row, closed_at=row.updated_at, envelope=b""), [])
+        return found
+
+    async def _by_now(self, row: SagaRow) -> Snapshot | None:
+        """The saga of a row that was read; None where that was dropped since."""
         try:
             entries = [] if row.closed_at is not None else await self._store.entries(row.id)
+            if entries or row.closed_at is not None:
+                return self._snapshot(row, entries)
+            newer = await self._store.get(row.id)  # its journal has gone since the row was read
         except NewerJournal:
             return Snapshot(row=row, saga=bare_saga(row), next_at=row.due_at, readable=False)
-        return self._snapshot(row, entries)
+        return None if newer is None else self._snapshot(newer, entries)
 
     def _snapshot(self, row: SagaRow, entries: list[Entry]) -> Snapshot:
         if row.closed_at is not None:
             return Snapshot(row=row, saga=bare_saga(row), readable=False)
+        if not entries:  # the rules would take it for a saga that is under way
+            return Snapshot(row=row, saga=bare_saga(row), next_at=row.due_at, readable=False)
         try:
             saga = self._interpreter.fold(row.id, entries)
         except JournalMismatch:
@@ -113,12 +140,15 @@ class Elsewhere:
         A decision is looked for behind the entry numbered `since`, because a person may say the
         same twice. False when no live other replica owns the saga: it is to be opened here.
         Raises Unsettled when the owner took too long, and may still journal the event; ActRepeated
-        for a verb of which another copy is journaled.
+        for a verb of which another copy is journaled; LeftOut for a verb that the owner refused.
         """
+        # Long because each way in which an event is met, or is not, has its line.
         loop, ownership = asyncio.get_running_loop(), self._store.ownership
         latest = max(until, loop.time()) + OPEN_SECONDS_MAX
-        held, posted_in = True, 0
+        held, mail = True, None
         while True:
+            # Before the journal is read: the mail goes with the entry, or because there is none.
+            gone = mail is not None and not await ownership.unreceived(mail.number)
             row = await self._store.get(saga_id)
             if row is None:
                 return False
@@ -135,11 +165,17 @@ class Elsewhere:
                 return False
             if loop.time() >= latest:
                 raise Unsettled("the replica that runs the saga did not answer in time")
-            # Mail is for one owner: after a takeover, which raises the epoch, it is sent again.
-            if row.epoch != posted_in and not await ownership.post(saga_id, event):
-                return False
-            posted_in = row.epoch
-            held = await self._changed(saga_id, row.length, latest)
+            soon = latest
+            if isinstance(event, e.Verb):
+                soon = min(loop.time() + LOOK_AGAIN_SECONDS, latest)
+            # Mail is for one run: after a takeover, which raises the epoch, it is sent again.
+            if mail is None or row.epoch > mail.epoch:
+                mail = await ownership.post(saga_id, event)
+                if mail is None:
+                    return False
+            elif soon < latest and gone and await ownership.changed(saga_id, NO_LENGTH, soon):
+                raise LeftOut
+            held = await self._changed(saga_id, row.length, soon)
 
 
 def _copy_of(posted: e.Event, entries: Sequence[Entry]) -> KeptAct | None:

@@ -23,6 +23,7 @@ from stage.engine.embedded.recovery import Recovery
 from stage.engine.embedded.retention import Retention
 from stage.engine.embedded.scheduler import MakeScheduler
 from stage.engine.embedded.sweeps import Do, Finish, Sweeps
+from stage.engine.embedded.withdrawing import Withdrawing
 from stage.engine.saga.dropped import DroppedRows
 from stage.engine.saga.fast_path import FastPath
 from stage.engine.saga.interpreter import Interpreter
@@ -80,14 +81,10 @@ class EmbeddedEngine(EmbeddedCommandsForMany):
         units = LiveUnits(interpreter, opening, journal, store, clock, fast_path)
         sender = Sender(interpreter, peers, ownership, clock)
         sagas = LiveSagas(
-            units,
-            sender,
-            observer,
-            clock,
-            Shares(limits.upstreams),
-            inline=limits.inline,
+            units, sender, observer, clock, Shares(limits.upstreams), inline=limits.inline
         )
         self._pauses = Pauses(store, clock, observer, sender.hold)
+        withdrawing = Withdrawing(participant.plan, opening, sender, self._pauses, clock)
         self._scheduler = schedule(
             sagas, ownership, observer, clock, limits, participant.plan.version
         )
@@ -102,6 +99,7 @@ class EmbeddedEngine(EmbeddedCommandsForMany):
                 units=units,
                 dropped=dropped,
                 elsewhere=Elsewhere(interpreter, store, scheduled=sagas.deposited is not None),
+                withdrawing=withdrawing,
                 store=store,
                 clock=clock,
                 limits=limits,
@@ -110,7 +108,9 @@ class EmbeddedEngine(EmbeddedCommandsForMany):
         )
         self._make_sweeps = partial(Sweeps, store, clock, observer)
         self.sweep_by(self.act_on, self.finish)
-        self._lease = Lease(sagas, ownership, observer, clock, divide=sender.divide)
+        self._lease = Lease(
+            sagas, ownership, observer, clock, withdrawing=withdrawing, divide=sender.divide
+        )
         self._retention = Retention(store, observer, clock, limits, dropped)
         self._dropped = dropped
         self._tombstones = TombstoneShares(limits.upstreams)
@@ -127,7 +127,7 @@ class EmbeddedEngine(EmbeddedCommandsForMany):
         await self._dropped.refresh()
         await self._pauses.start()
         await self._scheduler.start()
-        self._lease.start()
+        self._lease.start(self._limits.mail_seconds)
         self._retention.start()
         self._sweeps.start()
 
@@ -141,11 +141,11 @@ class EmbeddedEngine(EmbeddedCommandsForMany):
         An attempt that is still in flight then is in doubt, and the next process takes it over.
         """
         self._leaving = True
-        self._pauses.stop()
         self._sweeps.stop()
         self._scheduler.stop()
         self._retention.stop()
         await self._sagas.drain(seconds)
+        self._pauses.stop()  # not before: one that is pressed meanwhile holds what still waits
         await self._scheduler.close()
         await self._lease.stop()
 

@@ -26,6 +26,8 @@ from stage.ports.store import Act, SagaRow, Unit
 
 ERASE_TRIES_MAX = 5
 """How often a saga that was written to meanwhile is looked at again."""
+UNSEEN = "this stage had never seen the saga when that was ordered"
+"""Why an order is refused whose saga was unknown: it may have come by the time of a late copy."""
 
 
 class EmbeddedErasing(EmbeddedQueries):
@@ -51,9 +53,17 @@ class EmbeddedErasing(EmbeddedQueries):
             if not error.kept.refused:  # bytes of it may have been left
                 await self._scrub()
             raise
+        if found is None and key is not None:
+            await self.refuse_order(key, UNSEEN)
         if found is not None and not dry_run:
             await self._scrub()
         return found
+
+    async def refuse_order(self, act_key: ActKey, why: str) -> None:
+        """See `ports.engine.Commands`."""
+        await self._store.transact(
+            partial(_keep_refusal, key=act_key, why=why, at=self._clock.now())
+        )
 
     @asynccontextmanager
     async def _once(self, key: ActKey | None) -> AsyncIterator[None]:
@@ -68,9 +78,7 @@ class EmbeddedErasing(EmbeddedQueries):
         try:
             yield
         except (NotAllowed, JournalMismatch) as error:
-            await self._store.transact(
-                partial(_keep_refusal, key=key, why=str(error), at=self._clock.now())
-            )
+            await self.refuse_order(key, str(error))
             raise
 
     async def _close(self, saga_id: str) -> None:
@@ -80,9 +88,9 @@ class EmbeddedErasing(EmbeddedQueries):
             after = closed(row, self._clock.now())
             await self._store.transact(lambda unit: unit.close(after, epoch=row.epoch))
 
-    async def _scrub(self) -> None:
+    async def _scrub(self, clean: set[str] | None = None) -> None:
         try:
-            await self._store.scrub()
+            await self._store.scrub(clean)
         except StoreUnavailable as error:
             raise Unsettled(
                 "the contents are erased, but bytes of them may be left in the files of the"

@@ -12,10 +12,13 @@ from contextlib import suppress
 
 from stage.core import events as e
 from stage.core.errors import StoreUnavailable
-from stage.engine.embedded.limits import MAIL_SECONDS
+from stage.engine.embedded import limits
+from stage.engine.embedded.live_saga import LiveSaga
 from stage.engine.embedded.live_sagas import LiveSagas
+from stage.engine.embedded.withdrawing import Withdrawing
 from stage.engine.saga.opening import OpenRequest
 from stage.ports.clock import Clock
+from stage.ports.engine import NotAllowed
 from stage.ports.observer import Observer, TraceContext
 from stage.ports.ownership import Mail, Ownership
 
@@ -30,9 +33,11 @@ class Lease:
         observer: Observer,
         clock: Clock,
         *,
+        withdrawing: Withdrawing,
         divide: Callable[[int], None],
     ) -> None:
         """`divide` is called with the number of replicas that share the limits of the peers."""
+        self._withdrawing = withdrawing
         self._sagas = sagas
         self._ownership = ownership
         self._observer = observer
@@ -44,22 +49,25 @@ class Lease:
         entries, where this release could read it."""
         self._delivered: set[int] = set()
         """Mail that is on its way into a journal."""
+        self._orders: set[asyncio.Task[None]] = set()
+        """Verbs out of the mail for which attempts are taken back."""
 
-    def start(self) -> None:
-        """Begin the rounds, where there are other replicas."""
+    def start(self, mail_seconds: float) -> None:
+        """Begin the rounds, where there are other replicas, and read their mail so often."""
         self._divide(self._ownership.share.replicas)
         if self._ownership.renew_seconds is None:
             return
         self._sagas.rests = self._rests
         loop = asyncio.get_running_loop()
-        rounds = (self._renew(self._ownership.renew_seconds), self._serve_mail())
+        rounds = (self._renew(self._ownership.renew_seconds), self._serve_mail(mail_seconds))
         self._tasks = [loop.create_task(each) for each in rounds]
 
     async def stop(self) -> None:
         """Begin no further round, and give up everything."""
-        for each in self._tasks:
+        tasks = [*self._tasks, *self._orders]
+        for each in tasks:
             each.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         with suppress(StoreUnavailable):  # then the lease runs out
             await self._ownership.leave()
 
@@ -78,9 +86,9 @@ class Lease:
             except Exception as error:
                 self._observer.defect("renew", "", TraceContext(), error)
 
-    async def _serve_mail(self) -> None:
+    async def _serve_mail(self, seconds: float) -> None:
         while True:
-            await self._clock.sleep(MAIL_SECONDS)
+            await self._clock.sleep(seconds)
             try:
                 await self._release()
                 mail = await self._ownership.mail()
@@ -108,7 +116,25 @@ class Lease:
                 OpenRequest(saga_id=mail.saga_id, signal=mail.event, mail=(mail.number,))
             )
         elif live is not None and live.saga is not None and not live.over:
-            live.post(mail.event, mail=mail.number)
+            if live.saga.epoch != mail.epoch:
+                return  # it was read for the run before: its sender posts it again
+            if isinstance(mail.event, e.Verb) and self._withdrawing.has(mail.saga_id):
+                making = self._make_way(live, mail.event, mail.number)
+                order = asyncio.get_running_loop().create_task(making)
+                self._orders.add(order)
+                order.add_done_callback(self._orders.discard)
+            else:
+                live.post(mail.event, mail=mail.number)
         else:
             return  # it is being opened: the next round finds it open
         self._delivered.add(mail.number)
+
+    async def _make_way(self, live: LiveSaga, verb: e.Verb, number: int) -> None:
+        """Hand a verb to its saga behind the attempts that are taken back for it."""
+        until = asyncio.get_running_loop().time() + limits.OPEN_SECONDS_MAX
+        with suppress(NotAllowed):  # the saga leaves it out, of which its sender hears
+            await self._withdrawing.make_way(live, verb, until)
+        if live.over:
+            self._delivered.discard(number)  # the next round opens the saga with it
+        else:
+            live.post(verb, mail=number)

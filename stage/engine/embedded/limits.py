@@ -42,7 +42,6 @@ NEWER_SECONDS = 10.0
 ones again otherwise, and none of those that are due behind them."""
 NEWER_IDS_MAX = 10_000
 MAIL_SECONDS = 0.05
-"""How often a replica reads the mail that others left for its sagas."""
 PAUSED_SECONDS_MAX = 30.0
 """The longest `Retry-After` of a paused intake: a pause may be ended at any time."""
 CLOSE_SAGAS_MAX = 100
@@ -77,6 +76,8 @@ class EngineLimits(msgspec.Struct, frozen=True, kw_only=True):
     """No row is dropped whose id is younger than that."""
     audit_retention_seconds: float | None = None
     """How long the acts of operators are kept; None: for ever."""
+    mail_seconds: float = MAIL_SECONDS
+    """How often a replica reads the mail that others left for its sagas."""
     upstreams: frozenset[str] = frozenset()
     """The names that are configured: each has its share of what callers may take (rule 37)."""
     wire: Limits = DEFAULT_LIMITS

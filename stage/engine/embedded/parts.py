@@ -9,6 +9,7 @@ from stage.engine.embedded.limits import EngineLimits
 from stage.engine.embedded.live_sagas import LiveSagas
 from stage.engine.embedded.live_units import LiveUnits
 from stage.engine.embedded.pauses import Pauses
+from stage.engine.embedded.withdrawing import Withdrawing
 from stage.engine.saga.dropped import DroppedRows
 from stage.engine.saga.opening import Opening
 from stage.engine.saga.sender import Sender
@@ -30,6 +31,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     units: LiveUnits
     dropped: DroppedRows
     elsewhere: Elsewhere
+    withdrawing: Withdrawing
     store: Store
     clock: Clock
     limits: EngineLimits

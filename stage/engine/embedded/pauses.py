@@ -39,7 +39,7 @@ class Pauses:
 
     async def start(self) -> None:
         """Obey what is written, before anything leaves, and look for changes from then on."""
-        await self._look()
+        await self.read()
         self._task = asyncio.get_running_loop().create_task(self._keep_looking())
 
     def stop(self) -> None:
@@ -73,7 +73,7 @@ class Pauses:
                 await unit.keep_act_key(act_key, pause.at)
 
         await self._store.transact(unit)
-        await self._look()
+        await self.read()
 
     async def end(
         self,
@@ -83,20 +83,23 @@ class Pauses:
         at: float | None,
         act_key: ActKey | None = None,
     ) -> bool:
-        """End a pause before its time; False where another one has ended it."""
+        """End a pause before its time; False where another order ended it, or put another one.
+
+        Then nothing is kept of this order, and `active` has what is in force by now.
+        """
         now = self._clock.now() if at is None else at
 
         async def unit(unit: Unit) -> bool:
             await refuse_repeat(unit, act_key)
-            if not await unit.drop_pause(pause.target, pause.way):
-                return False
-            await unit.keep_act(_resumed(pause, now, actor, reason))
-            if act_key is not None:
-                await unit.keep_act_key(act_key, now)
-            return True
+            dropped = await unit.drop_pause(pause.target, pause.way, pause.at)
+            if dropped:
+                await unit.keep_act(_resumed(pause, now, actor, reason))
+                if act_key is not None:  # a late copy would end a pause that was put there since
+                    await unit.keep_act_key(act_key, now)
+            return dropped
 
         ended = await self._store.transact(unit)
-        await self._look()
+        await self.read()
         return ended
 
     async def _keep_looking(self) -> None:
@@ -106,13 +109,14 @@ class Pauses:
                 if self._store.ownership.renew_seconds is None:  # nobody else could write one
                     self._hold(held_peers(self.active))
                 else:
-                    await self._look()
+                    await self.read()
             except StoreUnavailable:
                 self._hold(held_peers(self.active))  # those that are known may end meanwhile
             except Exception as error:
                 self._observer.defect("pauses", "", TraceContext(), error)
 
-    async def _look(self) -> None:
+    async def read(self) -> None:
+        """Read what is written: another replica may have put or ended one. Then obey it."""
         self._known = tuple(await self._store.pauses())
         self._hold(held_peers(self.active))
 

@@ -10,6 +10,7 @@ import msgspec
 from msgspec.structs import replace
 
 from stage.core.act_key import ActKey
+from stage.core.errors import NewerJournal
 from stage.core.pause import Pause
 from stage.core.saga import Saga
 from stage.core.states import SagaState
@@ -33,6 +34,8 @@ from stage.wire.envelope import format_instant
 from stage.wire.problem import WireError
 from stage.wire.shared import SHARED_BYTES_MAX, SharedSaga
 
+PAYLOAD_ERRORS = (ValueError, WireError, msgspec.MsgspecError, NewerJournal)
+"""The errors of a payload that cannot be read here."""
 SHOWN_AT_ONCE = 50
 """Payloads that are decoded before others have their turn in the event loop."""
 
@@ -131,7 +134,7 @@ class EmbeddedQueries:
             some = saga_ids[first : first + SHOWN_AT_ONCE]
             held = await self._store.envelopes(some, SHOWN_ENVELOPE_BYTES_MAX)
             for saga_id, encoded in held.items():
-                with suppress(ValueError, WireError, msgspec.MsgspecError):  # its own is unreadable
+                with suppress(*PAYLOAD_ERRORS):  # that of this one saga
                     data = self._store.codec.decode_envelope(saga_id, encoded).data
                     shows = self._shows[versions[saga_id]]
                     found[saga_id] = shown_in(data, shows, self._redact)
@@ -172,6 +175,10 @@ class EmbeddedQueries:
         """See `ports.engine.Queries`."""
         return self._pauses.active
 
+    async def read_pauses(self) -> None:
+        """See `ports.engine.Queries`."""
+        await self._pauses.read()
+
     async def shared(self, neighbour: str, since: Changes) -> SharedSagas:
         """See `ports.engine.Queries`."""
         if self._store.identity.awaits_release:
@@ -189,8 +196,8 @@ class EmbeddedQueries:
         places: list[tuple[float, str]] = []
         size = 0
         for number, row in enumerate(rows, start=1):
-            context = context_of(row, self._store.codec)
             snapshot = await self._elsewhere.snapshot_of(row)
+            context = context_of(snapshot.row, self._store.codec)  # it may be closed by now
             saga = shared_with(neighbour, self._plan, snapshot, context)
             if saga is not None:
                 found.append(saga)

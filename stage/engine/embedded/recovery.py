@@ -73,9 +73,8 @@ class Recovery:
         self._newer = {saga_id: until for saga_id, until in self._newer.items() if until > now}
         most = limit + len(self._newer)
         found = await self._ownership.claim(self._clock.now(), most, self._version)
-        newer = {each: length for each, length in found.items() if each in self._newer}
-        if newer:
-            await self._ownership.release(newer)
+        if newer := [each for each in found if each in self._newer]:
+            await self._ownership.release(dict.fromkeys(newer))
         return [saga_id for saga_id in found if saga_id not in self._newer]
 
     def stop(self) -> None:

@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
-from stage.core.errors import StoreUnavailable
-from stage.engine.clock import STEADY_SECONDS_MIN, jump_of
+from stage.core.errors import NewerJournal, StoreUnavailable
+from stage.engine.clock import STEADY_SECONDS_MAX, STEADY_SECONDS_MIN, jump_of
 from stage.engine.embedded.limits import (
     CLOSE_PAUSE_SECONDS_MAX,
     CLOSE_PAUSE_SECONDS_MIN,
@@ -24,8 +24,10 @@ from stage.engine.embedded.limits import (
 from stage.engine.saga.dropped import DroppedRows
 from stage.ports.clock import Clock
 from stage.ports.observer import DroppedKind, Observer, TraceContext
-from stage.ports.store import Store, Unit
+from stage.ports.store import Changes, Store, Unit
 
+QUIET_SECONDS: Final = (STEADY_SECONDS_MIN, 3_600.0, 4 * 3_600.0)
+"""Spans before a start in which a change of a saga is looked for; behind the last, a day counts."""
 Batch = Callable[[Unit], Awaitable[int]]
 
 
@@ -69,8 +71,7 @@ class Retention:
 
     async def _keep_going(self) -> None:
         loop = asyncio.get_running_loop()
-        # A process may have been started while the clock was wrong.
-        await self._clock.sleep(min(self._window_seconds, STEADY_SECONDS_MIN))
+        await self._clock.sleep(min(self._window_seconds, await self._steady_seconds()))
         while True:
             began = loop.time()
             if jump_of(self._clock):  # what is dropped by a wrong clock is gone (rule 34)
@@ -89,6 +90,29 @@ class Retention:
             else:
                 took = loop.time() - began
                 await self._clock.sleep(took * (1.0 / CLOSE_SHARE - 1.0))
+
+    async def _steady_seconds(self) -> float:
+        """How long nothing is closed or dropped behind a start (rule 34).
+
+        A process may have been started while the clock was wrong, and nobody saw that jump. It is
+        no longer than the time since a saga changed last, so that it waits as behind a jump of
+        that length. The clock of a server was not started with this process.
+        """
+        if self._window_seconds <= STEADY_SECONDS_MIN or self._store.ownership.renew_seconds:
+            return STEADY_SECONDS_MIN
+        began = self._clock.now()
+        try:
+            for seconds in QUIET_SECONDS:
+                since = Changes(at=began - seconds, limit=1)
+                if any(row.updated_at < began for row in await self._store.changed(since)):
+                    return seconds
+            known = await self._store.changed(Changes(at=0.0, limit=1))
+        except (StoreUnavailable, NewerJournal):  # of a row that another release has to read
+            return STEADY_SECONDS_MAX
+        except Exception as error:
+            self._observer.defect("retention", "", TraceContext(), error)
+            return STEADY_SECONDS_MAX
+        return STEADY_SECONDS_MAX if known else STEADY_SECONDS_MIN
 
     async def _round(self) -> bool:
         """One batch of each kind; whether there is more to do.

@@ -25,6 +25,8 @@ SWEEPS_MAX: Final = 20
 ACTS_MAX: Final = 20
 """Acts on one saga among which that of the sweep is looked for."""
 
+AGAIN_SECONDS: Final = 10.0
+"""How long a sweep leaves a saga on which it could not act, while it acts on the others."""
 FINISH_SECONDS: Final = 60.0
 """How long a sweep waits that could not be finished, before it tries that again."""
 
@@ -51,6 +53,8 @@ class Sweeps:
         self._act = act
         self._finish = finish
         self._finish_at: dict[int, float] = {}
+        self._again_at: dict[tuple[int, str], float] = {}
+        """When a saga on which a sweep could not act is tried again, by the sweep's number."""
         self._idle = False
         """Nothing is to be done, and only this process could begin something."""
         self._task: asyncio.Task[None] | None = None
@@ -74,21 +78,36 @@ class Sweeps:
             if not acted:  # otherwise its pace has taken as long
                 await self._clock.sleep(SWEEP_LOOK_SECONDS)
             acted = 0
-            ownership = self._store.ownership
-            if self._idle or not (ownership.share.first and ownership.sure):
+            if self._idle or not self._mine():
                 continue
             try:
                 found = await self._store.sweeps(SWEEPS_MAX)
                 running = [each for each in found if each.state is SweepState.RUNNING]
                 for sweep in reversed(running):
-                    acted += await self._go_on(sweep)
+                    acted += await self._went_on(sweep)
                 left = [each for each in found if not await self._scrubbed_if_stopped(each)]
-                self._idle = not (running or left) and ownership.renew_seconds is None
+                alone = self._store.ownership.renew_seconds is None
+                self._idle = not (running or left) and alone
             except (StoreUnavailable, Unsettled, Busy):
                 acted = 0  # what is pending stays so
             except Exception as error:
                 acted = 0
                 self._observer.defect("sweep", "", TraceContext(), error)
+
+    def _mine(self) -> bool:
+        """Whether this process is the one of all replicas that runs sweeps."""
+        ownership = self._store.ownership
+        return ownership.share.first and ownership.sure
+
+    async def _went_on(self, sweep: Sweep) -> int:
+        """As `_go_on`; an error of one sweep keeps none behind it from going on."""
+        try:
+            return await self._go_on(sweep)
+        except (StoreUnavailable, Unsettled, Busy):
+            raise
+        except Exception as error:
+            self._observer.defect("sweep", "", TraceContext(), error)
+            return 0
 
     async def _go_on(self, sweep: Sweep) -> int:
         """Act on as many sagas as the rate allows until the next look; returns their number.
@@ -97,18 +116,39 @@ class Sweeps:
         """
         most = max(1, int(sweep.rate_per_second * SWEEP_LOOK_SECONDS))
         pause, next_at = 1.0 / sweep.rate_per_second, self._clock.now()
-        pending = await self._store.sweep_sagas(sweep.number, SweepEnd.PENDING, most)
-        for saga_id, _ in pending:
-            if not await self._acted(sweep, saga_id):
-                refused = await self._act(sweep, saga_id)
-            else:
-                refused = ""
-            await self._end(sweep, saga_id, refused)
+        pending, waits = await self._pending(sweep, most)
+        for acted, saga_id in enumerate(pending):
+            if not self._mine():
+                return acted  # another replica goes on with it
+            if not await self._done(sweep, saga_id):
+                waits = True
             next_at = max(next_at + pause, now := self._clock.now())
             await self._clock.sleep(next_at - now)
-        if len(pending) < most and await self._finished(sweep):
+        if len(pending) < most and not waits and await self._finished(sweep):
             await self._store.transact(lambda unit: unit.set_sweep(sweep.number, SweepState.DONE))
         return len(pending)
+
+    async def _pending(self, sweep: Sweep, most: int) -> tuple[list[str], bool]:
+        """The next sagas of a sweep, and whether others of it wait for a further try."""
+        now = self._clock.now()
+        self._again_at = {each: at for each, at in self._again_at.items() if at > now}
+        later = {saga_id for number, saga_id in self._again_at if number == sweep.number}
+        found = await self._store.sweep_sagas(sweep.number, SweepEnd.PENDING, most + len(later))
+        return [saga_id for saga_id, _ in found if saga_id not in later][:most], bool(later)
+
+    async def _done(self, sweep: Sweep, saga_id: str) -> bool:
+        """Act on one saga; False where that failed: it is tried again, behind the others."""
+        try:
+            refused = "" if await self._acted(sweep, saga_id) else await self._act(sweep, saga_id)
+        except Exception as error:
+            if not self._store.available:
+                raise  # no other saga would fare better
+            self._again_at[sweep.number, saga_id] = self._clock.now() + AGAIN_SECONDS
+            if not isinstance(error, StoreUnavailable | Unsettled | Busy):
+                self._observer.defect("sweep", saga_id, TraceContext(), error)
+            return False
+        await self._end(sweep, saga_id, refused)
+        return True
 
     async def _scrubbed_if_stopped(self, sweep: Sweep) -> bool:
         """False while bytes may be left that a stopped sweep has erased.

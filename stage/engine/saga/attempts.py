@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import assert_never
+from typing import Final, assert_never
 
 import msgspec
 
@@ -12,9 +12,18 @@ from stage.core.errors import StageError
 from stage.core.event_table import reason_of
 from stage.core.failure import FailureKind
 from stage.core.saga import Saga, StepState
+from stage.core.states import Phase, Tell
 from stage.engine.saga.words import Redact, as_they_are, readable
 from stage.ports.observer import Span
 from stage.ports.stage import Failed, Finished, Send, Turn
+
+_BEGUN: Final = {
+    Phase.STARTED: AttemptKind.EXECUTE,
+    Phase.PROBING: AttemptKind.PROBE,
+    Phase.COMPENSATING: AttemptKind.COMPENSATE,
+}
+"""The kind of the attempt that a step has in flight, by its phase."""
+_WITHDRAWN: Final = Failed(kind=FailureKind.TRANSIENT, reason="withdrawn before it left")
 
 
 def links_of(step: StepState, kind: AttemptKind) -> tuple[str, ...]:
@@ -93,6 +102,21 @@ def end_event(do: Do, turn: Turn, at: float, redact: Redact = as_they_are) -> e.
             return _failure_event(do, cut, at)
         case _:
             raise StageError(f"step {do.step!r} has not ended: {type(turn).__name__}")
+
+
+def withdrawn(do: Do, at: float) -> e.AttemptEnd:
+    """The end of an attempt that was taken back before it left."""
+    return end_event(do, _WITHDRAWN, at)
+
+
+def in_flight(saga: Saga) -> list[Do]:
+    """The attempts that its journal has begun and not ended, in the order of their steps.
+
+    Each may have left, or wait for its turn still.
+    """
+    steps = saga.steps.items()
+    begun = [Do(kind=_BEGUN[s.phase], step=name) for name, s in steps if s.phase in _BEGUN]
+    return [*begun, Do(kind=AttemptKind.TELL)] if saga.tell is Tell.IN_FLIGHT else begun
 
 
 def _failure_event(do: Do, failed: Failed, at: float) -> e.AttemptEnd:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from stage.core import events as e
 from stage.core.states import SagaState
 from stage.core.unseen import proves_age, sent_at_of
 from stage.engine.saga.acts import how_it_stands
@@ -24,6 +25,8 @@ def is_given_up(row: SagaRow) -> bool:
 
 def refuse_erasure(row: SagaRow) -> str:
     """Why the contents of a saga may not be erased yet, with the fix; empty when they may."""
+    if row.closed_at is not None and row.parked:
+        return f"it waits for a person: {row.parked}. Then erase it"
     if row.closed_at is not None or row.given_up:
         return ""
     if row.state is SagaState.FAILED_TO_COMPENSATE:
@@ -41,6 +44,13 @@ def refuse_erasure(row: SagaRow) -> str:
             "it is unfinished: wait for its end, or compensate it and wait for that, then erase it"
         )
     return ""
+
+
+def refuse_closed(row: SagaRow, verb: e.Verb) -> str:
+    """Why a verb cannot be done to a closed saga that waits for a person; empty where it can."""
+    if not row.parked or isinstance(verb, e.Forgotten):
+        return ""
+    return f"it is closed, so that it can only be forgotten: {row.parked}"
 
 
 def closed(row: SagaRow, at: float) -> SagaRow:

@@ -121,6 +121,7 @@ def with_baggage(context: Context, baggage: str) -> Context:
 
 def bare_saga(row: SagaRow) -> Saga:
     """A saga without its journal, which was dropped or cannot be read: what its row has."""
+    closed = row.closed_at is not None
     return Saga(
         id=row.id,
         state=row.state,
@@ -134,12 +135,14 @@ def bare_saga(row: SagaRow) -> Saga:
         version=row.version,
         opener=row.fingerprint[PAYLOAD_HASH_CHARS:],
         was_completed=row.state is SagaState.COMPLETED,
-        forgotten=row.closed_at is not None and row.state not in _CLOSED_BY_TIME,
+        forgotten=closed and row.state not in _CLOSED_BY_TIME and not row.parked,
+        stands=(row.step,) if closed and row.parked else (),
     )
 
 
 _CLOSED_BY_TIME = (SagaState.COMPLETED, SagaState.COMPENSATED)
-"""The states in which a saga is closed in the end; in any other one a person gave it up."""
+"""The states in which a saga is closed in the end. In any other one a person gave it up, or has to
+where it is parked (decision 0101)."""
 
 
 class Known(Protocol):

@@ -16,6 +16,9 @@ from stage.engine.saga.context import Context, Output, output_of
 from stage.ports.stage import Participant
 from stage.wire.ending import Ending, EndingKind
 from stage.wire.outcome import Outcome
+from stage.wire.problem import WireError
+from stage.wire.replies import check_executed
+from stage.wire.strict_json import is_plain
 
 
 def ending_of(
@@ -28,7 +31,7 @@ def ending_of(
         if output is UNSET:
             output = output_of(participant, saga, context, saga.updated_at)
         results = {name: step.result for name, step in saga.steps.items()}
-        data = _added(participant, results, output)
+        data = _added(participant.plan.stage, results, output)
     stands, may_stand = _standing(saga.under(participant.plan), saga, kind)
     return Ending(
         saga_id=saga.id,
@@ -54,10 +57,7 @@ def completed_ending(
         saga_id=saga_id,
         kind=EndingKind.COMPLETED,
         outcome=Outcome.EXECUTED,
-        reason="",
-        stands=None,
-        may_stand=None,
-        data=_added(participant, results, output),
+        data=_added(participant.plan.stage, results, output),
         trace_id=context.trace.trace_id or None,
     )
 
@@ -90,8 +90,34 @@ def _standing(
     return stands, may_stand or None
 
 
+def why_unreadable(
+    stage: str, saga_id: str, results: Mapping[str, msgspec.Raw], output: msgspec.Raw | None
+) -> str:
+    """Why nobody could read the answer of a saga that is done; empty where all can.
+
+    Each downstream keeps to the limits by itself, and all of them together need not.
+    """
+    parts = [bytes(each) for name, each in results.items() if name.startswith(FORWARD_PREFIX)]
+    if output is not None:
+        parts.append(bytes(output))
+    if not parts or is_plain(b"".join(parts)):  # nearly all are: they are not read for it
+        return ""
+    try:
+        check_executed(saga_id, _added(stage, results, output))
+    except WireError as error:
+        why = error.title  # its details quote the payload
+    except ValueError as error:
+        why = str(error)
+    else:
+        return ""
+    return (
+        f"no upstream could read the answer ({why}): let this stage, or those behind it, add less"
+        " to the context"
+    )
+
+
 def _added(
-    participant: Participant,
+    stage: str,
     results: Mapping[str, msgspec.Raw | None],
     output: msgspec.Raw | None,
 ) -> dict[str, Any]:
@@ -100,5 +126,5 @@ def _added(
         if name.startswith(FORWARD_PREFIX) and result is not None:
             added.update(msgspec.json.decode(result))
     if output is not None:
-        added[participant.plan.stage] = msgspec.json.decode(output)
+        added[stage] = msgspec.json.decode(output)
     return added

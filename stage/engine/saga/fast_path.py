@@ -34,7 +34,7 @@ from msgspec import UNSET
 from stage.core import events as e
 from stage.core.commands import AttemptKind, Record
 from stage.core.machine import decide, evolve
-from stage.core.order import backward, waves
+from stage.core.order import waves, way_back
 from stage.core.questions import needs_compensation
 from stage.core.saga import Saga
 from stage.core.states import Phase, SagaState, Tell
@@ -86,8 +86,12 @@ def undos_of(plan: Plan, turned: Saga) -> tuple[Step, ...] | None:
         settled = known.phase is Phase.SUCCEEDED or known.phase is Phase.REFUSED
         if not settled or known.doubted or known.compensation_attempts:
             return None
-    found = [(step, turned.steps.get(step.name)) for step in backward(plan)]
-    return tuple(step for step, at in found if at is not None and needs_compensation(step, at))
+    return tuple(
+        step
+        for wave in way_back(plan, turned)
+        for step in wave
+        if (at := turned.steps.get(step.name)) is not None and needs_compensation(step, at)
+    )
 
 
 Awaited = e.StepSucceeded | e.StepRefused | e.CompensationSucceeded
@@ -261,7 +265,6 @@ class FastPath:
         if self._segments and saga.plan is None and not self._plan.renamed:
             turned = self._turned(saga, events, now)
             if turned is not None:
-                turned.output = output
                 return await self._run_undos(unit, saga, turned, context, run, now)
         return await self._interpreter.advance(unit, saga, context, events, run, output)
 

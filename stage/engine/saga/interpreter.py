@@ -49,6 +49,7 @@ from stage.engine.saga.context import (
     results_of,
     view_of,
 )
+from stage.engine.saga.ending import why_unreadable
 from stage.engine.saga.instructions import Instruction, instructions_of
 from stage.engine.saga.versions import Versions
 from stage.engine.saga.words import Redact, as_they_are
@@ -82,7 +83,7 @@ class Outgoing(msgspec.Struct, kw_only=True):
     stored: tuple[e.Request, ...] = ()
     """Its request, where the unit wrote down the intent: on the fast path no folded saga has it."""
     prepared: bool = False
-    """True once its function has handed out a request, in the event loop."""
+    """True once a request of it is to leave, or may have left: set in the event loop."""
 
 
 class Transition(msgspec.Struct, kw_only=True):
@@ -259,16 +260,19 @@ class Interpreter:
     def complete(
         self, done: Course, context: Context, completed: e.Completed, run: Span
     ) -> e.Event:
-        """Completed, unless the output fails, which the answer needs."""
+        """Completed, unless the output fails, or nobody could read the answer (decision 0103)."""
         try:
-            self._output(done, context, completed.at, run)
+            output = self._output(done, context, completed.at, run)
         except Exception as error:
-            reason = sendable(f"the output raised {raised(error)}")
-            if past_pivot(done.plan, done.terms):
-                cause = ParkCause.OUTPUT_FAILED
-                return e.Parked(at=completed.at, cause=cause, reason=reason)
-            return e.TurnedBack(at=completed.at, reason=reason)
-        return completed
+            reason = f"the output raised {raised(error)}"
+        else:
+            reason = why_unreadable(done.plan.stage, done.terms.id, done.results, output)
+        if not reason:
+            return completed
+        reason = sendable(reason)
+        if past_pivot(done.plan, done.terms):
+            return e.Parked(at=completed.at, cause=ParkCause.OUTPUT_FAILED, reason=reason)
+        return e.TurnedBack(at=completed.at, reason=reason)
 
     def _output(self, done: Course, context: Context, now: float, span: Span) -> msgspec.Raw | None:
         """The output of the stage, asked for once. Raises what the author's function raises."""

@@ -124,14 +124,20 @@ class Journal:
         else:
             await unit.save(row, events, epoch=epoch, before=stored.before)
             # The acts of a person are kept where no end of retention reaches them.
-            for act, key in acts_in(events, stored.before, row):
-                await unit.keep_act(act)
-                if key is not None:
-                    await unit.keep_act_key(key, act.at)
+            await _keep_acts(unit, stored, row)
             if stored.transition.terms.forgotten:
                 await unit.drop_terms(row.id)
         if mail:
             await unit.received(mail)
+
+    async def write_closed(self, unit: Unit, stored: Stored) -> Stored:
+        """Write the row of a closed saga, whose journal stays empty: its events are reported."""
+        before = stored.before
+        assert before is not None
+        row = replace(stored.row, length=before.length)
+        await unit.save(row, (), epoch=before.epoch, before=before)
+        await _keep_acts(unit, stored, row)
+        return replace(stored, row=row)
 
     def report(self, stored: Stored) -> None:
         """Report what has become durable: ended attempts, lost ones, and every event."""
@@ -201,6 +207,7 @@ class Journal:
             tracestate=context.trace.tracestate,
             answer_status=status,
             answer_body=body,
+            closed_at=None if before is None else before.closed_at,
         )
 
     def _row_on_fast_path(
@@ -261,6 +268,14 @@ class Journal:
             return None, b""
         answer = self._render(ending_of(self._versions.of(saga), saga, context, output))
         return answer.status, answer.body
+
+
+async def _keep_acts(unit: Unit, stored: Stored, row: SagaRow) -> None:
+    """Keep what a person did, and the keys under which it was ordered."""
+    for act, key in acts_in(stored.transition.events, stored.before, row):
+        await unit.keep_act(act)
+        if key is not None:
+            await unit.keep_act_key(key, act.at)
 
 
 def _row_before_the_first(terms: Saga, context: Context) -> SagaRow:

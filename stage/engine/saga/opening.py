@@ -11,12 +11,20 @@ import msgspec
 from stage.core import events as e
 from stage.core.errors import JournalMismatch, NewerJournal
 from stage.core.lost import events_after_restore
-from stage.core.machine import asked_before, at_rest, evolve, heard_before
+from stage.core.machine import (
+    asked_before,
+    at_rest,
+    evolve,
+    heard_before,
+    landed_behind_close,
+    lands_behind_close,
+)
 from stage.core.questions import belongs_to
 from stage.core.saga import Saga
 from stage.core.states import ParkCause, SagaState
 from stage.core.unseen import Unseen
 from stage.core.verbs import refuse_verb
+from stage.engine.saga.closing import refuse_closed
 from stage.engine.saga.context import (
     Context,
     baggage_of,
@@ -169,7 +177,7 @@ class Opening:
         context = context_of(row, self._codec)
         self._observer.bind(request.saga_id, context.trace)  # for the functions of this unit
         if row.closed_at is not None:
-            return self._replay(request, row, context, bare_saga(row))
+            return await self._closed(unit, request, row, context)
         try:
             found = await self._found(unit, row, context)
         except JournalMismatch as error:
@@ -189,6 +197,33 @@ class Opening:
         if request.deposit:
             return await self._deposit(unit, request, found, asked)
         return await self._take_over(unit, request, found, asked)
+
+    async def _closed(
+        self, unit: Unit, request: OpenRequest, row: SagaRow, context: Context
+    ) -> Stored:
+        """A saga whose journal was dropped: it is answered from its row, and runs no more.
+
+        Where an API says late that a call of it landed, a person is asked, who forgets it in the
+        end: nothing but its row is written by either.
+        """
+        saga, signal = bare_saga(row), request.signal
+        plan = self._interpreter.versions.of(saga).plan
+        saga = msgspec.structs.replace(saga, plan=None if plan is self._plan else plan)
+        events: list[e.Event]
+        if isinstance(signal, e.WebhookFound) and lands_behind_close(plan, saga, signal):
+            saga, parked = landed_behind_close(plan, saga, signal)
+            failed = e.FailedToCompensate(at=signal.at, stands=(signal.step,))
+            events = [signal, failed, parked]
+        elif row.parked and isinstance(signal, e.Forgotten):
+            events = [signal]
+        else:
+            if isinstance(signal, e.Verb) and (why := refuse_closed(row, signal)):
+                raise NotAllowed(why)
+            return self._replay(request, row, context, saga)
+        transition = self._interpreter.note(saga, events, self._clock.now())
+        transition.rest_until = None
+        stored = self._journal.store(transition, context, before=row)
+        return await self._journal.write_closed(unit, stored)
 
     async def _forget_unread(
         self, unit: Unit, verb: e.Forgotten, row: SagaRow, context: Context
@@ -303,8 +338,6 @@ class Opening:
         """A newer release accepted it, and goes on with it; a request to compensate is kept."""
         row, saga, context = found.row, found.saga, found.context
         kept = [event for event in asked if isinstance(event, e.CompensationRequested)]
-        for event in kept:
-            self.check(saga, event)
         if not kept:
             if request.offer is not None and not row.answered:
                 raise LeftToNewer(f"{saga.under(self._plan).misfit}: it goes on there")

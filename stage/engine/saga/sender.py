@@ -16,7 +16,7 @@ from stage.core.place import PEER_KINDS, UPSTREAMS
 from stage.core.saga import Saga
 from stage.core.states import EXTERNAL_KINDS, SagaState
 from stage.core.steps import Step, StepKind
-from stage.engine.saga.attempts import as_repeat, end_event, stored_requests
+from stage.engine.saga.attempts import as_repeat, end_event, stored_requests, withdrawn
 from stage.engine.saga.context import Context
 from stage.engine.saga.interpreter import Interpreter, Outgoing
 from stage.engine.saga.rates import Gate, Gates, Lane
@@ -113,6 +113,8 @@ class Sender:
             {peer: frozenset(lane for lane in Lane if _WAYS[lane] in ways)
              for peer, ways in held.items()}
         )  # fmt: skip
+        if self._draining:
+            self._take_back_held()
 
     async def send(
         self, saga: Saga, context: Context, outgoing: Outgoing, journal: Journal
@@ -135,7 +137,9 @@ class Sender:
             end = await self._send(saga, context, outgoing, journal)
             return end
         finally:
-            if isinstance(end, UNANSWERED):
+            if not outgoing.prepared:
+                gate.leave(answered=None)  # our own matter: the peer was not asked
+            elif isinstance(end, UNANSWERED):
                 gate.leave(answered=False, failure=end.reason)
             else:
                 gate.leave(answered=None if end is None else True)
@@ -176,6 +180,9 @@ class Sender:
     def drain(self) -> None:
         """From here on an attempt that a pause holds ends as withdrawn: the process is to stop."""
         self._draining = True
+        self._take_back_held()
+
+    def _take_back_held(self) -> None:
         for queued in list(self._queued.values()):
             for wait, each in queued.items():
                 if each.gate.holds(each.lane):
@@ -187,8 +194,7 @@ class Sender:
             wait.reschedule(asyncio.get_running_loop().time())
 
     def _withdrawn(self, outgoing: Outgoing) -> e.AttemptEnd:
-        failed = Failed(kind=FailureKind.TRANSIENT, reason="withdrawn before it left")
-        return end_event(outgoing.do, failed, self._clock.now())
+        return withdrawn(outgoing.do, self._clock.now())
 
     def _gate(self, saga: Saga, do: Do) -> Gate:
         """The way to the peer of an attempt; an upstream that is not configured shares one."""
@@ -210,6 +216,7 @@ class Sender:
             return self._call(saga, context, outgoing, journal)
         if do.kind is AttemptKind.EXECUTE:
             return self._forward(saga, outgoing)
+        outgoing.prepared = True
         if do.kind is AttemptKind.PROBE:
             return self._get_outcome(saga, outgoing)
         return self._compensate_downstream(saga, outgoing)
@@ -218,9 +225,9 @@ class Sender:
         self, saga: Saga, context: Context, outgoing: Outgoing, journal: Journal
     ) -> e.AttemptEnd:
         step = saga.under(self._plan).step(outgoing.do.step)
-        budget = None if outgoing.do.kind is AttemptKind.COMPENSATE else self._budget(saga)
+        budget = self._budget(saga) if outgoing.do.kind is AttemptKind.EXECUTE else None
         seconds = step.timeout_seconds
-        if outgoing.do.kind is AttemptKind.EXECUTE and budget is not None:
+        if budget is not None:
             if budget <= 0:
                 return self._too_late(outgoing)
             seconds = min(seconds, budget)
@@ -311,6 +318,7 @@ class Sender:
             if budget <= 0:
                 return self._too_late(outgoing)
             seconds = min(seconds, budget)
+        outgoing.prepared = True
         reply = await self._neighbours.forward(
             step.peer,
             saga.id,
@@ -404,6 +412,7 @@ class Sender:
         if not self._neighbours.is_upstream(saga.upstream):
             reason = f"no upstream {saga.upstream!r} is configured: add --upstream NAME=URL, retry"
             return e.TellRefused(at=self._clock.now(), reason=reason)
+        outgoing.prepared = True
         reply = await self._neighbours.compensate(
             saga.upstream,
             saga.id,

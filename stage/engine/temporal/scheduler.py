@@ -14,6 +14,7 @@ from contextlib import suppress
 from datetime import timedelta
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from temporalio import activity
 from temporalio.client import Client
 from temporalio.common import WorkflowIDConflictPolicy
@@ -21,7 +22,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, TLSConfig
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
-from stage.core.errors import StoreUnavailable
+from stage.core.errors import NewerJournal, StoreUnavailable
 from stage.core.steps import VERSION_MAX
 from stage.engine.embedded.limits import (
     DUE_IDS_MAX,
@@ -309,19 +310,27 @@ class TemporalScheduler:
                 left = isinstance(error, LeftToNewer)
                 if left:  # it stays due, and its workflow has it run again
                     self._poked[saga_id] = asyncio.get_running_loop().time()
-                return self._rest(await self._store.get(saga_id), left_to_newer=left)
+                return self._rest(saga_id, await self._row(saga_id), left_to_newer=left)
             # A live other replica has it: a caller asked there, or it was only taken for dead.
             await self._wait(HELD_SECONDS)
 
-    def _rest(self, row: SagaRow | None, *, left_to_newer: bool) -> float:
+    async def _row(self, saga_id: str) -> SagaRow | UnsetType | None:
+        """The row; UNSET where only a newer release can read it."""
+        try:
+            return await self._store.get(saga_id)
+        except NewerJournal:
+            return UNSET
+
+    def _rest(self, saga_id: str, row: SagaRow | UnsetType | None, *, left_to_newer: bool) -> float:
         """Seconds to the next action. Raises ApplicationError where a newer release takes it."""
-        if row is None or row.due_at is None:
+        if row is None or (row is not UNSET and row.due_at is None):
             return OVER
-        if left_to_newer or row.version > self._settings.version:
+        if row is UNSET or left_to_newer or row.version > self._settings.version:
             raise ApplicationError(
-                f"a newer release accepted saga {row.id} or wrote to it: it goes on there",
+                f"a newer release accepted saga {saga_id} or wrote to it: it goes on there",
                 next_retry_delay=timedelta(seconds=NEWER_SECONDS),
             )
+        assert row.due_at is not None
         return max(row.due_at - self._clock.now(), REST_SECONDS_MIN)
 
     async def _until_gone(self, live: LiveSaga) -> None:

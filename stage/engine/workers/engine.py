@@ -65,7 +65,8 @@ OF_ENGINES: Final = frozenset(
         *(Engine.accept, Engine.bar, Engine.compensate, Engine.operate, Engine.erase, Engine.hear),
         *(Engine.begin_sweep, Engine.set_sweep, Engine.pause, Engine.resume, Engine.get_saga),
         *(Engine.seen, Engine.journal, Engine.page, Engine.shown, Engine.groups, Engine.sweeps),
-        *(Engine.refuse_repeat, Engine.sweep_sagas, Engine.shared, Engine.count, Engine.backlog),
+        *(Engine.refuse_repeat, Engine.refuse_order, Engine.sweep_sagas, Engine.shared),
+        *(Engine.count, Engine.backlog),
     )
 )
 OF_DUTIES: Final = frozenset(
@@ -258,6 +259,10 @@ class WorkersEngine:
             dry_run=dry_run,
             act_key=act_key,
         )
+
+    async def refuse_order(self, act_key: ActKey, why: str) -> None:
+        """See `ports.engine.Commands`. Every file keeps it, as it keeps the key of a pause."""
+        await self._all_once(Engine.refuse_order, act_key, why)
 
     async def hear(self, saga_id: str, word: Webhook) -> None:
         """See `ports.engine.Commands`."""
@@ -503,7 +508,7 @@ class WorkersEngine:
         async def at(member: int) -> None:
             try:
                 self._states[member] = await self._within(LOOK_SECONDS_MAX, member, Duties.state)
-            except WorkerLost:
+            except Exception:  # WorkerLost, or what it raised: nothing is known of it then
                 self._states[member] = None
 
         await asyncio.gather(*map(at, self._links))
@@ -559,6 +564,10 @@ class WorkersEngine:
     def pauses(self) -> tuple[Pause, ...]:
         """See `ports.engine.Queries`. All workers have the same."""
         return self._engine.pauses
+
+    async def read_pauses(self) -> None:
+        """See `ports.engine.Queries`."""
+        await self._engine.read_pauses()
 
     def breakers(self, own: Mapping[str, bool]) -> dict[str, bool]:
         """Whether the breaker of a peer waits at any worker. `own` are those of this one."""

@@ -15,14 +15,16 @@ from stage.neighbours.upstream.script import Script, ScriptName
 from stage.neighbours.upstream.stage_client import StageClient
 from stage.wire.envelope import Envelope, TrailEntry, format_instant
 from stage.wire.outcome import Outcome
-from stage.wire.problem import WireError
-from stage.wire.replies import CompensateRequest
+from stage.wire.problem import ProblemType, WireError
+from stage.wire.replies import UNKNOWN_REQUESTER, CompensateRequest
 
 SAGAS_MAX = 100_000
 TURNED_AWAY_TIMES = 2
 """How often the script `flaky` answers 503 to one saga."""
 FROM_ABOVE = ("operator", "orchestrator")
 """Requesters in the place of upstream, who hold no lock of the stage: they may wait."""
+NOT_FROM_BELOW = (*FROM_ABOVE, UNKNOWN_REQUESTER)
+"""Requesters that need not have a saga from here. Anybody else is the stage, or one behind it."""
 
 
 class Head:
@@ -86,12 +88,16 @@ class Head:
         return bool(done)
 
     async def compensate(self, saga_id: str, asked: CompensateRequest, trace: Trace) -> Saga:
-        """Compensate once for any number of requests. Raises WireError 503 by script.
+        """Compensate once for any number of requests. Raises WireError: 503 by script, or 409.
 
         With the stage's word that nothing stands at it only the order is taken back. Without it
         the stage is asked in turn, after its own request was answered: it may hold a lock.
+        A saga that is not in the books, and that the stage has from here, was lost with them: 409.
         """
-        saga = self._sagas.get(saga_id) or self._open(saga_id, trace)
+        saga = self._sagas.get(saga_id)
+        if saga is None:
+            self._refuse_lost(saga_id, asked)
+            saga = self._open(saga_id, trace)
         saga.compensations += 1
         saga.note(f"asked to compensate by {asked.requested_by}: {asked.reason}")
         self._misbehave(saga)
@@ -135,13 +141,29 @@ class Head:
             )
         await self.ended(saga, self.patience_seconds if waits else 0.0)
 
+    def _refuse_lost(self, saga_id: str, asked: CompensateRequest) -> None:
+        """Refuse what the books lack though they had it: a tombstone would say nothing stands."""
+        script = self.scripts.script_for(saga_id).script
+        if script is ScriptName.AWAY:
+            raise _not_now(script)
+        if asked.requested_by in NOT_FROM_BELOW or script is ScriptName.TOMBSTONE:
+            return
+        raise WireError(
+            409,
+            "Saga lost",
+            f"{asked.requested_by} has it from here, and it is not in these books any more",
+            hint="a person has to find out what stands of it here",
+            outcome=Outcome.UNKNOWN,
+            type=ProblemType.SAGA_LOST,
+        )
+
     def _misbehave(self, saga: Saga) -> None:
         script = self.scripts.script_for(saga.saga_id).script
         flaky = script is ScriptName.FLAKY and saga.turned_away < TURNED_AWAY_TIMES
         if flaky or script is ScriptName.AWAY:
             saga.turned_away += 1
             saga.note("turned away")
-            raise WireError(503, "Not now", f"the script is {script}", retryable=True)
+            raise _not_now(script)
 
     def _open(self, saga_id: str, trace: Trace) -> Saga:
         """A new entry. Raises WireError 503 if the books are full: they never forget a saga."""
@@ -149,3 +171,7 @@ class Head:
             raise WireError(503, "Full", f"the books hold {SAGAS_MAX} sagas", retryable=True)
         saga = self._sagas[saga_id] = Saga(saga_id=saga_id, trace=trace)
         return saga
+
+
+def _not_now(script: ScriptName) -> WireError:
+    return WireError(503, "Not now", f"the script is {script}", retryable=True)

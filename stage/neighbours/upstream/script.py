@@ -18,6 +18,12 @@ class ScriptName(StrEnum):
     """Always 503."""
     FLAKY = "flaky"
     """503 twice for each saga, then as accept."""
+    TOMBSTONE = "tombstone"
+    """As accept, and a saga that is not in the books is taken for one that was never seen.
+
+    A head must not do that: see protocol 3.4. It fits where something else begins sagas in the name
+    of this neighbour.
+    """
     GATEWAY = "gateway"
     """A gateway answers in its place, with `code` and `body`, and nothing is compensated."""
 

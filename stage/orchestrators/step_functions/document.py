@@ -19,23 +19,37 @@ import msgspec
 
 from stage.orchestrators.step_functions import activity_states
 from stage.orchestrators.step_functions.activity_states import query as _query
+from stage.wire.limits import DEFAULT_LIMITS
 
 HTTP = "arn:aws:states:::http:invoke"
 NO_CODES = (400, 409, 410, 413, 415, 422)
 """A no, or a gateway's: not repeated, compensated (protocol 3.3)."""
 END_CODES = (409, 410)
 """Answers to compensate that may be the end of it."""
+NOT_SHOWN, DROPPED = 404, 410
+"""Answers to a look: the saga was never seen there, and it may have been dropped for its age."""
+EXECUTED_LOOKS_MAX = 5
+"""Looks that show the saga as executed before the stage counts as one that cannot compensate: a
+gateway may have said that code, and the stage has not heard the request."""
+DROPPED_LOOKS_MAX = 20
+"""Looks that are answered 410 before the stage counts as one where something may stand, together an
+hour: the route of a gateway is mended by then."""
 ALL = "States.ALL"
 
 QUICK_ATTEMPTS = 3
 PAUSE_SECONDS_MAX = 30
-BACK_PAUSE_SECONDS_MAX = 60
+BACK_PAUSE_SECONDS_MAX = 300
+"""Each request takes three to nine of the 25,000 events that an execution may have. So they last
+for ten days; a minute apart they would last for less than three."""
 BACK_ATTEMPTS_MAX = 99_999_999
 """The most that the service takes: a stage is asked to compensate until it answers."""
 WAIT_SECONDS = 20
 """How long a stage is asked to keep a request waiting."""
 TASK_SECONDS = 30
 """The time-out of a task; the service itself ends an HTTP task after 60 s."""
+
+REASON_CHARS_MAX = DEFAULT_LIMITS.reason_chars_max
+"""A longer reason would be refused, and asked for without end."""
 
 COMPENSATED = "Saga.Compensated"
 FAILED_TO_COMPENSATE = "Saga.FailedToCompensate"
@@ -87,6 +101,7 @@ def forward(chain: Chain) -> State:
             "reason": "unknown",
             "stands": [],
             "tries": 0,
+            "looks": 0,
         },
         "Next": _execute_name(chain.stages[0]),
     }
@@ -108,9 +123,13 @@ def backward(chain: Chain) -> State:
         "Type": "Pass",
         "Assign": {
             "saga_id": _query("$states.input.saga_id"),
-            "reason": _query("$exists($states.input.reason) ? $states.input.reason : 'asked to'"),
+            "reason": _query(
+                "$exists($states.input.reason)"
+                f" ? $substring($string($states.input.reason), 0, {REASON_CHARS_MAX}) : 'asked to'"
+            ),
             "stands": [],
             "tries": 0,
+            "looks": 0,
         },
         "Next": _compensate_name(chain.stages[-1]),
     }
@@ -226,32 +245,64 @@ def _compensation(chain: Chain, stage: str, before: str) -> State:
         return activity_states.compensation(
             compensate, chain.activity(stage), before=before, patient=patient, stage=stage
         )
-    look, seen = f"look at {stage}", f"seen {stage}"
     saga = f"'{chain.url(stage)}/sagas/' & $saga_id"
     ask = {"requested_by": chain.name, "reason": _query("$reason")}
-    over = {"Condition": _is("compensated", "not_executed"), "Next": before}
+    over = {
+        "Condition": _is("compensated", "not_executed"),
+        "Assign": {"looks": 0},
+        "Next": before,
+    }
+    look = _http(chain, stage, "GET", _query(saga))
     return {
         compensate: _http(chain, stage, "POST", _query(f"{saga} & '/compensate'"), ask)
         | {
             "Retry": [_never(END_CODES), patient],
-            "Catch": [{"ErrorEquals": _errors(END_CODES), "Next": look}],
+            "Catch": [{"ErrorEquals": _errors(END_CODES), "Next": _look_name(stage)}],
             "Next": judge,
         },
         judge: {"Type": "Choice", "Choices": [over], "Default": pause},
-        look: _http(chain, stage, "GET", _query(saga)) | {"Retry": [patient], "Next": seen},
+        **_look(look, stage, over, again=pause),
+        pause: _pause(BACK_PAUSE_SECONDS_MAX, compensate),
+    }
+
+
+def _look(look: State, stage: str, over: State, *, again: str) -> State:
+    """The look behind a no to a request to compensate, and what follows from it.
+
+    Where it shows no end, the stage is asked `again`: a gateway may have said that no.
+    """
+    seen, dropped = f"seen {stage}", f"dropped {stage}"
+    looked = {"looks": _query("$looks + 1")}
+    noted = {
+        "Assign": {"stands": _query(f"$append($stands, ['{stage}'])"), "looks": 0},
+        "Next": over["Next"],
+    }
+    ends = (_is("unknown"), _is("executed", also=f"$looks >= {EXECUTED_LOOKS_MAX}"))
+    gone = _query(f"$looks >= {DROPPED_LOOKS_MAX}")
+    return {
+        _look_name(stage): look
+        | {
+            "Assign": look["Assign"] | looked,
+            "Retry": [
+                _never((NOT_SHOWN, DROPPED)),
+                _again(BACK_ATTEMPTS_MAX, BACK_PAUSE_SECONDS_MAX),
+            ],
+            "Catch": [
+                {"ErrorEquals": _errors((NOT_SHOWN,)), "Next": again},
+                {"ErrorEquals": _errors((DROPPED,)), "Assign": looked, "Next": dropped},
+            ],
+            "Next": seen,
+        },
         seen: {
             "Type": "Choice",
-            "Choices": [
-                over,
-                {
-                    "Condition": _is("executed", "unknown"),
-                    "Assign": {"stands": _query(f"$append($stands, ['{stage}'])")},
-                    "Next": before,
-                },
-            ],
-            "Default": pause,
+            "Choices": [over, *({"Condition": each, **noted} for each in ends)],
+            "Default": again,
         },
-        pause: _pause(BACK_PAUSE_SECONDS_MAX, compensate),
+        dropped: {
+            "Type": "Choice",
+            "Choices": [{"Condition": gone, **noted}],
+            "Default": again,
+        },
     }
 
 
@@ -324,6 +375,10 @@ def _judge_name(stage: str) -> str:
 
 def _compensate_name(stage: str) -> str:
     return f"compensate {stage}"
+
+
+def _look_name(stage: str) -> str:
+    return f"look at {stage}"
 
 
 def _pascal(stage: str) -> str:

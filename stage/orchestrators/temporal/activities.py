@@ -38,6 +38,9 @@ BEATS = 4
 """Signs of life within the time after which an attempt is given to another worker."""
 ASK_AGAIN_SECONDS = 1.0
 ASK_AGAIN_SECONDS_MAX = 15.0
+RETRY_SECONDS_MAX = 60.0
+"""The longest pause between two attempts, as the policy of the workflow has it."""
+DOUBLINGS_MAX = 6
 NOT_UNDERSTOOD_ATTEMPTS_MAX = 60
 """Attempts, a minute apart: long enough to mend a route or a login, then a person has to look."""
 
@@ -140,9 +143,13 @@ async def _beat() -> None:
 
 
 async def _pause(retry_after: float | None) -> None:
-    seconds = ASK_AGAIN_SECONDS if retry_after is None else retry_after
     async with _alive():
-        await asyncio.sleep(min(seconds, ASK_AGAIN_SECONDS_MAX))
+        await asyncio.sleep(pause_seconds(retry_after))
+
+
+def pause_seconds(retry_after: float | None) -> float:
+    """The pause before a stage that goes on with 202 is asked again, also behind one of 0 s."""
+    return min(max(ASK_AGAIN_SECONDS, retry_after or 0.0), ASK_AGAIN_SECONDS_MAX)
 
 
 def _final(
@@ -154,7 +161,17 @@ def _final(
 
 
 def _again(reply: Lost | NotUnderstood, stage: str) -> ApplicationError:
-    delay = None if reply.retry_after is None else timedelta(seconds=reply.retry_after)
+    """The failure of an attempt that is repeated, after a pause that a header makes longer only.
+
+    Temporal takes the delay of a failure in place of that of the policy, which grows. So a
+    `Retry-After` of 0 or 1, given for hours, would let a worker ask without a pause, or each
+    second.
+    """
+    delay = None
+    if reply.retry_after is not None:
+        doublings = min(activity.info().attempt - 1, DOUBLINGS_MAX)
+        seconds = max(ASK_AGAIN_SECONDS * 2.0**doublings, reply.retry_after)
+        delay = timedelta(seconds=min(seconds, RETRY_SECONDS_MAX))
     return ApplicationError(
         f"{stage}: {reply.reason}", type=type(reply).__name__, next_retry_delay=delay
     )

@@ -135,10 +135,10 @@ class PostgresConnection:
         """See store.connection.Connection."""
         await self._link.drop()
 
-    async def scrub(self) -> None:
+    async def scrub(self, clean: set[str]) -> None:
         """See store.connection.Connection: the tables that hold contents are written anew."""
         try:
-            await copy_anew(self._link)
+            await copy_anew(self._link, clean)
         except StoreUnavailable:
             raise
         except Exception as error:

@@ -156,6 +156,8 @@ class PostgresDialect:
 
     async def _run(self, migration: Migration) -> None:
         name = f"{migration.owner}/{migration.name}"
+        if migration.owner != OWNER:
+            await self._link.script("begin_authored")
         try:
             await self._link.raw.execute(migration.sql)
         except HELD:

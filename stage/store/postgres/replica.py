@@ -21,7 +21,7 @@ from stage.core.events import Event
 from stage.core.steps import VERSION_MAX
 from stage.ports.codec import Codec
 from stage.ports.identity import Identity
-from stage.ports.ownership import Mail, Share
+from stage.ports.ownership import Mail, Posted, Share
 from stage.ports.store import Row
 from stage.store.identity import identity_of
 from stage.store.postgres.address import DatabaseServer
@@ -216,8 +216,13 @@ class PostgresReplica:
 
     async def release(self, sagas: Mapping[str, int | None]) -> None:
         """See ports.ownership.Ownership."""
-        if self._me is not None and sagas:
-            await self._pool.fetch("release", self._me, list(sagas), list(sagas.values()))
+        if self._me is None:
+            return
+        rests = {each: length for each, length in sagas.items() if length is not None}
+        if rests:
+            await self._pool.fetch("release", self._me, list(rests), list(rests.values()))
+        if unread := [each for each, length in sagas.items() if length is None]:
+            await self._pool.fetch("release_unread", self._me, unread)
 
     async def leave(self) -> None:
         """See ports.ownership.Ownership."""
@@ -234,21 +239,26 @@ class PostgresReplica:
         found = await self._pool.fetch("lengths", await self.registered(), list(saga_ids))
         return {saga_id: (length, elsewhere) for saga_id, length, elsewhere in found}
 
-    async def post(self, saga_id: str, event: Event) -> bool:
+    async def post(self, saga_id: str, event: Event) -> Posted | None:
         """See ports.ownership.Ownership."""
         encoded = self._codec.encode_event(saga_id, UNNUMBERED, event)
-        return bool(await self._pool.fetch("post", await self.registered(), saga_id, encoded))
+        found = await self._pool.fetch("post", await self.registered(), saga_id, encoded)
+        return Posted(number=found[0][0], epoch=found[0][1]) if found else None
+
+    async def unreceived(self, number: int) -> bool:
+        """See ports.ownership.Ownership."""
+        return bool(await self._pool.fetch("unreceived", number))
 
     async def mail(self) -> list[Mail]:
         """See ports.ownership.Ownership."""
         if self._me is None:
             return []
         mail: list[Mail] = []
-        for number, saga_id, encoded in await self._pool.fetch("mail", self._me):
+        for number, saga_id, encoded, epoch in await self._pool.fetch("mail", self._me):
             # Mail that only a newer release can read stays here: its sender asks again.
             with suppress(NewerJournal):
                 event = self._codec.decode_event(saga_id, UNNUMBERED, encoded)
-                mail.append(Mail(number=number, saga_id=saga_id, event=event))
+                mail.append(Mail(number=number, saga_id=saga_id, event=event, epoch=epoch))
         return mail
 
 

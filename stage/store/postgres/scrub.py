@@ -17,7 +17,7 @@ from stage.store.postgres.link import Link
 
 TABLES: Final = ("lost_saga", "signal", "saga_term", "saga", "journal")
 """The tables that hold contents of sagas, the large ones last: a scrub that meets a table in use is
-asked for again from the beginning, and so has copied little."""
+often asked for again from the beginning, and so has copied little."""
 SNAPSHOTS_SECONDS_MAX: Final = 5.0
 """How long it waits for older snapshots to end. Units go on meanwhile."""
 LOOK_SECONDS: Final = 0.1
@@ -41,11 +41,17 @@ async def wait_for_snapshots(fetch: Fetch) -> None:
         await asyncio.sleep(LOOK_SECONDS)
 
 
-async def copy_anew(link: Link) -> None:
-    """Write every table anew. Raises StoreUnavailable where others hold one, with who they are."""
+async def copy_anew(link: Link, clean: set[str]) -> None:
+    """Write every table anew that is not `clean`, and add it there.
+
+    Raises StoreUnavailable where others hold one, with who they are.
+    """
     for table in TABLES:
+        if table in clean:
+            continue
         for _ in range(LOCK_TRIES_MAX):
             if await link.vacuum(f"copy_{table}_anew", f"stage.{table}"):
+                clean.add(table)
                 break
             await asyncio.sleep(LOCK_SECONDS)
         else:

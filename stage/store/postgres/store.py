@@ -11,12 +11,11 @@ import msgspec
 from msgspec.structs import replace
 
 from stage.core.errors import ConfigurationError, StoreUnavailable
-from stage.core.states import ParkCause
 from stage.core.steps import VERSION_MAX
 from stage.ports.codec import Codec
 from stage.ports.identity import Identity
 from stage.ports.ownership import Ownership
-from stage.ports.store import Backlog, Filter, Row, SagaRow, Unit
+from stage.ports.store import Backlog, Filter, Row, Unit
 from stage.store import migrate, rows
 from stage.store.asked import earliest
 from stage.store.batches import Committed
@@ -132,7 +131,10 @@ class PostgresStore(StatementQueries):
             for each in self._lanes:
                 await each.open(self.identity)
         except BaseException as error:
-            await self._let_go()
+            try:
+                await self._writer.close()
+            finally:
+                await self._let_go()
             if (gone := unavailable(error)) is not None:
                 raise ConfigurationError(
                     f"the database {self._server.shown} cannot be opened: {gone}"
@@ -196,10 +198,27 @@ class PostgresStore(StatementQueries):
         """See ports.store.Store. A full queue raises StoreUnavailable at once."""
         return await self._writer.transact(work, deferrable=deferrable)
 
-    async def scrub(self) -> None:
+    async def scrub(self, clean: set[str] | None = None) -> None:
         """See ports.store.Store. The log of the server, and its archive, are not ours to cut."""
         await wait_for_snapshots(self._pool.fetch)
-        await self._writer.scrub()
+        await self._writer.scrub(clean)
+
+    async def _read_page(self, which: Filter) -> list[Row]:
+        page = (which.after, which.limit)
+        states = [state.value for state in dict.fromkeys(which.states)] or None
+        bounds = (which.changed_from, which.changed_before)
+        if which.term is not None:
+            known = self._codec.known_terms(which.term.name, which.term.value)
+            return await self._pool.fetch("page_term", *page, which.term.name, known)
+        if which.waiting:
+            cause = None if which.cause is None else which.cause.value
+            place = (which.parked, cause, which.step, which.peer)
+            return await self._pool.fetch("page_waiting", *page, states, *place, *bounds)
+        if states is not None:
+            return await self._pool.fetch("page_states", *page, which.parked, *bounds, states)
+        if which.changed_from is not None and which.parked is None:
+            return await self._pool.fetch("page_since", *page, *bounds)
+        return await self._pool.fetch("page_sagas", *page, which.parked, *bounds)
 
     async def _read(self, name: str, *parameters: object) -> list[Row]:
         return await self._pool.fetch(name, *parameters)
@@ -214,26 +233,6 @@ class PostgresStore(StatementQueries):
         found = await self._pool.fetch("get_envelopes", list(saga_ids), bytes_max)
         return {row[0]: row[1] for row in found}
 
-    async def page(self, which: Filter) -> list[SagaRow]:
-        """See ports.store.Store. `envelope` is left empty."""
-        page = (which.after, which.limit)
-        states = [state.value for state in dict.fromkeys(which.states)] or None
-        bounds = (which.changed_from, which.changed_before)
-        if which.term is not None:
-            known = self._codec.known_terms(which.term.name, which.term.value)
-            found = await self._pool.fetch("page_term", *page, which.term.name, known)
-        elif which.waiting:
-            cause = None if which.cause is None else which.cause.value
-            place = (which.parked, cause, which.step, which.peer)
-            found = await self._pool.fetch("page_waiting", *page, states, *place, *bounds)
-        elif states is not None:
-            found = await self._pool.fetch("page_states", *page, which.parked, *bounds, states)
-        elif which.changed_from is not None and which.parked is None:
-            found = await self._pool.fetch("page_since", *page, *bounds)
-        else:
-            found = await self._pool.fetch("page_sagas", *page, which.parked, *bounds)
-        return [rows.saga_row(row, self._codec) for row in found]
-
     async def backlog(self, now: float, version: int = VERSION_MAX) -> Backlog:
         """See ports.store.Store."""
         parked = await self._pool.fetch("count_parked")
@@ -241,11 +240,12 @@ class PostgresStore(StatementQueries):
         oldest, longest, undo, newer, lost = found
         ((size,),) = await self._pool.fetch("size_of_tables")
         asked, other = await self._asked.read(now)
+        by_cause, unknown = rows.parked(parked)
         return Backlog(
             asked=asked,
-            newer=newer,
+            newer=newer + unknown,
             lost=lost,
-            parked={ParkCause(cause): count for cause, count in parked},
+            parked=by_cause,
             oldest_accepted_at=earliest(oldest, other),
             longest_due_at=longest,
             oldest_compensation_at=undo,

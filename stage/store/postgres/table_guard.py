@@ -1,7 +1,9 @@
-"""Keeps an author's SQL from the tables of the stage on PostgreSQL, by the text of a statement.
+"""Keeps an author's SQL from the tables of the stage on PostgreSQL, by its text and by its effect.
 
-The tables stand in a schema of their own, `stage`. SQL that a function of the database makes is not
-seen: this guards against a slip.
+The tables stand in a schema of their own, `stage`. A text that would change something there, or its
+definition, does not reach the server. A write there behind a view, a function or another name is
+refused by a trigger of each table (0014_author_guard.expand.sql). This guards against a slip, and
+not against an author who turns it off.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import re
 from typing import Final
 
 from stage.ports.stage_tables import STAGE_TABLES, refusal
+from stage.store.postgres.statements import OURS
 
 _NOT_READ: Final = re.compile(
     r"--[^\n]*|/\*.*?\*/|\b[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'", re.DOTALL
@@ -41,8 +44,17 @@ def refused_table(sql: str) -> str:
     return refusal(found["table"].lower()) if found else ""
 
 
+def refused_write(error: BaseException) -> str:
+    """Why the server refused a statement that writes to a table of the stage; empty otherwise."""
+    if getattr(error, "detail", None) != "stage.refuse_author":
+        return ""
+    return str(error).partition("\n")[0]
+
+
 def refused_setting(sql: str) -> str:
     """Why a statement may not be run that would change what names mean; empty where it may."""
+    if sql.startswith(OURS):
+        return f"{OURS} marks the statements of the stage: leave it out"
     if _LEAVES_THE_PATH.search(sql):
         return (
             "search_path belongs to the session, which other sagas share: write the schema before"

@@ -13,7 +13,7 @@ from stage.store import author_sql
 from stage.store.errors import StatementRefused
 from stage.store.hints import explain, shown_statement
 from stage.store.postgres.part import Part
-from stage.store.postgres.table_guard import refused_setting, refused_table
+from stage.store.postgres.table_guard import refused_setting, refused_table, refused_write
 
 _REFUSED: Final = author_sql.ENDING | {
     "START",
@@ -43,6 +43,8 @@ def author_tx(part: Part) -> Tx:
         except StageError:
             raise
         except Exception as error:
+            if refused := refused_write(error):
+                raise StatementRefused(f"{refused}: in {shown_statement(sql)}") from None
             explain(error, sql, parameters)
             raise
 

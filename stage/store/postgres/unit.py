@@ -197,10 +197,10 @@ class PostgresUnit:
         await self._marked()
         await self._part.rows("put_pause", *rows.pause_values(pause))
 
-    async def drop_pause(self, target: str, way: Way | None) -> bool:
+    async def drop_pause(self, target: str, way: Way | None, put_by: float) -> bool:
         """See ports.store.Unit."""
         await self._marked()
-        return bool(await self._part.rows("drop_pause", target, rows.way_value(way)))
+        return bool(await self._part.rows("drop_pause", target, rows.way_value(way), put_by))
 
     async def take_task(self, saga_id: str, token: str, at: float) -> TaskBefore:
         """See ports.store.Unit."""

@@ -94,7 +94,7 @@ class Writes:
                     column.append(value)
         columns: list[list[object]] = [list(column) for column in zip(*sagas, strict=True)]
         columns = columns or [[] for _ in range(21)]
-        taken: list[object] = [one for one in self.taken if one not in self.sagas]
+        taken: list[object] = list(self.taken)
         terms: list[list[object]] = [[] for _ in range(3)]
         for saga_id, write in self.sagas.items():
             for term in rows.term_values(write.terms, saga_id, codec):

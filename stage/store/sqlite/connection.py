@@ -130,7 +130,7 @@ class SqliteConnection:
         with suppress(sqlite3.Error):
             self._raw.execute(_DROP)
 
-    async def scrub(self) -> None:
+    async def scrub(self, clean: set[str]) -> None:
         """See store.connection.Connection. Every page is written anew, then the log is emptied.
 
         Deleting with `secure_delete` would not do: what was moved within the file before leaves

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Concatenate, Final, ParamSpec, TypeVar
@@ -14,7 +15,9 @@ from stage.ports.codec import Codec
 from stage.store.sqlite.bridge import Bridge
 from stage.store.sqlite.connection import SqliteHome
 from stage.store.sqlite.errors import unavailable
+from stage.store.sqlite.file_head import FileHead, was_written_over
 from stage.store.sqlite.identity import Timeline
+from stage.store.sqlite.left_log import log_head
 from stage.store.sqlite.statements import statement
 from stage.store.sqlite.table_guard import TableGuard
 
@@ -60,6 +63,11 @@ class SqliteConnections:
         self._readers_wanted = readers
         self._writer: Bridge | None = None
         self._inode = (0, 0)
+        self._head: FileHead | None = None
+        self._heads: list[FileHead] = []
+        """To be closed behind the last connection."""
+        self._written_over = False
+        """True for good once another program has written a copy into the open file."""
         self.timeline = Timeline(path)
         self._readers: list[Bridge] = []
         self._inspector: Bridge | None = None
@@ -83,6 +91,7 @@ class SqliteConnections:
         write-ahead log instead of reading the log itself.
         """
         await self.close()
+        self._refuse_written_over()
         try:
             bridge = await self._connect(self.timeline.check)
             await self._connect_readers()
@@ -98,6 +107,7 @@ class SqliteConnections:
     async def close(self) -> None:
         """Close the readers, then the writer: the last one to close empties the log.
 
+        It must not empty it into a copy that was written over the file: then a reader is the last.
         The connections of a close that was cancelled are waited for first: their threads need the
         event loop, and a reader cannot empty the log when it is the last one.
         """
@@ -113,13 +123,23 @@ class SqliteConnections:
             _ = self._begin_close(leaving)
         if self._closing:
             await asyncio.shield(asyncio.gather(*self._closing))
+        heads, self._heads, self._head = self._heads, [], None
+        for head in heads:
+            head.close()
 
     def _begin_close(self, leaving: Sequence[Bridge]) -> asyncio.Task[None]:
         before = tuple(self._closing)
-        closing = asyncio.get_running_loop().create_task(_close(leaving, before))
+        closing = asyncio.get_running_loop().create_task(self._close(leaving, before))
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
         return closing
+
+    async def _close(self, leaving: Sequence[Bridge], before: Sequence[asyncio.Task[None]]) -> None:
+        await asyncio.gather(*before, return_exceptions=True)
+        with suppress(OSError):
+            await asyncio.to_thread(self._look_at_head)
+        for bridge in reversed(leaving) if self._written_over else leaving:
+            await bridge.close()
 
     async def read(
         self,
@@ -128,6 +148,7 @@ class SqliteConnections:
         **options: P.kwargs,
     ) -> T:
         """Run `work(connection, ...)` on a reader. Raises StoreUnavailable when there is none."""
+        self._refuse_written_over()
         if not self._readers:
             raise StoreUnavailable(f"the database {self._path} is not open: try again later")
         self._next_reader = (self._next_reader + 1) % len(self._readers)
@@ -159,15 +180,46 @@ class SqliteConnections:
     def check_file(self) -> None:
         """Raises StoreUnavailable when a new connection would find another file than the open one.
 
-        So it does when another process has it. Two stats: some microseconds a batch.
+        So it does when another process has it, and when a copy was written into it. Two stats:
+        some microseconds a batch.
         """
         self._check_lock()
+        self._refuse_written_over()
+        head = self._head
         try:
-            same = _inode(self._path) == self._inode
+            found = self._path.stat()
         except OSError as error:
+            if not isinstance(error, FileNotFoundError):
+                raise unavailable(error) or error from error
             raise StoreUnavailable(f"{error}: the database was removed; put it back") from error
-        if not same:
+        if (found.st_dev, found.st_ino) != self._inode:
             raise StoreUnavailable(f"the database {self._path} was replaced")
+        if head is not None and head.cut(found.st_size):
+            try:
+                self.check_head()
+            except OSError as error:
+                raise unavailable(error) or error from error
+
+    def check_head(self) -> None:
+        """Raises StoreUnavailable when another program has written a copy into the open file.
+
+        It stays so: SQLite has read and written pages of both by then. Raises OSError.
+        """
+        self._look_at_head()
+        self._refuse_written_over()
+
+    def _look_at_head(self) -> None:
+        if (head := self._head) is not None and not self._written_over and head.written_over():
+            self._written_over = True
+            self.timeline.written_over()
+
+    def _refuse_written_over(self) -> None:
+        if self._written_over:
+            raise was_written_over(self._path)
+
+    def log_head(self) -> bytes:
+        """The head of the log, which differs each time that it is begun anew."""
+        return log_head(self._path)
 
     async def _connect(self, check: Check) -> Bridge:
         # Mode rw, not rwc: an empty file in place of a missing one would lose everything.
@@ -175,7 +227,9 @@ class SqliteConnections:
         bridge = Bridge(partial(connect, _WRITER_SETTINGS, check))
         await bridge.open()
         self._writer = bridge
-        self._inode = await bridge.run(lambda _: _inode(self._path))
+        self._head = await bridge.run(lambda _: FileHead(self._path))
+        self._heads.append(self._head)
+        self._inode = self._head.inode
         return bridge
 
     async def _connect_readers(self) -> None:
@@ -191,11 +245,6 @@ class SqliteConnections:
 
 def _any_file(connection: sqlite3.Connection) -> None:
     """No check: the writer's connection has made it."""
-
-
-def _inode(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_dev, found.st_ino
 
 
 def _connect(
@@ -225,9 +274,3 @@ def _connect(
         connection.close()
         raise
     return connection
-
-
-async def _close(leaving: Sequence[Bridge], before: Sequence[asyncio.Task[None]]) -> None:
-    await asyncio.gather(*before, return_exceptions=True)
-    for bridge in leaving:
-        await bridge.close()

@@ -161,6 +161,7 @@ def _run(connection: sqlite3.Connection, migration: Migration) -> None:
     outer, ours = connection.in_transaction, migration.owner == OWNER
     with guarded(connection, judging=not ours) as guard:
         for text in _split(migration.sql):
+            guard.alters = False
             try:
                 connection.execute(text)
             except sqlite3.Error as error:

@@ -12,17 +12,20 @@ from contextlib import contextmanager
 from typing import Final
 
 from stage.core.errors import ConfigurationError, StoreUnavailable
+from stage.ports.file_errors import in_words
 
 AWAY: Final = {
     sqlite3.SQLITE_PERM: "the file may not be accessed: check owner and mode",
     sqlite3.SQLITE_BUSY: "another process holds the database: close it",
     sqlite3.SQLITE_LOCKED: "a table is locked: close the other connection",
     sqlite3.SQLITE_NOMEM: "out of memory",
-    sqlite3.SQLITE_READONLY: "the file cannot be written to: check its mode and the mount",
+    sqlite3.SQLITE_READONLY: "the file, or -wal or -shm beside it, cannot be written to:"
+    " check its mode and the mount",
     sqlite3.SQLITE_IOERR: "the disk reports an error: check the kernel log and the mount",
     sqlite3.SQLITE_CORRUPT: "the file is damaged: restore it from a backup",
     sqlite3.SQLITE_FULL: "the disk is full: make room",
-    sqlite3.SQLITE_CANTOPEN: "the file cannot be opened: check the path and its folder",
+    sqlite3.SQLITE_CANTOPEN: "it, its log or its index cannot be opened: check the path, its"
+    " folder, and -wal and -shm beside it; too many files may be open (ulimit -n)",
     sqlite3.SQLITE_PROTOCOL: "the locks of the file cannot be had: is it on a network mount?",
     sqlite3.SQLITE_NOTADB: "the file is not a SQLite database: check the path",
 }
@@ -50,7 +53,7 @@ def unavailable(error: BaseException) -> StoreUnavailable | None:
             kind = DatabaseDamaged if code & _PRIMARY in DAMAGED else StoreUnavailable
             return kind(f"SQLite: {error}; {fix}")
     if isinstance(error, OSError):
-        return StoreUnavailable(f"{error}: check the path and its folder")
+        return StoreUnavailable(in_words(error))
     return None
 
 

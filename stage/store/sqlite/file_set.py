@@ -21,6 +21,7 @@ from typing import Final
 import msgspec
 
 from stage.core.errors import ConfigurationError
+from stage.ports.file_errors import in_words
 from stage.ports.identity import Identity
 from stage.ports.store import Row
 from stage.store.sqlite.errors import unavailable
@@ -40,6 +41,7 @@ from stage.store.sqlite.identity import (
     write_identity,
     write_worker,
 )
+from stage.store.sqlite.left_log import refuse_foreign_log, refuse_foreign_log_beside
 from stage.store.sqlite.lock import LOOK_SECONDS, DatabaseInUse, FileLock
 from stage.store.sqlite.making import make_database, sync
 from stage.store.sqlite.statements import statement
@@ -77,7 +79,7 @@ def read_file_set(path: Path) -> FileSet | None:
     listed = list_path(path)
     try:
         found = msgspec.json.decode(listed.read_bytes(), type=FileSet)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, msgspec.MsgspecError) as error:
         raise ConfigurationError(
@@ -284,6 +286,7 @@ def _member(file: DatabaseFile, member: int) -> DatabaseFile:
 @contextmanager
 def _opened(file: DatabaseFile) -> Iterator[sqlite3.Connection]:
     """A connection to the database of this stage. Raises ConfigurationError."""
+    refuse_foreign_log_beside(file.path)
     try:
         with closing(sqlite3.connect(file.path, isolation_level=None)) as connection:
             for name in ("busy_timeout", "no_checkpoint"):
@@ -305,9 +308,11 @@ def _all_locked(file: DatabaseFile, found: FileSet | None) -> Iterator[list[File
     with ExitStack() as stack:
         locks = []
         for member in members:
-            lock = FileLock(member_path(file.path, member))
+            path = member_path(file.path, member)
+            lock = FileLock(path)
             _acquire(lock, file, until)
             stack.callback(lock.release)
+            refuse_foreign_log(path, lock.mark)
             locks.append(lock)
         yield locks
 
@@ -353,5 +358,5 @@ def _write(path: Path, found: FileSet) -> None:
         sync(listed.parent)
     except OSError as error:
         raise ConfigurationError(
-            f"the list {listed} of the files of the workers cannot be written: {error}"
+            f"the list {listed} of the files of the workers cannot be written: {in_words(error)}"
         ) from error

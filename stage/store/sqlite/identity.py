@@ -18,6 +18,7 @@ from typing import Final
 import msgspec
 
 from stage.core.errors import ConfigurationError, StoreUnavailable
+from stage.ports.file_errors import in_words
 from stage.ports.identity import Identity
 from stage.store import identity as whose
 from stage.store.sqlite.errors import unavailable
@@ -60,13 +61,15 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     generation: int
     number: int
     """The highest number of a batch that was durable."""
+    base: int = 0
+    """A number up to which the file holds all by itself, whatever becomes of its log."""
 
     def line(self) -> str:
         """As it stands in the lock file: always as long, so that one write replaces it."""
-        return f"{self.id} {self.generation:010} {self.number:019}"
+        return f"{self.id} {self.generation:010} {self.number:019} {self.base:019}"
 
 
-_MARK: Final = re.compile(r"([0-9a-f]{32}) ([0-9]{10}) ([0-9]{19})")
+_MARK: Final = re.compile(r"([0-9a-f]{32}) ([0-9]{10}) ([0-9]{19})(?: ([0-9]{19}))?")
 
 
 def parse_mark(text: str) -> Mark | None:
@@ -74,7 +77,8 @@ def parse_mark(text: str) -> Mark | None:
     found = _MARK.search(text)
     if found is None:
         return None
-    return Mark(id=found[1], generation=int(found[2]), number=int(found[3]))
+    identity, generation, number, base = found.groups()
+    return Mark(id=identity, generation=int(generation), number=int(number), base=int(base or 0))
 
 
 def is_made(path: Path) -> bool:
@@ -89,9 +93,7 @@ def is_made(path: Path) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise ConfigurationError(
-            f"the database {path} cannot be opened: {error.strerror or error}: check its mode"
-        ) from error
+        raise ConfigurationError(f"the database cannot be opened: {in_words(error)}") from error
     if not start:
         raise ConfigurationError(
             f"the database {path} is an empty file: put the database back, or make a new one with"
@@ -224,6 +226,10 @@ class Timeline:
         self.identity: Identity | None = None
         self.number = 0
         """The highest number of a batch that is certainly durable."""
+        self.base = 0
+        """See `Mark`."""
+        self._log: tuple[bytes, int] | None = None
+        """At the last look: the head of the log, and a number that was durable before."""
         self.version = 0
         """SQLite's data version of the connection that writes, when it was last checked."""
 
@@ -232,10 +238,21 @@ class Timeline:
         """The content of the lock file."""
         if self.identity is None:
             return None
-        return Mark(id=self.identity.id, generation=self.identity.generation, number=self.number)
+        of = self.identity
+        return Mark(id=of.id, generation=of.generation, number=self.number, base=self.base)
 
-    def opened(self, connection: sqlite3.Connection, identity: Identity, left: Mark | None) -> None:
-        """Begin with this identity. Raises ConfigurationError for one that the mark contradicts."""
+    def opened(
+        self,
+        connection: sqlite3.Connection,
+        identity: Identity,
+        left: Mark | None,
+        *,
+        without_log: bool = False,
+    ) -> None:
+        """Begin with this identity. Raises ConfigurationError for one that the mark contradicts.
+
+        `without_log`: nothing stood in a log when the file was opened.
+        """
         number = last_number(connection)
         self.version = _data_version(connection)
         if left is not None and left.id != identity.id:
@@ -250,6 +267,33 @@ class Timeline:
                 " `stage db restored --as-of TIME`"
             )
         self.identity, self.number = identity, number
+        self.base = number if without_log else (0 if left is None else left.base)
+
+    def look_at_log(self, head: Callable[[], bytes]) -> None:
+        """Learn from the `head` of the log how far the file has come by itself.
+
+        A log is begun anew once all of it stands in the file, so that its first batch is behind
+        all that were durable when the former log was still there.
+        """
+        number = self.number  # before the head: the writer goes on
+        found = head()
+        if not found:
+            return  # none is begun yet, or somebody has removed it
+        if self._log is not None and self._log[0] != found:
+            self.base = max(self.base, self._log[1])
+        self._log = (found, number)
+
+    def written_over(self) -> None:
+        """Another program has written a copy into the file: the log beside it is foreign to that.
+
+        The mark says so, for the next start, by a number that no copy has.
+        """
+        self.base = self.number
+
+    def closed(self, *, without_log: bool) -> None:
+        """The file was closed. The last connection copies the log back, and removes it."""
+        if without_log:
+            self.base = self.number
 
     def check(self, connection: sqlite3.Connection) -> None:
         """As `compare`, on the connection that writes."""

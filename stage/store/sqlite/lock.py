@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from stage.core.errors import ConfigurationError, StoreUnavailable
+from stage.ports.file_errors import in_words
 from stage.store.sqlite.identity import Mark, parse_mark
 
 PRIVATE = 0o600
@@ -34,6 +35,31 @@ def make_private(database: Path) -> None:
     """
     with suppress(FileExistsError):
         os.close(os.open(database.resolve(), os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE))
+
+
+def lock_path(database: Path) -> Path:
+    """The lock file of a database: two names of one file are one file."""
+    real = database.resolve()
+    return real.with_name(real.name + ".lock")
+
+
+def read_mark(database: Path) -> Mark | None:
+    """How far the database had come, as its lock file says; None where nothing says it."""
+    with suppress(OSError), lock_path(database).open("rb") as file:
+        return parse_mark(file.read(_BYTES_MAX).decode("ascii", "replace"))
+    return None
+
+
+def is_locked(database: Path) -> bool:
+    """Whether a process holds the lock now. It is taken for a moment where none does."""
+    try:
+        with lock_path(database).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass  # there is none, or it is another user's
+    return False
 
 
 class DatabaseInUse(ConfigurationError):
@@ -63,32 +89,41 @@ class FileLock:
 
         Raises ConfigurationError where there can be no lock file.
         """
-        real = self._database.resolve()  # two names of one file are one file
-        self._path = real.with_name(real.name + ".lock")
+        self._path = lock_path(self._database)
+        descriptor = -1
         try:
             descriptor = os.open(self._path, _FLAGS, PRIVATE)
             with suppress(PermissionError):  # another user's, who may let us write to it
                 os.fchmod(descriptor, PRIVATE)  # an older release made it readable for all
-        except OSError as error:
+            self._take(descriptor)
+            self.mark = parse_mark(os.read(descriptor, _BYTES_MAX).decode("ascii", "replace"))
+            self._inode = _inode(os.fstat(descriptor))
+            self._descriptor = descriptor
+            self.remember(self.mark)
+        except BaseException as error:
+            self._descriptor = None
+            if descriptor >= 0:
+                os.close(descriptor)
+            if not isinstance(error, OSError):
+                raise
             raise ConfigurationError(
-                f"the database {self._database} cannot be locked: {error}."
-                " Give a path in a folder that exists and may be written to, where"
-                f" {self._path.name} is a file of yours and no symbolic link"
+                f"the database {self._database} cannot be locked: {self._path}:"
+                f" {in_words(OSError(error.errno, error.strerror))}. Its folder has to be"
+                f" writable, and {self._path.name} a file of yours and no symbolic link"
             ) from error
+
+    def _take(self, descriptor: int) -> None:
+        """Lock the file. Raises DatabaseInUse, and OSError where nothing can be locked there."""
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             found = os.read(descriptor, _BYTES_MAX).decode("ascii", "replace")
             holder = found.partition("\n")[0].strip().lstrip("0") or "unknown"
-            os.close(descriptor)
             raise DatabaseInUse(
                 f"the database {self._database} is in use by the process with pid {holder}"
                 f" (lock {self._path}). One process per file: stop that one, give this one"
                 " another path, or let it wait with --lock-wait-seconds"
             ) from error
-        self.mark = parse_mark(os.read(descriptor, _BYTES_MAX).decode("ascii", "replace"))
-        self._descriptor, self._inode = descriptor, _inode(os.fstat(descriptor))
-        self.remember(self.mark)
 
     def check(self) -> None:
         """Raise StoreUnavailable where another process has a lock file in place of ours.

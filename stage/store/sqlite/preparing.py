@@ -53,6 +53,7 @@ class Preparing:
     def refused(self, sql: str, parameters: int) -> str:
         """The reason why the database refuses the statement, with the fix; empty if it does not."""
         nothing = (None,) * parameters
+        self._guard.alters = False
         try:
             checked, given = binding(sql, nothing)
             with closing(self._connection.execute(f"EXPLAIN {checked}", given)):

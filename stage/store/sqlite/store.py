@@ -13,13 +13,12 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from stage.core.errors import ConfigurationError
-from stage.core.states import ParkCause
+from stage.core.errors import ConfigurationError, StoreUnavailable
 from stage.core.steps import VERSION_MAX
 from stage.ports.codec import Codec
 from stage.ports.identity import Identity
 from stage.ports.ownership import Ownership
-from stage.ports.store import Backlog, Filter, Row, SagaRow, Unit
+from stage.ports.store import Backlog, Filter, Row, Unit
 from stage.store import rows
 from stage.store.asked import earliest
 from stage.store.batches import Committed
@@ -42,6 +41,7 @@ from stage.store.sqlite.identity import (
     refuse_worker,
     take,
 )
+from stage.store.sqlite.left_log import log_head, refuse_foreign_log
 from stage.store.sqlite.lock import LOOK_SECONDS, DatabaseInUse, FileLock
 from stage.store.sqlite.making import make_database
 from stage.store.sqlite.page import page_query
@@ -87,6 +87,8 @@ class SqliteStore(StatementQueries):
         self._file = msgspec.structs.replace(file, path=file.path.absolute())
         self._path = self._file.path
         self._made = False
+        self._without_log = True
+        """Whether nothing stood in a log before the file was opened."""
         self._migrations = tuple(migrations)
         self._migrated: tuple[str, ...] = ()
         self._lock = FileLock(self._path)
@@ -161,14 +163,20 @@ class SqliteStore(StatementQueries):
                 refuse_removed(self._path, self._lock.mark)
                 make_database(self._file, self._migrations, self._lock)
                 self._made = True
+            refuse_foreign_log(self._path, self._lock.mark)
+            self._without_log = not log_head(self._path)
             self._file.check()
         except BaseException:
             self._lock.release()
             raise
 
     def _let_go(self) -> None:
+        timeline = self._connections.timeline
+        with suppress(StoreUnavailable):  # another file stands there
+            self._connections.check_file()
+            timeline.closed(without_log=not log_head(self._path))
         with suppress(OSError):  # the mark of the last look stands there
-            self._lock.remember(self._connections.timeline.mark)
+            self._lock.remember(timeline.mark)
         self._lock.release()
 
     def _prepare(
@@ -182,7 +190,8 @@ class SqliteStore(StatementQueries):
         self._migrated = tuple(each.title for each in migrate(connection, self._migrations) or ())
         record_key(connection, self._codec)
         identity = take(connection, self._file, self._file.now())
-        self._connections.timeline.opened(connection, identity, self._lock.mark)
+        left, without_log = self._lock.mark, self._without_log
+        self._connections.timeline.opened(connection, identity, left, without_log=without_log)
 
     async def _write_nothing(self) -> None:
         await self.transact(_nothing)
@@ -197,8 +206,8 @@ class SqliteStore(StatementQueries):
             self._watch.damaged(error)
             raise
 
-    async def scrub(self) -> None:
-        """See ports.store.Store."""
+    async def scrub(self, clean: set[str] | None = None) -> None:
+        """See ports.store.Store. A file is copied as a whole."""
         await self._writer.scrub()
 
     async def seen(self, saga_ids: Sequence[str]) -> frozenset[str]:
@@ -211,12 +220,6 @@ class SqliteStore(StatementQueries):
         asked = msgspec.json.encode(saga_ids).decode()
         return dict(await self._read("get_envelopes", asked, bytes_max))
 
-    async def page(self, which: Filter) -> list[SagaRow]:
-        """See ports.store.Store. `envelope` is left empty."""
-        name, parameters = page_query(which, self._codec)
-        found = await self._read(name, *parameters)
-        return [rows.saga_row(row, self._codec) for row in found]
-
     async def backlog(self, now: float, version: int = VERSION_MAX) -> Backlog:
         """See ports.store.Store."""
         parked = await self._read("count_parked")
@@ -226,11 +229,12 @@ class SqliteStore(StatementQueries):
         lost = await self._read("count_lost")
         newer = await self._read("count_newer", version)
         asked, other = await self._asked.read(now)
+        by_cause, unknown = rows.parked(parked)
         return Backlog(
             asked=asked,
-            newer=newer[0][0],
+            newer=newer[0][0] + unknown,
             lost=lost[0][0],
-            parked={ParkCause(cause): count for cause, count in parked},
+            parked=by_cause,
             oldest_accepted_at=earliest(oldest[0][0], other),
             longest_due_at=longest[0][0],
             oldest_compensation_at=undo[0][0],
@@ -283,6 +287,10 @@ class SqliteStore(StatementQueries):
     def path(self) -> Path:
         """Where the file is: an absolute path."""
         return self._path
+
+    async def _read_page(self, which: Filter) -> list[Row]:
+        name, parameters = page_query(which, self._codec)
+        return await self._read(name, *parameters)
 
     async def _read(self, name: str, *parameters: object) -> list[Row]:
         try:

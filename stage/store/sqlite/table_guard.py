@@ -28,15 +28,21 @@ _PLACE_OF_TABLE: Final[Mapping[int, int]] = {
 a temporary table under a name of ours would hide ours, and take what we write."""
 _PAGES: Final = "sqlite_dbpage"
 """A table that is the bytes of the file, where SQLite was compiled with it."""
+_NUMBERS: Final = "sqlite_sequence"
+"""The last number of each table with AUTOINCREMENT, the audit and the sweeps among them. SQLite
+writes to it by itself, unasked as it adds a row, and asked as a table goes or gets another name."""
+_ALTERS: Final = frozenset({sqlite3.SQLITE_DROP_TABLE, sqlite3.SQLITE_ALTER_TABLE})
 
 
 class TableGuard:
     """The authorizer of one connection. It judges what is prepared while `judging` is true."""
 
-    __slots__ = ("judging", "refused")
+    __slots__ = ("alters", "judging", "refused")
 
     def __init__(self, *, judging: bool = False) -> None:
         self.judging = judging
+        self.alters = False
+        """True once the statement drops or alters a table. To be set to False before the next."""
         self.refused = ""
         """Why the last statement was refused; empty where none was."""
 
@@ -60,7 +66,13 @@ class TableGuard:
             self.refused = f"{table} is a temporary table, which is not altered: make it anew"
         elif is_stage_table(table) or table == _PAGES:
             self.refused = refusal(table)
+        elif table.lower() == _NUMBERS and not self.alters:
+            self.refused = (
+                f"{_NUMBERS} has the numbers of the stage's tables too, and one that comes again"
+                " would name another act: make your table anew to have its numbers begin anew"
+            )
         else:
+            self.alters = self.alters or action in _ALTERS
             return sqlite3.SQLITE_OK
         return sqlite3.SQLITE_DENY
 

@@ -48,7 +48,7 @@ def author_tx(part: Part) -> Tx:
         checked = _checked(sql)
         if not checked.reads:
             part.author_writes()
-        guard.judging = True
+        guard.judging, guard.alters = True, False
         try:
             return part.run(*_bound(checked, parameters))
         except sqlite3.Error as error:

@@ -251,9 +251,9 @@ class SqliteUnit(msgspec.Struct, eq=False):
         """See ports.store.Unit."""
         self._part.write(_PUT_PAUSE, rows.pause_values(pause))
 
-    async def drop_pause(self, target: str, way: Way | None) -> bool:
+    async def drop_pause(self, target: str, way: Way | None, put_by: float) -> bool:
         """See ports.store.Unit."""
-        return self._part.write(_DROP_PAUSE, (target, rows.way_value(way))) > 0
+        return self._part.write(_DROP_PAUSE, (target, rows.way_value(way), put_by)) > 0
 
     async def take_task(self, saga_id: str, token: str, at: float) -> TaskBefore:
         """See ports.store.Unit."""

@@ -91,7 +91,9 @@ class FileWatch:
         timeline = self._connections.timeline
         self._lock.keep()
         self._connections.check_file()
+        self._connections.check_head()
         timeline.compare(connection)
+        timeline.look_at_log(self._connections.log_head)
         if self._lock.mark != timeline.mark:
             self._lock.remember(timeline.mark)
 

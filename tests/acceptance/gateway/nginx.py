@@ -13,7 +13,7 @@ from pathlib import Path
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 READ_SECONDS = 1
-START_SECONDS_MAX = 10.0
+START_SECONDS_MAX = 60.0
 
 CONFIGURATION = """
 daemon off;

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import socket
 import time
 from asyncio.subprocess import DEVNULL
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+
+from stage.demo.chain import free_ports
 
 PROMETHEUS = shutil.which("prometheus")
 HOST = "127.0.0.1"
@@ -97,8 +98,7 @@ async def running_prometheus(
     config.write_text(
         json.dumps({"global": times, "rule_files": [str(RULES)], "scrape_configs": scraped})
     )
-    with socket.create_server((HOST, 0)) as free:
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     with (folder / "prometheus.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             PROMETHEUS,

@@ -24,7 +24,7 @@ from tests.acceptance.kills.http1 import Broken, Message, Peer, request_bytes
 
 NEVER = 60_000
 """More calls than the scenario makes, and not more than strace counts."""
-SCENARIO_SECONDS_MAX = 40.0
+SCENARIO_SECONDS_MAX = 90.0
 ASK_SECONDS = 5.0
 AGAIN_SECONDS = 0.02
 COMPLETES, REFUSED, LATE = SAGAS = ("x-completes", "x-refused", "x-late")

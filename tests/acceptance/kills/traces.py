@@ -1,7 +1,8 @@
 """The traces after a trial: whether what a recovery continued and a compensation undid is linked.
 
 A process that is killed takes with it the spans that have not left, so a span is asked for only
-when its process lived on for EXPORTED_SECONDS. The target of its link may be lost: a link is an id.
+when it had ended before one that arrived, and that of a run only when the run was not killed. The
+target of its link may be lost: a link is an id.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from stage.testing import SpanSeen
+from tests.acceptance.collector import lost_spans
 from tests.acceptance.kills.books import STAGES
 from tests.acceptance.kills.strikes import INTENTS, Kill
 
 EXPORT_DELAY_MS = 200
-EXPORTED_SECONDS = 2.0
 Entry = dict[str, Any]
 
 
@@ -37,16 +38,18 @@ class Traces:
 def check(folder: Path, kills: Sequence[Kill], seen: Iterable[SpanSeen]) -> Traces:
     """Hold every saga that was recovered or compensated against the spans that arrived."""
     traces = Traces()
+    seen = list(seen)
     of_saga: dict[tuple[str, str], list[SpanSeen]] = defaultdict(list)
     for span in seen:
         if span.kind == "internal":
             of_saga[span["stage"], span["saga_id"]].append(span)
     for stage in STAGES:
         struck = [kill.at for kill in kills if kill.process == stage]
+        lost = lost_spans(seen, stage, struck)
         with closing(sqlite3.connect(folder / f"{stage}.db")) as books:
             for saga_id, trace, entries in _sagas(books):
                 spans = of_saga[stage, saga_id]
-                for what in _wrong(trace, entries, spans, struck, traces):
+                for what in _wrong(trace, entries, spans, lost, traces):
                     traces.wrong.append(f"{stage} {saga_id}: {what}")
     return traces
 
@@ -63,7 +66,7 @@ def _wrong(
     trace: str,
     entries: Sequence[Entry],
     spans: Sequence[SpanSeen],
-    struck: Sequence[float],
+    lost: Sequence[tuple[float, float]],
     traces: Traces,
 ) -> Iterator[str]:
     if others := {span.trace_id for span in spans} - {trace}:
@@ -74,8 +77,9 @@ def _wrong(
         name, span = before["event"], before.get("span", "")
         if name in ("step_started", "step_succeeded") and span:
             executed[before["step"]] = span
-        lived = not any(0.0 <= at - entry["at"] < EXPORTED_SECONDS for at in struck)
-        if not lived:
+        # The span of a recovery is that of its run, which ends with the saga at the latest.
+        latest = entries[-1]["at"] if entry["event"] == "recovered" else entry["at"]
+        if any(since <= latest and entry["at"] <= kill for since, kill in lost):
             continue
         if entry["event"] == "recovered" and name in INTENTS and span:
             traces.recovered += 1

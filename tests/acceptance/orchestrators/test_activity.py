@@ -63,7 +63,12 @@ class World:
             *("-m", "ministack"),
             stdout=DEVNULL,
             stderr=DEVNULL,
-            env={**os.environ, "GATEWAY_PORT": str(self._port)},
+            env={
+                **os.environ,
+                "GATEWAY_PORT": str(self._port),
+                "BIND_HOST": LOOPBACK,
+                "TMPDIR": str(self._folder),  # where it leaves a file of its port
+            },
         )
         await asyncio.gather(self.psp.start(), self._until_open())
         self.api = get_session().create_client(

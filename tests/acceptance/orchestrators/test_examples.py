@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from examples.temporal.processes import NoServer, program
 from stage.orchestrators.step_functions import document
 
 ROOT = Path(__file__).parents[3]
+SECONDS_MAX = 100.0
 
 
 async def printed(example: str) -> list[list[str]]:
@@ -23,7 +25,13 @@ async def printed(example: str) -> list[list[str]]:
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
     )
-    written, _ = await run.communicate()
+    try:
+        async with asyncio.timeout(SECONDS_MAX):
+            written, _ = await run.communicate()
+    finally:
+        if run.returncode is None:
+            run.send_signal(signal.SIGINT)  # it ends what it has started
+            await run.communicate()
     assert 0 == run.returncode
     return [line.split()[:2] for line in written.decode().splitlines()]
 

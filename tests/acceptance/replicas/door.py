@@ -110,6 +110,10 @@ class Door:
         lines = (self._folder / "door.access.log").read_text("utf-8").splitlines()
         return Counter(int(line.partition(" ")[0]) for line in lines)
 
+    def errors(self) -> list[str]:
+        """The last lines of its log: why it gave an answer of its own."""
+        return (self._folder / "door.error.log").read_text("utf-8").splitlines()[-20:]
+
     def shares(self) -> dict[int, int]:
         """How many requests each replica has answered, by its port."""
         found = dict.fromkeys(self._behind, 0)

@@ -31,6 +31,9 @@ STAGE = "tests.acceptance.kills.stages:payment"
 PARTED_SAGAS = 5
 """So many sagas, which the standby never gets, are answered before the primary is lost."""
 LIMIT_SECONDS = 60.0
+SAGAS_MAX = 5_000
+"""A slow machine has begun many sagas when the first end; it is offered more until new ones come
+to the server that took over."""
 RECONCILED_MAX = 20
 NOT_ASKED = "was not asked"
 OLDER = "an older state of the database"
@@ -75,7 +78,7 @@ async def _run(
     trial: Trial, chain: Replicas, load: Load, pair: Pair, *, synchronous: bool
 ) -> Outcome:
     outcome = Outcome()
-    offering = asyncio.create_task(load.offer(trial.sagas))
+    offering = asyncio.create_task(load.offer(SAGAS_MAX))
     while load.finished < trial.sagas / 3:  # noqa: ASYNC110 - the load has no event for it
         await asyncio.sleep(0.05)
     as_of = time.time()
@@ -89,9 +92,12 @@ async def _run(
     if synchronous:
         await _written_again(chain.url, trial)
         outcome.away_seconds = round(time.monotonic() - began, 1)
+        await _stop_at(load, trial.sagas)
     else:
+        stopping = asyncio.create_task(_stop_at(load, trial.sagas))
         outcome.noticed = await _refused(chain)
         load.stop()
+        await stopping
         outcome.lost = await _lost(chain.url, load.placed)
         adopted, undone = await _reconciled(chain, as_of)
         outcome.adopted = len(adopted)
@@ -111,6 +117,13 @@ async def _answered_beyond(load: Load) -> None:
     async with asyncio.timeout(LIMIT_SECONDS):
         while sum(1 for each in load.placed[before:] if each.status == 200) < PARTED_SAGAS:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
+
+
+async def _stop_at(load: Load, sagas: int) -> None:
+    """Have the load offer no more once so many are placed, or it was stopped."""
+    while len(load.placed) < sagas and not load.stopped:  # noqa: ASYNC110 - no event for it
+        await asyncio.sleep(0.05)
+    load.stop()
 
 
 async def _written_again(url: str, trial: Trial) -> None:

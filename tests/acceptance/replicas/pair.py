@@ -14,7 +14,7 @@ from pathlib import Path
 from stage.demo.postgres_server import Server, wheel
 from tests.processes import children
 
-ATTACH_SECONDS_MAX = 20.0
+ATTACH_SECONDS_MAX = 60.0
 STREAMING = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
 SYNCHRONOUS = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'"
 

@@ -34,8 +34,6 @@ HERE = "tests.acceptance.replicas"
 REPLICAS = ("payment-1", "payment-2", "payment-3")
 ALONE = ("order", "shipping", "world")
 LEASE_SECONDS = 2.0
-DRAIN_DELAY_SECONDS = 0.6
-"""The proxy hears of it from the first answer that ends its connection, and ends the idle ones."""
 REST_SECONDS_MAX = 60.0
 """The last strike may have been a SIGSTOP: a lease, and what waits for repeats."""
 APART_SECONDS = 0.05
@@ -64,6 +62,8 @@ class Trial:
     seconds: float
     """When so much time is over, nothing more is offered or struck."""
     folder: Path
+    drain_delay_seconds: float = 0.6
+    """Meanwhile the proxy hears of the end from an answer, and lets go of idle connections."""
 
 
 @dataclass(slots=True)
@@ -120,7 +120,7 @@ class Replicas:
     def _replica(self, name: str) -> Server:
         arguments = ["payment", "--port", str(self.ports[name]), "--database", self.url]
         arguments += ["--lease-seconds", str(LEASE_SECONDS), *self._peers("payment")]
-        arguments += ["--drain-delay-seconds", str(DRAIN_DELAY_SECONDS)]
+        arguments += ["--drain-delay-seconds", str(self._trial.drain_delay_seconds)]
         return Server(name, self._module, arguments, self.log(name))
 
     def _alone(self, name: str) -> Server:

@@ -16,8 +16,9 @@ from aiohttp import web
 from stage import Http, Refused, Saga, Stage, Transient, Tx
 from tests.scenario.attacks.world import live, running_world
 from tests.scenario.chain import HOST, ORDER, Chain
+from tests.waits import until
 
-SECONDS_MAX = 8.0
+SECONDS_MAX = 20.0
 
 
 class Order(msgspec.Struct):
@@ -67,7 +68,7 @@ async def test_a_call_that_ends_cancelled_is_in_doubt(tmp_path: Path) -> None:
     async def refund(http: Http, saga: Saga[Order], charge: Any) -> None:
         await http.post("/undo/charge", json={})
 
-    async with running_world(tmp_path, stage, wait_seconds_max=2.0) as (chain, world):
+    async with running_world(tmp_path, stage, wait_seconds_max=SECONDS_MAX) as (chain, world):
         await chain.send("s-1")
         view = await ended(chain, "s-1")
         assert "compensated" == view["state"]
@@ -90,7 +91,7 @@ async def test_a_bug_before_the_first_request_is_no_doubt(
     async def refund(http: Http, saga: Saga[Order], charge: Any) -> None:
         await http.post("/undo/charge", json={})
 
-    async with running_world(tmp_path, stage, wait_seconds_max=4.0) as (chain, world):
+    async with running_world(tmp_path, stage, wait_seconds_max=SECONDS_MAX) as (chain, world):
         await chain.send("s-1", deadline=time.time() + 2.0)
         view = await ended(chain, "s-1")
         assert ("compensated", False) == (view["state"], view["parked"]), view
@@ -144,7 +145,7 @@ async def test_a_panic_ends_its_step_and_not_its_saga(
     @stage.effect(**rules, compensation=None, reason="no test undoes it")
     async def other(saga: Saga[Order]) -> None: ...
 
-    async with running_world(tmp_path, stage, wait_seconds_max=2.0) as (chain, _):
+    async with running_world(tmp_path, stage, wait_seconds_max=SECONDS_MAX) as (chain, _):
         async with asyncio.timeout(SECONDS_MAX):
             assert 409 == (await chain.send("s-1", PANICS))[0]
             assert 200 == (await chain.send("s-2"))[0]
@@ -188,7 +189,7 @@ async def test_a_panic_of_what_an_approval_shows_ends_its_saga_alone(tmp_path: P
         if saga.input.order_id == "panics":
             raise Panic("index out of range")
 
-    async with running_world(tmp_path, stage, wait_seconds_max=2.0) as (chain, _):
+    async with running_world(tmp_path, stage, wait_seconds_max=SECONDS_MAX) as (chain, _):
         async with asyncio.timeout(SECONDS_MAX):
             assert 409 == (await chain.send("s-1", PANICS))[0]
             assert 200 == (await chain.send("s-2"))[0]
@@ -209,7 +210,7 @@ async def test_an_output_that_exits_turns_its_saga_back(
             raise error
         return Charge("c-1")
 
-    async with running_world(tmp_path, stage, wait_seconds_max=2.0) as (chain, _):
+    async with running_world(tmp_path, stage, wait_seconds_max=SECONDS_MAX) as (chain, _):
         assert 409 == (await chain.send("s-1", {**ORDER, "order_id": "bad"}))[0]
         assert 200 == (await chain.send("s-2"))[0]
 
@@ -223,13 +224,12 @@ async def test_a_transaction_that_exits_fails_alone(tmp_path: Path) -> None:
         if saga.input.order_id == "bad":
             raise SystemExit
 
-    async with running_world(tmp_path, stage, wait_seconds_max=2.0) as (chain, _):
+    async with running_world(tmp_path, stage, wait_seconds_max=SECONDS_MAX) as (chain, _):
         async with asyncio.timeout(SECONDS_MAX):
             await chain.send("s-1", {**ORDER, "order_id": "bad"})
         async with asyncio.timeout(SECONDS_MAX):
             assert 200 == (await chain.send("s-2"))[0]
-        await asyncio.sleep(0.3)
-        assert 0 == live(chain)
+        await until(lambda: 0 == live(chain))
 
 
 async def test_a_result_that_is_not_of_its_type_is_found_when_it_is_made(tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ async def test_a_result_that_is_not_of_its_type_is_found_when_it_is_made(tmp_pat
     async def record(tx: Tx, saga: Saga[Order]) -> None:
         assert saga.result(charge).charge_id
 
-    async with running_world(tmp_path, stage, wait_seconds_max=3.0) as (chain, world):
+    async with running_world(tmp_path, stage, wait_seconds_max=SECONDS_MAX) as (chain, world):
         await chain.send("s-1")
         view = await ended(chain, "s-1")
         assert "compensated" == view["state"], view
@@ -280,7 +280,7 @@ async def test_an_output_that_raises_turns_the_saga_back(tmp_path: Path) -> None
     def charged(saga: Saga[Order]) -> Charge:
         raise LookupError("no such thing")
 
-    async with running_world(tmp_path, stage, wait_seconds_max=3.0) as (chain, world):
+    async with running_world(tmp_path, stage, wait_seconds_max=SECONDS_MAX) as (chain, world):
         status, _, body = await chain.send("s-1")
         view = await ended(chain, "s-1")
         assert "compensated" == view["state"], view
@@ -296,7 +296,7 @@ async def test_a_function_cannot_change_what_others_wrote(tmp_path: Path) -> Non
     async def reserve(tx: Tx, saga: Saga[Order]) -> None:
         saga.data["amount"] = 1  # type: ignore[index]  # the mistake
 
-    async with running_world(tmp_path, stage, wait_seconds_max=3.0) as (chain, _):
+    async with running_world(tmp_path, stage, wait_seconds_max=SECONDS_MAX) as (chain, _):
         await chain.send("s-1")
         shipped = await chain.shipped("s-1")
         assert shipped is None or 100 == shipped["data"]["amount"], shipped
@@ -375,7 +375,7 @@ async def test_a_reason_with_a_lone_surrogate_is_said_somehow(tmp_path: Path) ->
     async def reserve(tx: Tx, saga: Saga[Order]) -> None:
         raise Refused("caf\udce9")
 
-    async with running_world(tmp_path, stage, wait_seconds_max=2.0) as (chain, _):
+    async with running_world(tmp_path, stage, wait_seconds_max=SECONDS_MAX) as (chain, _):
         status, _, body = await chain.send("s-1")
         assert 409 == status, body
 
@@ -389,7 +389,7 @@ async def test_a_call_refused_with_a_lone_surrogate_is_said_somehow(tmp_path: Pa
         await http.post("/do/charge", json={})
         raise Refused("caf\udce9")
 
-    async with running_world(tmp_path, stage, wait_seconds_max=2.0) as (chain, _):
+    async with running_world(tmp_path, stage, wait_seconds_max=SECONDS_MAX) as (chain, _):
         await chain.send("s-1")
         view = await ended(chain, "s-1")
         assert "compensated" == view["state"], view
@@ -443,6 +443,6 @@ async def test_a_retry_after_that_is_no_number_does_not_lose_the_saga(tmp_path: 
     async def reserve(tx: Tx, saga: Saga[Order]) -> None:
         raise Transient("later", retry_after=float("nan"))
 
-    async with running_world(tmp_path, stage, wait_seconds_max=4.0) as (chain, _):
+    async with running_world(tmp_path, stage, wait_seconds_max=SECONDS_MAX) as (chain, _):
         status, _, body = await chain.send("s-1")
         assert 409 == status, body

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import ssl
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -27,12 +28,14 @@ from stage.inbound.aiohttp_server import Reports
 from stage.inbound.tls import ListenerFiles, ListenerTls
 from stage.outbound.transport import Transport
 from stage.ports.connection import Connection
+from stage.ports.file_marks import LOOK_SECONDS
 from stage.ports.operator import Operator, Role
 from stage.ports.stage import Lost
 from tests.certificates import DAY, Authority
 from tests.kits import Strikes
 from tests.scenario.attacks.names import bearer, token_of, write_accepted
 from tests.scenario.chain import AT, HOST, ORDER
+from tests.waits import HANG_SECONDS, until
 
 Pair = tuple[Path, Path]
 SECONDS = 0.5
@@ -360,28 +363,35 @@ async def test_an_authority_that_was_taken_out_lets_nobody_in(
     served: Served, tmp_path: Path
 ) -> None:
     """Its callers are out within two seconds, those with an open connection as well."""
+    assert LOOK_SECONDS < 2.0
     (tmp_path / "next").mkdir()
     order = served.ca.sign("a", "order")
     async with served.caller(order) as old:
         assert 202 == await old.start("order", "s-1")
         following = Authority(tmp_path / "next", "next")
         trusted = served.ca.file.read_bytes()
+        before = served.tls.in_force.trust
         served.ca.file.write_bytes(trusted + following.file.read_bytes())
-        await asyncio.sleep(2.1)
+        await until(lambda: before != served.tls.in_force.trust)
         assert 200 == await old.send("GET", "/sagas/s-1")  # both hold while it is rotated
         async with served.caller(order) as still:
             assert 200 == await still.send("GET", "/sagas/s-1")
             served.ca.file.write_bytes(following.file.read_bytes())
-            await asyncio.sleep(2.1)
-            assert 0 == await still.send("GET", "/sagas/s-1")
+
+            async def out() -> bool:
+                return 0 == await still.send("GET", "/sagas/s-1")
+
+            await until(out)
 
 
 async def test_a_connection_does_not_outlive_its_certificate(served: Served) -> None:
     """It was valid at the handshake; when its time is over, its caller has no name any more."""
-    short = served.ca.sign("short", "order", end=datetime.timedelta(seconds=2.5))
+    seconds = 5.0
+    over_at = time.time() + seconds
+    short = served.ca.sign("short", "order", end=datetime.timedelta(seconds=seconds))
     async with served.caller(short) as order:
         assert 202 == await order.start("order", "s-1")
-        await asyncio.sleep(3.0)
+        await asyncio.sleep(over_at - time.time() + 0.5)
         assert 401 == await order.send("GET", "/sagas/s-1")
 
 
@@ -410,7 +420,7 @@ async def test_a_handshake_that_does_not_end_is_counted_and_cut_off(tmp_path: Pa
         async with served.caller(served.ca.sign("a", "order")) as order:
             assert 202 == await order.start("order", "s-1")
         for reader, writer in silent:
-            async with asyncio.timeout(4.0):
+            async with asyncio.timeout(HANG_SECONDS):
                 assert b"" == await _until_closed(reader)
             writer.close()
 

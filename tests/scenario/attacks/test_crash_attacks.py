@@ -37,6 +37,7 @@ from stage.wire.envelope import Envelope
 from stage.wire.replies import CompensateRequest
 from tests.scenario.attacks.world import running_world
 from tests.scenario.chain import HOST, ORDER
+from tests.waits import HANG_SECONDS, until
 
 T = TypeVar("T")
 STARTS_MAX = RECOVERIES_MAX + 5
@@ -67,9 +68,18 @@ async def serve(folder: Path, port: int) -> Process:
         stdout=PIPE, stderr=PIPE, cwd=folder, env={**os.environ, "STAGE_LOG_FORMAT": "json"},
     )  # fmt: skip
     assert process.stdout is not None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG_SECONDS):
         await process.stdout.readline()
     return process
+
+
+async def is_parked(session: aiohttp.ClientSession, url: str) -> bool:
+    """Whether the stage is there and says so of the saga."""
+    try:
+        async with session.get(url) as response:
+            return bool((await response.json()).get("parked"))
+    except aiohttp.ClientError:
+        return False
 
 
 @pytest.mark.timeout(90)
@@ -85,39 +95,47 @@ async def test_a_saga_that_kills_the_process_is_parked(tmp_path: Path) -> None:
             headers = {"Content-Type": "application/json"}
             await session.post(url, data=body, headers=headers)
         deaths = 0
+        ended = asyncio.ensure_future(process.communicate())
+
+        async def ended_or_parked() -> bool:
+            return ended.done() or await is_parked(session, f"{url}/s-1")
+
         try:
-            for _ in range(STARTS_MAX):
-                try:
-                    async with asyncio.timeout(2.0):
-                        await process.wait()
-                except TimeoutError:
-                    break
+            await until(ended_or_parked)
+            while ended.done() and deaths < STARTS_MAX:
                 assert 9 == process.returncode  # it died where the function kills it
                 deaths += 1
                 process = await serve(tmp_path, port)
+                ended = asyncio.ensure_future(process.communicate())
+                await until(ended_or_parked)
             assert 1 <= deaths < STARTS_MAX, f"died {deaths} times and was never parked"
-            async with session.get(f"{url}/s-1") as response:
-                assert (await response.json())["parked"]
+            assert await is_parked(session, f"{url}/s-1")
         finally:
             if process.returncode is None:
                 process.kill()
-            await process.wait()
+            await ended  # until its pipe is closed too
 
 
 class SlowStore(MemoryStore):
     """Is slow to say that it has written."""
 
+    def __init__(self) -> None:
+        super().__init__(migrations=migration_folders(payment))
+        self.written = asyncio.Event()
+        """Set once the first unit is durable, which is not known yet."""
+
     async def transact(
         self, work: Callable[[Unit], Awaitable[T]], *, deferrable: bool = False
     ) -> T:
         value = await super().transact(work)
+        self.written.set()
         await asyncio.sleep(0.3)
         return value
 
 
 async def test_no_accepted_saga_is_answered_not_executed_at_the_stop(tmp_path: Path) -> None:
     """503 says not_executed: not while the accept is on its way to the disk (3.3, rule 8)."""
-    store = SlowStore(migrations=migration_folders(payment))
+    store = SlowStore()
     client = PeerClient(Transport(), clock=SystemClock())
     peers = http_peers(client, externals={"psp": "http://x"}, downstreams={}, upstreams={})
     engine = EmbeddedEngine(payment.bind(), store, peers, NullObserver())
@@ -132,7 +150,7 @@ async def test_no_accepted_saga_is_answered_not_executed_at_the_stop(tmp_path: P
             wait_seconds=5.0,
         )
     )
-    await asyncio.sleep(0.1)
+    await store.written.wait()
     assert await store.get("s-1") is not None  # the strike is between the commit and its news
     await engine.drain(0.0)
     answer: Any = None
@@ -193,8 +211,11 @@ async def test_nobody_waits_for_a_database_that_is_away_beyond_his_time(
             wait_seconds=0.6,
         )
     )
-    await asyncio.sleep(0.1)
-    assert await store.get("s-1") is not None
+
+    async def there() -> bool:
+        return await store.get("s-1") is not None
+
+    await until(there)
     store.away = True
     await asyncio.sleep(0.4)
     work: Awaitable[Any] = accepting
@@ -209,7 +230,7 @@ async def test_nobody_waits_for_a_database_that_is_away_beyond_his_time(
         )
     try:
         with suppress(StoreUnavailable, Unsettled):
-            async with asyncio.timeout(3.0):
+            async with asyncio.timeout(HANG_SECONDS):
                 await asyncio.shield(work)
     finally:
         store.away = False
@@ -254,7 +275,7 @@ async def test_recovery_keeps_to_the_limit_of_concurrency(tmp_path: Path) -> Non
     pause = 0.1
     async with running_world(tmp_path, stage, concurrency_max=10) as (chain, world):
         world.behaves["do/charge"] = slow
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(3 * HANG_SECONDS):
             for number in range(60):
                 await chain.until(f"s-{number}", lambda saga: saga["state"] == "completed")
         assert 1 <= most <= 10, most

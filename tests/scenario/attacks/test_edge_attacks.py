@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -12,11 +13,13 @@ from urllib.parse import urlencode
 import msgspec
 import pytest
 
+from stage import Http, Saga, Stage
 from stage.bootstrap import wiring
+from stage.demo.payment import payment
 from stage.wire.limits import Limits
 from tests.scenario.chain import HOST, ORDER, Chain, running_chain
 
-SECONDS_MAX = 5.0
+SECONDS_MAX = 20.0
 
 
 @pytest.fixture
@@ -29,12 +32,39 @@ def decoded(body: bytes) -> Any:
     return msgspec.json.decode(body)
 
 
+class Hold:
+    """A stage whose call goes on once it is let: until then its saga keeps its place."""
+
+    def __init__(self) -> None:
+        self.stage: Stage[dict[str, Any], Any] = Stage("payment", accepts=dict[str, Any])
+        self.begun, self.may_end = asyncio.Event(), asyncio.Event()
+
+        @self.stage.call(to="psp", timeout=60.0, compensation=None, reason="no test undoes it")
+        async def charge(http: Http, saga: Saga[dict[str, Any]]) -> None:
+            self.begun.set()
+            await self.may_end.wait()
+
+    @asynccontextmanager
+    async def by(self, chain: Chain, saga_id: str) -> AsyncIterator[None]:
+        """Send that saga, and let it end afterwards."""
+        self.begun.clear()
+        self.may_end.clear()
+        held = asyncio.create_task(chain.send(saga_id))
+        async with asyncio.timeout(SECONDS_MAX):
+            await self.begun.wait()
+        try:
+            yield
+        finally:
+            self.may_end.set()
+        assert 200 == (await held)[0]
+
+
 async def test_a_duplicate_of_a_finished_saga_is_replayed_after_the_deadline(chain: Chain) -> None:
     """504 says not_executed. It was executed: the stored answer is the only true one (3.3)."""
-    deadline = time.time() + 1.0
+    deadline = time.time() + 3.0
     first = await chain.send("s-1", deadline=deadline)
     assert 200 == first[0]
-    await asyncio.sleep(1.2)
+    await asyncio.sleep(deadline - time.time() + 0.2)
     again = await chain.send("s-1", deadline=deadline)
     assert (200, first[2]) == (again[0], again[2]), decoded(again[2])
 
@@ -48,16 +78,15 @@ async def test_a_budget_used_up_does_not_hide_what_was_executed(chain: Chain) ->
 
 async def test_a_duplicate_of_a_finished_saga_is_replayed_when_full(tmp_path: Path) -> None:
     """A replay runs nothing: 503 not_executed for an executed saga is untrue (3.3, rule 26)."""
-    async with running_chain(tmp_path, concurrency_max=1) as chain:
+    hold = Hold()
+    async with running_chain(tmp_path, stage=hold.stage, concurrency_max=1) as chain:
+        hold.may_end.set()
         first = await chain.send("s-1")
         assert 200 == first[0]
-        await chain.script(chain.psp, script="hang")
-        other = asyncio.create_task(chain.send("s-2"))
-        await chain.until("s-2", lambda saga: saga["steps"][1]["phase"] == "started")
-        again = await chain.send("s-1")
+        async with hold.by(chain, "s-2"):
+            assert 503 == (await chain.send("s-3"))[0]
+            again = await chain.send("s-1")
         assert (200, first[2]) == (again[0], again[2]), decoded(again[2])
-        await chain.script(chain.psp, script="ok")
-        await other
 
 
 async def test_a_deadline_at_the_edge_of_time_is_no_defect(chain: Chain) -> None:
@@ -71,7 +100,9 @@ async def test_a_deadline_at_the_edge_of_time_is_no_defect(chain: Chain) -> None
 @pytest.mark.parametrize("case", ["payload", "mismatch", "deadline", "busy"])
 async def test_every_problem_names_its_saga(tmp_path: Path, case: str) -> None:
     """Every error has the members saga_id and trace_id once the id is known (3.3, rule 24)."""
-    async with running_chain(tmp_path, concurrency_max=1) as chain:
+    hold = Hold()
+    stage = hold.stage if case == "busy" else payment
+    async with running_chain(tmp_path, stage=stage, concurrency_max=1) as chain:
         if case == "payload":
             answer = await chain.send("s-1", {"order_id": "o-1"})
         elif case == "mismatch":
@@ -80,12 +111,8 @@ async def test_every_problem_names_its_saga(tmp_path: Path, case: str) -> None:
         elif case == "deadline":
             answer = await chain.send("s-1", Saga_Budget_Ms="0")
         else:
-            await chain.script(chain.psp, script="hang")
-            other = asyncio.create_task(chain.send("s-2"))
-            await chain.until("s-2", lambda saga: saga["steps"][1]["phase"] == "started")
-            answer = await chain.send("s-1")
-            await chain.script(chain.psp, script="ok")
-            await other
+            async with hold.by(chain, "s-2"):
+                answer = await chain.send("s-1")
         assert answer[0] >= 400
         assert "s-1" == decoded(answer[2]).get("saga_id")
         assert decoded(answer[2]).get("trace_id")

@@ -16,6 +16,7 @@ from stage.ports.store import Filter
 from tests.kits import Strikes
 from tests.scenario.attacks.malformed import CORPUS, Malformed
 from tests.scenario.attacks.test_slow_clients import Served, defects, serving
+from tests.waits import HANG_SECONDS
 
 NO_BODY = b"HEAD "
 
@@ -25,7 +26,7 @@ async def answer_to(served: Served, sent: bytes) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(sent)
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_SECONDS):
             head = await reader.readuntil(b"\r\n\r\n")
             length = re.search(rb"(?i)\ncontent-length: (\d+)", head)
             if length is None or sent.startswith(NO_BODY):

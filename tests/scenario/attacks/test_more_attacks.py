@@ -16,6 +16,7 @@ from stage.core.errors import ConfigurationError
 from stage.store.sqlite.store import SqliteStore
 from tests.scenario.attacks.world import running_world
 from tests.scenario.chain import HOST, SERVICE, running_chain
+from tests.waits import HANG_SECONDS
 
 
 class Order(msgspec.Struct):
@@ -60,7 +61,7 @@ async def test_a_body_that_stalls_is_answered_408(tmp_path: Path) -> None:
             b"POST /sagas HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
             b"Content-Length: 100\r\n\r\n{"
         )
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_SECONDS):
             head = await reader.readuntil(b"\r\n\r\n")
         writer.close()
         assert head.startswith(b"HTTP/1.1 408"), head

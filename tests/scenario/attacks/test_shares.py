@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Coroutine, Iterable
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -11,32 +14,46 @@ import pytest
 from stage.engine.saga import tombstones
 from stage.engine.saga.tombstones import Allowance
 from tests.scenario.chain import SERVICE, Chain, running_chain
+from tests.waits import HANG_SECONDS
 
 PLACES = 40
 HANG = {"script": "hang"}
 
 
-async def joined(chain: Chain, saga_id: str, count: int) -> list[asyncio.Task[tuple[int, bytes]]]:
-    async def send() -> tuple[int, bytes]:
-        status, _, body = await chain.send(saga_id, Prefer="wait=2")
-        return status, body
+Sent = asyncio.Task[tuple[int, Any, bytes]]
 
-    tasks = [asyncio.create_task(send()) for _ in range(count)]
-    await asyncio.sleep(0.5)
-    return tasks
+
+@asynccontextmanager
+async def hung(
+    requests: Iterable[Coroutine[Any, Any, tuple[int, Any, bytes]]], places: int
+) -> AsyncIterator[set[Sent]]:
+    """Those that found no place, once no more than `places` of all requests wait."""
+    sent = [asyncio.create_task(request) for request in requests]
+    pending = set(sent)
+    async with asyncio.timeout(HANG_SECONDS):
+        while len(pending) > places:
+            _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+    assert pending, "all were turned away: nothing holds a place"
+    try:
+        yield {*sent} - pending
+    finally:
+        for each in sent:
+            each.cancel()
+        await asyncio.wait(sent)
 
 
 async def test_duplicates_of_a_hung_saga_keep_nobody_out(tmp_path: Path) -> None:
     """More of them than there are places: others are served, and nobody hears `not_executed`."""
     async with running_chain(tmp_path, requests_max=PLACES, drain_seconds=0.1) as chain:
         await chain.script(chain.shipping, **HANG)
-        duplicates = await joined(chain, "s-1", 2 * PLACES)
-        await chain.script(chain.shipping, script="accept")
-        assert 200 == (await chain.admitted("s-2"))[0]
-        answers = await asyncio.gather(*duplicates)
-        refused = [msgspec.json.decode(body) for status, body in answers if status == 503]
-        assert refused, answers
-        assert {"unknown"} == {problem["outcome"] for problem in refused}
+        duplicates = (chain.send("s-1", Prefer="wait=25") for _ in range(2 * PLACES))
+        async with hung(duplicates, PLACES) as refused:
+            await chain.script(chain.shipping, script="accept")
+            assert 200 == (await chain.admitted("s-2"))[0]
+        answers = [each.result() for each in refused]
+        assert {(503, "unknown")} == {
+            (status, msgspec.json.decode(body)["outcome"]) for status, _, body in answers
+        }
         assert (await chain.view("s-1"))["state"] in ("active", "completed")
 
 
@@ -44,36 +61,23 @@ async def test_names_that_nobody_configured_leave_half_of_the_places(tmp_path: P
     """A stranger's hung sagas do not keep out the upstream."""
     async with running_chain(tmp_path, requests_max=PLACES, drain_seconds=0.1) as chain:
         await chain.script(chain.shipping, **HANG)
-        hung = [
-            asyncio.create_task(chain.send(f"x-{n}", via=f"x{n}", Prefer="wait=3"))
-            for n in range(PLACES)
-        ]
-        await asyncio.sleep(0.5)
-        await chain.script(chain.shipping, script="accept")
-        assert 200 == (await chain.send("s-1"))[0]
-        statuses = [answer[0] for answer in await asyncio.gather(*hung)]
-        assert statuses.count(503) >= PLACES // 2
+        strangers = (chain.send(f"x-{n}", via=f"x{n}", Prefer="wait=25") for n in range(PLACES))
+        async with hung(strangers, PLACES // 2) as refused:
+            await chain.script(chain.shipping, script="accept")
+            assert 200 == (await chain.send("s-1"))[0]
+        assert {503} == {each.result()[0] for each in refused}
 
 
 async def test_queries_that_wait_keep_no_saga_out(tmp_path: Path) -> None:
     """Beyond the limit they are answered at once; they take no place of a start."""
     async with running_chain(tmp_path, requests_max=PLACES, drain_seconds=0.1) as chain:
         await chain.script(chain.shipping, **HANG)
-        await chain.send("s-1", Prefer="respond-async")
+        assert 202 == (await chain.send("s-1", Prefer="respond-async"))[0]
         url = f"{chain.stage}/sagas/s-1"
-        waits = [
-            asyncio.create_task(chain.request("GET", url, Prefer="wait=25"))
-            for _ in range(2 * PLACES)
-        ]
-        pending = set(waits)
-        async with asyncio.timeout(20):
-            while len(pending) > PLACES:
-                _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-        await chain.script(chain.shipping, script="accept")
-        assert 200 == (await chain.send("s-2"))[0]
-        for wait in pending:
-            wait.cancel()
-        await asyncio.wait(waits)
+        waits = (chain.request("GET", url, Prefer="wait=25") for _ in range(2 * PLACES))
+        async with hung(waits, PLACES):
+            await chain.script(chain.shipping, script="accept")
+            assert 200 == (await chain.send("s-2"))[0]
 
 
 async def test_a_compensation_is_not_shed_with_the_starts(chain: Chain) -> None:

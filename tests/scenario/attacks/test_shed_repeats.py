@@ -17,6 +17,7 @@ from stage.inbound.unparsed import key_in
 from stage.wire.envelope import Envelope, TrailEntry, encode_envelope
 from tests.scenario.attacks.test_slow_clients import Client, Served, ended, serving
 from tests.scenario.chain import HOST, ORDER, Chain, running_chain
+from tests.waits import HANG_SECONDS
 
 SHED = 1e-9
 """A rate of starts that admits none."""
@@ -79,14 +80,17 @@ async def test_a_repeat_while_its_caller_has_its_share_is_not_denied(tmp_path: P
     async with running_chain(tmp_path, requests_max=2, drain_seconds=0.1) as chain:
         await chain.send("s-1")
         await chain.script(chain.shipping, script="hang")
-        hung = [asyncio.create_task(chain.send(f"h-{n}", Prefer="wait=2")) for n in range(2)]
-        await chain.until("h-1", lambda saga: saga["state"] == "active")
+        hung = [asyncio.create_task(chain.send(f"h-{n}", Prefer="wait=25")) for n in range(2)]
+        for saga_id in ("h-0", "h-1"):
+            await chain.until(saga_id, lambda saga: saga["state"] == "active")
 
         answers = [await chain.send("s-1"), await chain.send("s-1", via="stranger")]
 
         for status, _, body in answers:
             assert (503, "unknown") == (status, outcome(body)), body
-        await asyncio.gather(*hung)
+        for each in hung:
+            each.cancel()
+        await asyncio.wait(hung)
 
 
 async def test_while_the_database_is_away_nothing_is_said_of_a_saga(
@@ -127,7 +131,7 @@ async def test_a_whole_start_is_looked_up_before_it_is_shed(tmp_path: Path) -> N
     async def said(client: Client, saga_id: str, *, key: bool = True) -> tuple[int, str]:
         reader, writer = client
         writer.write(start(saga_id, key=key))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             head = await reader.readuntil(b"\r\n\r\n")
             length = int(re.search(rb"(?i)content-length: (\d+)", head)[1])  # type: ignore[index]
             return int(head.split()[1]), outcome(await reader.readexactly(length))
@@ -184,7 +188,7 @@ async def test_starts_that_come_in_one_turn_are_not_all_parsed(
 
 async def code_of(client: Client) -> tuple[int, bytes]:
     """The code of the next answer, and its head."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         head = await client[0].readuntil(b"\r\n\r\n")
         length = int(re.search(rb"(?i)content-length: (\d+)", head)[1])  # type: ignore[index]
         await client[0].readexactly(length)

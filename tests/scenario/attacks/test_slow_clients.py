@@ -7,8 +7,8 @@ import logging
 import socket
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import cast
 
@@ -25,12 +25,14 @@ from stage.inbound.aiohttp_connection import GIVE_WAY_SECONDS, BoundedProtocol, 
 from stage.inbound.aiohttp_runner import BoundedRunner
 from stage.inbound.aiohttp_server import BoundedServer, Reports
 from stage.telemetry.null import NullObserver
+from tests.kept_port import kept_port
 from tests.scenario.chain import HOST
+from tests.waits import HANG_SECONDS, until
 
 SECONDS = 0.5
 """Instead of ten."""
-GONE_SECONDS = SECONDS + 2.0
-"""The time, one sweep, and room for a busy machine."""
+GONE_SECONDS = HANG_SECONDS
+"""Far less than the time of an idle connection, and room for a busy machine."""
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 Client = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -49,6 +51,17 @@ class Served:
         """Until it is set, the drain goes on."""
         self.clients: list[Client] = []
 
+    @contextmanager
+    def timeless(self) -> Iterator[None]:
+        """No time of a connection goes by, however long a busy machine takes."""
+        now = self.server.now
+        at = now()
+        self.server.now = lambda: at
+        try:
+            yield
+        finally:
+            self.server.now = now
+
     async def connect(self) -> Client:
         self.clients.append(await asyncio.open_connection(HOST, self.port))
         return self.clients[-1]
@@ -59,6 +72,11 @@ class Served:
         client[1].write(data)
         return client
 
+    @property
+    def waiting(self) -> int:
+        """Connections of which no request is being answered."""
+        return sum(self.server.is_waiting(each) for each in self.server.connections)  # type: ignore[arg-type]
+
     async def until(self, holds: Callable[[], bool]) -> None:
         """Return once that holds of the connections, which tell nobody when they close."""
         while not holds():  # noqa: ASYNC110
@@ -66,7 +84,7 @@ class Served:
 
     async def healthy(self) -> bool:
         reader, writer = await self.say(HEAD)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_SECONDS):
             head = await reader.readuntil(b"\r\n\r\n")
         writer.close()
         return head.startswith(b"HTTP/1.1 200")
@@ -89,8 +107,19 @@ async def serving(
     seconds: float = SECONDS,
     idle_seconds: float = 75.0,
 ) -> AsyncIterator[Served]:
-    with socket.create_server((HOST, 0)) as free:
-        dead = f"http://{HOST}:{free.getsockname()[1]}"
+    limits = ServerLimits(
+        connections_max=connections_max,
+        head_seconds_max=seconds,
+        answer_seconds_max=seconds,
+        idle_seconds_max=idle_seconds,
+    )
+    with kept_port() as port:
+        async with _serving(folder, f"http://{HOST}:{port}", limits) as served:
+            yield served
+
+
+@asynccontextmanager
+async def _serving(folder: Path, dead: str, limits: ServerLimits) -> AsyncIterator[Served]:
     config = Config(
         auth="none",
         database=f"sqlite:///{folder / 'payment.db'}",
@@ -98,12 +127,6 @@ async def serving(
         downstreams={"shipping": dead},
     )
     app = build_app(payment, config, observer=Defects())
-    limits = ServerLimits(
-        connections_max=connections_max,
-        head_seconds_max=seconds,
-        answer_seconds_max=seconds,
-        idle_seconds_max=idle_seconds,
-    )
     turned_away: list[int] = []
     drained = asyncio.Event()
     drained.set()
@@ -179,7 +202,7 @@ async def test_a_connection_between_two_requests_is_kept(tmp_path: Path) -> None
         await reader.readuntil(b'"ok"}')
         await asyncio.sleep(SECONDS + 1.2)
         writer.write(HEAD)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_SECONDS):
             assert b"200" in await reader.readuntil(b'"ok"}')
 
 
@@ -188,16 +211,13 @@ async def test_an_answer_that_nobody_reads_is_given_up(tmp_path: Path) -> None:
     async with serving(tmp_path) as served:
         ask = b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
         clients = [await served.connect() for _ in range(5)]
-        for _, writer in clients:
-            writer.transport.pause_reading()  # type: ignore[attr-defined]
-            writer.write(ask * 400)
-        await asyncio.sleep(0.2)
-        assert 5 == len(served.server.connections)  # all are stuck
-        for _ in range(150):
-            if not served.server.connections:
-                break
-            await asyncio.sleep(0.1)
-        assert 0 == len(served.server.connections)
+        with served.timeless():
+            for _, writer in clients:
+                writer.transport.pause_reading()  # type: ignore[attr-defined]
+                writer.write(ask * 400)
+            await asyncio.sleep(0.2)
+            assert 5 == len(served.server.connections)  # all are stuck
+        await until(lambda: not served.server.connections)
         assert await served.healthy()
 
 
@@ -219,9 +239,9 @@ async def test_where_all_are_busy_a_new_connection_is_answered_503(tmp_path: Pat
     async with serving(tmp_path, connections_max=10) as served:
         body = b"POST /sagas HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
         busy = [await served.say(body + b"Content-Length: 100\r\n\r\n{") for _ in range(10)]
-        await asyncio.sleep(0.2)
+        await served.until(lambda: 10 == len(served.server.connections) - served.waiting)
         reader, _ = await served.connect()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_SECONDS):
             answer = await reader.read()
         head, _, problem = answer.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 503") and b"Retry-After: 1" in head
@@ -252,7 +272,7 @@ async def test_bytes_that_are_no_http_get_a_problem_and_are_quoted_nowhere(
     caplog.set_level(logging.INFO)
     async with serving(tmp_path) as served:
         reader, _ = await served.say(made())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_SECONDS):
             answer = await reader.read()
         head, _, problem = answer.partition(b"\r\n\r\n")
         assert b"400" == head.split()[1], answer
@@ -288,11 +308,14 @@ async def test_a_compressed_body_is_never_unpacked(tmp_path: Path, path: str) ->
         url = f"http://{HOST}:{served.port}{path}"
         async with session.post(url, data=b"{}", headers=headers) as response:
             await response.read()
-        began = time.process_time()
-        async with session.post(url, data=bomb, headers=headers) as response:
-            assert response.status in ({415} if "sagas" in path else {404, 405})
-            assert "stage" == response.headers["Server"]
-        assert 0.1 > time.process_time() - began
+        took: list[float] = []
+        for _ in range(3):
+            began = time.process_time()
+            async with session.post(url, data=bomb, headers=headers) as response:
+                assert response.status in ({415} if "sagas" in path else {404, 405})
+                assert "stage" == response.headers["Server"]
+            took.append(time.process_time() - began)
+        assert 0.1 > min(took)  # what else the process does counts as well
 
 
 @pytest.mark.blocking
@@ -304,10 +327,11 @@ async def test_a_connection_that_nobody_has_accepted_is_answered_before_the_end(
         clients = [socket.create_connection((HOST, served.port)) for _ in range(20)]
         for client in clients[:10]:
             client.sendall(HEAD)  # the event loop does not run: nobody has accepted it
-        ending = asyncio.create_task(served.runner.cleanup())
-        await asyncio.sleep(0.1)
-        for client in clients[10:]:
-            client.sendall(HEAD)
+        with served.timeless():
+            ending = asyncio.create_task(served.runner.cleanup())
+            await asyncio.sleep(0.1)
+            for client in clients[10:]:
+                client.sendall(HEAD)
         await ending
         for client in clients:
             with client:
@@ -342,7 +366,7 @@ async def test_a_request_that_comes_as_its_connection_is_closed_is_answered(
             late.setblocking(False)
             late.sendall(HEAD)  # nothing is awaited until the connection is closed
             served.server.pre_shutdown()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(HANG_SECONDS):
                 head = await asyncio.get_running_loop().sock_recv(late, 65_536)
 
     assert head.startswith(b"HTTP/1.1 200")
@@ -359,7 +383,7 @@ async def test_the_other_side_of_an_idle_connection_hears_of_its_end_at_once(
             await served.until(lambda: bool(served.server.connections))
             idle.setblocking(False)
             loop = asyncio.get_running_loop()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(HANG_SECONDS):
                 assert await loop.sock_recv(idle, 65_536)
                 [protocol] = served.server.connections
                 assert isinstance(protocol, BoundedProtocol)
@@ -385,7 +409,7 @@ async def test_the_rest_of_an_answer_reaches_its_reader_as_its_connection_is_clo
 
         served.server.pre_shutdown()
 
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             assert length == len(await reader.read())
 
 
@@ -396,7 +420,7 @@ async def test_a_connection_without_a_request_is_closed_before_the_drain(tmp_pat
         await reader.readuntil(b'"ok"}')
         served.drained.clear()
         ending = asyncio.create_task(served.runner.cleanup())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_SECONDS):
             assert b"" == await reader.read()
         writer.close()
         assert not ending.done()

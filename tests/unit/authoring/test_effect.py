@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import msgspec
@@ -25,7 +25,7 @@ class Order(msgspec.Struct):
     amount: int
 
 
-def stage_of(work: Callable[[Saga[Order]], Awaitable[Any]]) -> Stage[Order, Any]:
+def stage_of(work: Callable[[Saga[Order]], Coroutine[Any, Any, Any]]) -> Stage[Order, Any]:
     stage: Stage[Order, Any] = Stage("store", accepts=Order)
     stage.effect(to="s3", compensation=None, reason="kept", never_retry={KeyError})(work)
     return stage

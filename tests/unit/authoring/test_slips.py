@@ -54,6 +54,21 @@ class Count:
 
 NUMBERS = iter(range(9))
 
+def body_by_dice(saga):
+    return {"n": random.random()}
+
+async def ask(client):
+    return await client.post("/charges")
+
+async def believe(client, of):
+    answer = await client.post("/charges", json={"n": of.input.amount})
+    if answer.status == 404:
+        raise Refused("no")
+    return answer
+
+async def drop_all(tx):
+    await tx.execute("DELETE FROM payment")
+
 async def post_elsewhere():
     async with aiohttp.ClientSession() as session:
         await session.post("http://psp/charges")
@@ -72,6 +87,11 @@ CALL = """
 async def charge(http: Http, saga: Saga[Order]) -> Charge:
     HERE
     return Charge(answer.json()["id"])
+"""
+ANY_CALL = """
+@pay.call(to="psp", compensation=None, reason="of a test")
+async def charge(http: Http, saga: Saga[Order]):
+    HERE
 """
 CHARGE = """
 @pay.call(to="psp")
@@ -92,6 +112,7 @@ async def find(http: Http, saga: Saga[Order]) -> Charge | None:
     HERE
     return Charge(answer.json()["id"])
 """
+PROBE_BY_ID = PROBE.replace("HERE", 'answer = await http.get(f"/charges/{saga.id}")')
 RIGHT_UNDO = UNDO.replace(
     "HERE", 'answer = await http.post("/refunds", json={"key": saga.key_of(charge)})'
 )
@@ -457,6 +478,15 @@ SLIPS: dict[str, tuple[str, str, str, str]] = {
         "error: .*holds a value of the saga in its text.*give it as a parameter",
         'await tx.execute("DELETE FROM payment WHERE id = $1", saga.input.order_id)',
     ),
+    "a statement with a value that is formatted": (
+        TRANSACTION,
+        """await tx.execute("DELETE FROM payment WHERE id = '{}'".format(saga.input.order_id))""",
+        "error: .*holds a value of the saga in its text.*give it as a parameter",
+        (
+            'places = ", ".join(f"${n}" for n in range(1, len(saga.input.order_id) + 1))\n'
+            '    await tx.execute(f"DELETE FROM payment WHERE id IN ({places})", "a")'
+        ),
+    ),
     "a tuple of parameters": (
         TRANSACTION,
         'await tx.execute("DELETE FROM payment WHERE id = ?", (saga.id,))',
@@ -504,6 +534,217 @@ SLIPS: dict[str, tuple[str, str, str, str]] = {
         "print(saga.input)",
         r"warning: .*saga\.input stands in a log line",
         "print(saga.id)",
+    ),
+    "a path that another name holds": (
+        CALL,
+        (
+            "ref = str(uuid.uuid4())\n    body: dict = {}\n    body['ref'] = ref\n"
+            '    answer = await http.post("/charges", json=body)'
+        ),
+        r"warning: .*uuid\.uuid4\(\) makes another request",
+        (
+            "ref = saga.key\n    body: dict = {}\n    body['ref'] = ref\n"
+            '    answer = await http.post("/charges", json=body)'
+        ),
+    ),
+    "a path of a hash": (
+        CALL,
+        'answer = await http.put(f"/charges/{hash(saga.id)}")',
+        r"warning: .*hash\(saga\.id\) makes another request",
+        'answer = await http.put(f"/charges/{len(saga.id)}")',
+    ),
+    "a body by a function of dice": (
+        CALL,
+        'answer = await http.post("/charges", json=body_by_dice(saga))',
+        r"warning: pay\.py:3\d: random\.random\(\) makes another request",
+        'answer = await http.post("/charges", json={"n": saga.key})\n    body_by_dice(saga)',
+    ),
+    "a decision by the clock": (
+        CALL,
+        (
+            "now = time.time()\n    if now > saga.input.amount:\n"
+            f'        raise Refused("too late")\n    {POST}'
+        ),
+        r"warning: .*time\.time\(\) decides otherwise when this runs again.*read saga\.result",
+        f"now = time.time()\n    {ASKED}print(time.time() - now)",
+    ),
+    "a probe by the clock": (
+        CHARGE + PROBE + RIGHT_UNDO,
+        (
+            'answer = await http.get(f"/c/{saga.key}")\n'
+            "    if time.time() > saga.input.amount:\n        return None"
+        ),
+        r"warning: .*time\.time\(\) decides otherwise",
+        'answer = await http.get(f"/c/{saga.key}")',
+    ),
+    "a task for a request": (
+        CALL,
+        (
+            'answer, _ = await asyncio.gather(http.post("/charges"), asyncio.sleep(0))\n'
+            "    SEEN.get(1)"
+        ),
+        r"error: .*asyncio\.gather\(\.\.\.\) puts a request into a task.*together='word'",
+        f"await asyncio.gather(asyncio.sleep(0))\n    {POST}",
+    ),
+    "a task for a function that asks": (
+        CALL,
+        "answer = await asyncio.create_task(ask(http))",
+        r"error: .*asyncio\.create_task\(\.\.\.\) puts a request into a task",
+        "answer = await ask(http)",
+    ),
+    "a task for a request that is kept": (
+        CALL,
+        'asked = http.post("/charges")\n    (answer,) = await asyncio.gather(asked)',
+        r"error: .*asyncio\.gather\(\.\.\.\) puts a request into a task",
+        'asked = http.post("/charges")\n    answer = await asked',
+    ),
+    "an answer that is returned whatever it says": (
+        ANY_CALL,
+        f"{ASKED}return answer.json()",
+        r"warning: .*return answer\.json\(\) takes every JSON for a success.*\.json\(\)\['id'\]",
+        f"{ASKED}return answer.json()['id']",
+    ),
+    "a member that may be missing": (
+        ANY_CALL,
+        f'{ASKED}return answer.json().get("id")',
+        r"warning: .*takes every JSON for a success",
+        f'{ASKED}if answer.status != 201:\n        raise Transient("no")\n    return answer.json()',
+    ),
+    "a code that a function of its own believes": (
+        CALL,
+        "answer = await believe(http, saga)",
+        r"warning: pay\.py:3\d: answer\.status == 404 believes a code alone",
+        "answer = await ask(http)",
+    ),
+    "a statement of a function of its own": (
+        TRANSACTION,
+        "await drop_all(tx)",
+        r"warning: pay\.py:4\d: DELETE changes every row of payment.*with saga\.id",
+        "await tx.execute('DELETE FROM payment WHERE id = $1', saga.id)",
+    ),
+    "a commit": (
+        TRANSACTION,
+        "await tx.commit()",
+        r"error: .*tx has no commit\(\): the stage commits with the journal entry.*leave it out",
+        'await tx.fetchval("SELECT 1")',
+    ),
+    "a method of another driver": (
+        TRANSACTION,
+        'await tx.fetchrow("SELECT 1")',
+        r"error: .*tx has no fetchrow\(\): it has execute, executemany, fetchall, fetchone",
+        'await tx.fetchone("SELECT 1")',
+    ),
+    "a method of another client": (
+        CALL,
+        f'await http.head("/charges")\n    {POST}',
+        r"error: .*http has no head\(\): it has delete, get, patch, post, put, request",
+        POST,
+    ),
+    "a statement that a name holds": (
+        TRANSACTION,
+        (
+            "order = saga.input\n"
+            """    sql = "DELETE FROM payment WHERE id = '%s'" % order.order_id\n"""
+            "    await tx.execute(sql)"
+        ),
+        "error: .*holds a value of the saga in its text.*give it as a parameter",
+        (
+            "order = saga.input\n"
+            '    table = "payment" if order.card else "stock"\n'
+            '    sql = f"DELETE FROM {table} WHERE id = $1"\n'
+            "    await tx.execute(sql, order.order_id)"
+        ),
+    ),
+    "an error of a call that is a no": (
+        CALL,
+        f'try:\n        {POST}\n    except Exception:\n        raise Refused("no") from None',
+        "warning: .*takes an answer that nobody understood, or none, for a no.*let other errors",
+        f'try:\n        {POST}\n    except Exception:\n        raise Transient("no") from None',
+    ),
+    "an answer that cannot be read and is a no": (
+        CALL,
+        (
+            f'{ASKED}try:\n        n = answer.json()["n"]\n'
+            '    except (KeyError, ValueError):\n        raise Refused("no")'
+        ),
+        "warning: .*takes an answer that nobody understood, or none, for a no",
+        f'{ASKED}try:\n        n = answer.json()["n"]\n    except KeyError:\n        raise',
+    ),
+    "a time-out of an effect that is a no": (
+        EFFECT,
+        'try:\n        await push(1)\n    except TimeoutError:\n        raise Refused("no")',
+        "warning: .*takes an answer that nobody understood, or none, for a no",
+        'try:\n        await push(1)\n    except LookupError:\n        raise Refused("no")',
+    ),
+    "a time-out of an effect that is a yes": (
+        EFFECT,
+        "try:\n        await push(1)\n    except (TimeoutError, OSError):\n        pass",
+        "warning: .*takes a time-out or a broken connection for an end.*let it out",
+        "try:\n        await push(1)\n    except TimeoutError:\n        await push(2)",
+    ),
+    "a probe that finds nothing in a page": (
+        CHARGE + PROBE + RIGHT_UNDO,
+        (
+            'answer = await http.get(f"/c/{saga.key}")\n'
+            "    try:\n        answer.json()['id']\n    except KeyError:\n        return None"
+        ),
+        'warning: .*takes an answer that nobody understood for "not there"',
+        (
+            'answer = await http.get(f"/c/{saga.key}")\n'
+            "    try:\n        answer.json()['id']\n    except KeyError:\n        raise"
+        ),
+    ),
+    "a search that finds nothing in a page": (
+        CHARGE + PROBE + RIGHT_UNDO,
+        (
+            'answer = await http.get("/c", params={"key": saga.key})\n'
+            '    found = answer.json().get("data", [])\n    if not found:\n        return None'
+        ),
+        r"warning: .*finds nothing in a page of a gateway.*read answer\.json\(\)\['data'\]",
+        (
+            'answer = await http.get("/c", params={"key": saga.key})\n'
+            '    found = answer.json()["data"]\n    if not found:\n        return None'
+        ),
+    ),
+    "a search whose body a name holds": (
+        CHARGE + PROBE + RIGHT_UNDO,
+        (
+            'answer = await http.get("/c", params={"key": saga.key})\n'
+            '    body = answer.json()\n    if not (body.get("data") or []):\n        return None'
+        ),
+        r"warning: .*finds nothing in a page of a gateway.*read body\['data'\]",
+        (
+            'answer = await http.get("/c", params={"key": saga.key})\n'
+            '    body = answer.json()\n    if not body["data"]:\n        return None'
+        ),
+    ),
+    "an amount that is divided": (
+        CALL,
+        'answer = await http.post("/charges", json={"amount": saga.input.amount / 100})',
+        r"warning: .*saga\.input\.amount / 100 makes a float of a whole number of money",
+        'answer = await http.post("/charges", json={"amount": saga.input.amount // 100})',
+    ),
+    "an amount that is made a float": (
+        CALL,
+        'answer = await http.post("/charges", json={"amount": float(saga.input.amount)})',
+        r"warning: .*float\(saga\.input\.amount\) makes a float of a whole number of money",
+        'answer = await http.post("/charges", json={"amount": int(saga.input.amount)})',
+    ),
+    "a share of an amount": (
+        TRANSACTION,
+        'total = saga.input.amount\n    await tx.fetchval("SELECT $1", round(total * 0.029))',
+        r"warning: .*total \* 0\.029 makes a float of a whole number of money",
+        'total = saga.input.amount\n    await tx.fetchval("SELECT $1", total * 29 // 1000)',
+    ),
+    "an undo without a look": (
+        CHARGE.replace('"psp"', '"psp", idempotent=False') + PROBE_BY_ID + UNDO,
+        'answer = await http.post("/refunds", json={"key": saga.key_of(charge)})',
+        r"warning: .*charge says idempotent=False, and its undo is asked again.*Look first",
+        (
+            'answer = await http.get(f"/refunds/{saga.key_of(charge)}")\n'
+            '    if "refunded" not in answer.json():\n'
+            '        answer = await http.post("/refunds", json={"key": saga.key_of(charge)})'
+        ),
     ),
     "a secret of the environment": (
         CALL,

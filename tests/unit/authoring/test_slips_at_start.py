@@ -285,6 +285,8 @@ def test_a_result_without_a_type_has_to_come_back_as_it_was() -> None:
         return {}
 
     assert b'{"id":"c"}' == charge.encode_result({"id": "c"})
+    with pytest.raises(TypeError, match="returned dict: JSON has no nan"):
+        charge.encode_result({"amount": float("nan")})
     with pytest.raises(TypeError, match=r"declares no type, .* annotate what it returns"):
         charge.encode_result(Charge("c"))
 

@@ -12,6 +12,7 @@ from stage import Declined, Landed, NotVerified, Stage, Webhook
 from stage.authoring.webhook import run_webhook
 from stage.core.errors import DeclarationError, StageError
 from stage.ports.webhook import WebhookRequest
+from stage.wire.flood import EXPONENTS_OF_ANSWERS_MAX
 
 NEW, OLD = b"whsec-new", b"whsec-old"
 BODY = b'{"id":"ch-1"}'
@@ -54,6 +55,14 @@ def test_every_configured_secret_verifies(secret: bytes) -> None:
 def test_a_webhook_that_proves_nothing_is_refused(wrong: WebhookRequest) -> None:
     with pytest.raises(NotVerified):
         run_webhook("", ended, wrong)
+
+
+def test_a_webhook_that_takes_long_to_read_is_refused() -> None:
+    """Also by a function that reads it before it has verified it: anybody may send one."""
+    numbers = b",".join([b"1e308"] * (EXPONENTS_OF_ANSWERS_MAX + 1))
+    hook = Webhook(request(body=b'{"id":[%s]}' % numbers))
+    with pytest.raises(NotVerified, match="large exponent"):
+        hook.json()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
-from unittest.mock import Mock, call
+from unittest import mock
 
 import msgspec
 import pytest
@@ -297,10 +297,10 @@ def test_a_webhook_without_its_secret_is_a_note_and_a_warning_at_start(
         config = load({"auth": "none", "externals": externals}, {})
         notes = [each for each in check_stage(payment, config).findings if text in each.text]
         assert [Level.NOTE] * wanting == [each.level for each in notes]
-        log = Mock()
+        log = mock.Mock()
         monkeypatch.setattr(logs, "default_logger", lambda log=log: log)
         credentials_of(payment, config, warns=True)
-        assert [call("webhook_without_secret", detail=each.text) for each in notes] == (
+        assert [mock.call("webhook_without_secret", detail=each.text) for each in notes] == (
             log.warning.call_args_list
         )
         externals.append(f"psp.webhook_secret_file={secret}")

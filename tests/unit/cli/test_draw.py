@@ -133,7 +133,7 @@ def test_groups_are_drawn_with_those_that_wait_for_a_person_first() -> None:
     parked = replace(waits, parked_cause="in_doubt", sagas=2, oldest_seconds=3.4)
     asked = replace(waits, step="risk", peer=None, approval=True)
     drawn = draw_groups(GroupsView(groups=[waits, parked, asked])).splitlines()
-    assert ["approval", "risk", "-"] == drawn.pop(2).split()[:3]
+    assert ["awaits_approval", "risk", "-"] == drawn.pop(2).split()[:3]
     assert ["in_doubt", "charge", "externals.psp", "forward", "2", "3", "s"] == drawn[1].split()
     assert ["waits", "charge", "externals.psp", "forward", "5000", "2", "h"] == drawn[2].split()
 
@@ -160,8 +160,8 @@ def test_the_stage_is_drawn_with_its_figures() -> None:
     )  # fmt: skip
     drawn = draw_now(now)
     assert "ready; under way 3, in doubt 1, parked 2, undo delayed: 2 h" in drawn
-    assert "3 active, 9 completed\n2 await approval at risk, the oldest for 2 h;" in drawn
-    assert "risk, the oldest for 2 h; silence is a no in 5 min\n" in drawn
+    assert "3 active, 9 completed\n2 await approval at risk, the oldest for 2.5 h;" in drawn
+    assert "risk, the oldest for 2.5 h; silence is a no in 5 min\n" in drawn
     assert "last hour: 90.0 % completed\n1 turned back at charge: no" in drawn
     assert drawn.endswith("sagas 3 of 1000, database 4.1 MB, wal 0.0 MB, 2 replicas")
     assert "\x1b" not in drawn
@@ -232,6 +232,8 @@ def test_a_peer_is_drawn_with_both_directions() -> None:
         oldest_at="2026-11-23T02:29:58.120Z", oldest_seconds=1.0,
     )  # fmt: skip
     back = replace(group, state="compensating", direction="backward", sagas=4)
-    peer = PeerView(peer="externals.psp", breaker_open=True, waiting=[group, back])
+    peer = PeerView(
+        peer="externals.psp", breaker_open=True, places=8, queued=2, waiting=[group, back]
+    )
     line = draw_peers(PeersView(peers=[peer])).splitlines()[1]
-    assert ["externals.psp", "failing", "3", "4"] == line.split()[:4]
+    assert ["externals.psp", "failing", "3", "4", "0/8", "2"] == line.split()[:6]

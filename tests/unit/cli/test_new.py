@@ -81,7 +81,8 @@ def test_the_environment_that_is_active_is_used(tmp_path: Path) -> None:
     write_project(tmp_path, "payment")
     active = python_on_path(tmp_path, f'exec "{sys.executable}" "$@"')
     done = subprocess.run(
-        ["make", "--dry-run", "test"], cwd=tmp_path, env={**active, "PYTHONPATH": str(ROOT)},
+        ["make", "--no-print-directory", "--dry-run", "test"],
+        cwd=tmp_path, env={**active, "PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert f"{sys.executable} -m pytest -q\n" == done.stdout

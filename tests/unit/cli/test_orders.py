@@ -75,6 +75,28 @@ def test_a_refusal_is_not_asked_for_again(served: Neighbour) -> None:
     assert 1 == len(served.asked)
 
 
+def test_a_dry_run_says_which_steps_would_change_and_what_the_verb_states(
+    served: Neighbour,
+) -> None:
+    """A person reads that it is a claim before it is made, and that nothing was done yet."""
+    charge = replace(SAGA.steps[1], peer="psp", phase="compensation_failed")
+    failed = replace(SAGA, steps=[SAGA.steps[0], charge])
+    undone = replace(charge, phase="compensated")
+    resolved = replace(SAGA, state="compensated", steps=[SAGA.steps[0], undone], next_action=None)
+    served.answer("GET /sagas/s-1", 200, encode_view(failed))
+    served.answer("POST /sagas/s-1/resolve", 200, encode_view(resolved))
+    where = ("--url", served.url, "--reason", "r")
+    assert [
+        "resolve: saga s-1 would be compensated; next: nothing, it is over",
+        "  charge at psp is compensation_failed, and would be compensated",
+        (
+            "nothing was changed: resolve states that a person has undone what still stands: undo"
+            " it there first"
+        ),
+    ] == stage("resolve", "s-1", *where, "--dry-run").out.splitlines()
+    assert 1 == len(stage("resolve", "s-1", *where).out.splitlines())
+
+
 @pytest.mark.parametrize(
     "peer, waits", [("psp", 1), ("externals.psp", 1), ("downstreams.psp", 0), ("externals.x", 0)]
 )
@@ -89,3 +111,7 @@ def test_a_peer_is_named_as_the_groups_name_it(served: Neighbour, peer: str, wai
     served.answer(RETRY, 200, encode_view(saga))
     done = stage("retry", "--all", "--peer", peer, "--url", served.url, "--reason", "r")
     assert f"{waits} sagas waited for {peer}, {waits} are tried again" in done.out
+    shown = stage(
+        "retry", "--all", "--peer", peer, "--url", served.url, "--reason", "r", "--dry-run"
+    )
+    assert f"{waits} sagas wait for {peer}, {waits} would be tried again" in shown.out

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Iterator
-from contextlib import closing
 
 import msgspec
 import pytest
@@ -21,6 +19,7 @@ from stage.wire.views import (
     VerbView,
     encode_view,
 )
+from tests.kept_port import kept_port
 from tests.unit.cli.programs import Neighbour, neighbour, stage
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -145,9 +144,9 @@ def test_a_lost_answer_is_unknown_and_names_the_id_to_ask_again_with(served: Nei
 )
 def test_nobody_there_is_reported_with_the_fix(arguments: list[str]) -> None:
     """One line, status 2."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        url = f"http://127.0.0.1:{server.getsockname()[1]}"
-    done = stage(*[url if word == "URL" else word for word in arguments])
+    with kept_port() as port:
+        url = f"http://127.0.0.1:{port}"
+        done = stage(*[url if word == "URL" else word for word in arguments])
     assert done.status == 2
     (line,) = done.err.splitlines()
     assert line.startswith(f"stage: {url} cannot be reached") and "stage serve" in line
@@ -225,7 +224,8 @@ def test_an_id_that_is_none_is_not_asked_for(served: Neighbour, saga_id: str) ->
     "status,outcome,expected,words",
     [
         (200, "compensated", 0, "200 compensated: nothing of saga s-1 stands"),
-        (410, "unknown", 0, "410 compensated"),
+        (410, "compensated", 0, "410 compensated: nothing of saga s-1 stands"),
+        (410, "unknown", 1, "410 given up by an operator of that stage: not undone"),
         (202, "in_progress", 0, "202 accepted: see `stage show s-1"),
         (409, "unknown", 1, "409 cannot: it is so\nstands: charge"),
     ],

@@ -17,6 +17,7 @@ import pytest
 
 from tests.unit.cli.programs import ROOT, stage
 from tests.unit.cli.test_start import DECLARED, failed
+from tests.waits import HANG_SECONDS
 
 KEYS = (
     *("--upstream", "order.accept_file=keys/order.accept"),
@@ -54,7 +55,7 @@ def serving(folder: Path, *options: str) -> Iterator[list[str]]:
 def code_of(url: str, **headers: str) -> int:
     """The code that a GET is answered with."""
     try:
-        with urlopen(Request(url, headers=headers), timeout=10) as response:
+        with urlopen(Request(url, headers=headers), timeout=HANG_SECONDS) as response:
             return int(response.status)
     except HTTPError as error:
         error.close()

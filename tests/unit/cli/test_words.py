@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from stage.cli.draw import MARKS
-from stage.cli.operate import PROSPECTS
 from stage.cli.waterfall import draw_chain
+from stage.core.advice import PROSPECTS
 from stage.core.describe import attempt_in_words
 from stage.core.event_table import NAMED
 from stage.core.forecast import Prospect

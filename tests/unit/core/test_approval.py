@@ -62,6 +62,22 @@ def test_a_yes_lets_it_go_on_with_the_budget_that_was_left() -> None:
     assert saga.steps["risk"].shown is None
 
 
+def test_patience_with_an_approval_begins_with_its_first_attempt() -> None:
+    """That was made when its words for the person could not be made, or when it was asked for."""
+    failed = e.StepTransient(at=5.0, step="risk", reason="KeyError in shown", defect=True)
+    first, second = fold(ACCEPTED, ASKED), fold(ACCEPTED, failed, ASKED)
+    assert (10.0, 10.0) == (first.steps["risk"].since, first.steps["risk"].pending_since)
+    assert (5.0, 10.0) == (second.steps["risk"].since, second.steps["risk"].pending_since)
+
+
+def test_a_yes_leaves_no_error_of_before() -> None:
+    """The author's words for the person could not be made at first: a defect, which was mended."""
+    failed = e.StepTransient(at=5.0, step="risk", reason="KeyError in shown", defect=True)
+    saga = fold(ACCEPTED, failed, ASKED, YES)
+
+    assert (Phase.SUCCEEDED, "") == (saga.steps["risk"].phase, saga.steps["risk"].error)
+
+
 def test_a_no_turns_it_back_and_neighbours_read_neither_name_nor_reason() -> None:
     """Nothing of the step stands."""
     saga = fold(NO, saga=WAITING)
@@ -259,7 +275,7 @@ def test_a_call_that_pended_in_the_backup_leaves_no_budget_to_go_forward(
     if pends_again:
         more = (e.ProbeStarted(at=31.0, step="hold"), e.ProbePending(at=31.0, step="hold"))
         saga = fold(*more, plan=plan, saga=saga)
-        assert OVER == saga.deadline
+        assert (OVER, True, True) == (saga.deadline, saga.pending, saga.deferred)
     found = (e.ProbeStarted(at=32.0, step="hold"), e.ProbeFound(at=32.0, step="hold"))
     saga = fold(*found, plan=plan, saga=saga)
 

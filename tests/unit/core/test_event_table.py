@@ -14,11 +14,15 @@ from stage.core.event_table import (
     NAMED,
     PROGRESS,
     EventRow,
+    Level,
+    level_of,
     park_cause_of,
     public_members,
+    reason_of,
+    wording_of,
 )
 from stage.core.requester import Requester
-from stage.core.states import ParkCause
+from stage.core.states import ParkCause, SagaState
 
 KINDS = get_args(e.Event)
 NEVER_PUBLIC = frozenset({"baggage", "request", "result", "bound", "plan_hash", "shown", "act_key"})
@@ -125,3 +129,88 @@ def test_an_event_that_parks_has_a_cause() -> None:
         e.TellRefused(at=1.0, cause=ParkCause.UPSTREAM_AWAY)
     )
     assert park_cause_of(e.Completed(at=1.0)) is None
+
+
+LEVELS: dict[Level, set[type[Any]]] = {
+    Level.DEBUG: {e.RequestPrepared},
+    Level.WARNING: {
+        *(e.Recovered, e.TurnedBack, e.StepTransient, e.StepInDoubt, e.ProbeFailed),
+        *(e.CompensationDelayed, e.TellDelayed, *get_args(e.Verb)),
+    },
+    Level.ERROR: {e.FailedToCompensate, e.Parked, e.CompensationRefused, e.TellRefused},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_level_of_an_event(kind: type[Any]) -> None:
+    """An error calls a person, a warning says that something did not go as it should."""
+    expected = next((level for level, kinds in LEVELS.items() if kind in kinds), Level.INFO)
+    event = msgspec.structs.replace(
+        full(kind), **({"rested": False} if kind is e.Recovered else {})
+    )
+
+    assert expected is EVENTS[kind].level is level_of(event)
+
+
+def test_a_saga_that_rested_is_taken_over_without_a_word() -> None:
+    """No run was lost: a deploy would write a warning for each saga that waits."""
+    assert Level.DEBUG is level_of(e.Recovered(at=1.0, epoch=2, rested=True))
+    assert Level.WARNING is level_of(e.Recovered(at=1.0, epoch=2))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_span_is_an_error_where_an_attempt_or_the_saga_went_wrong(kind: type[Any]) -> None:
+    """A refusal is a business no, an answer and no error; a verb is an act of a person."""
+    row = EVENTS[kind]
+    wrong = row.level in (Level.WARNING, Level.ERROR)
+    ends = row.ends is not None or kind in (e.FailedToCompensate, e.Parked)
+
+    assert (wrong and ends) is row.failed
+
+
+def test_the_events_that_end_a_saga_or_make_it_wait_for_a_person() -> None:
+    """Behind a final event none is expected that ends an attempt: a trace can be closed."""
+    outcomes = {kind: row.outcome for kind, row in EVENTS.items() if row.outcome is not None}
+    assert {
+        e.Completed: SagaState.COMPLETED,
+        e.Compensated: SagaState.COMPENSATED,
+        e.FailedToCompensate: SagaState.FAILED_TO_COMPENSATE,
+    } == outcomes
+    final = {kind for kind, row in EVENTS.items() if row.final}
+    assert {*outcomes, e.TellDelivered, e.TellRefused} == final
+    parking = {kind for kind, row in EVENTS.items() if row.parks}
+    assert {e.FailedToCompensate, e.Parked, e.TellRefused} == parking
+    assert {kind: row.parks for kind, row in EVENTS.items()} == {
+        kind: park_cause_of(full(kind)) is not None for kind in KINDS
+    }
+
+
+ENDS = {
+    "execute": {"succeeded", "refused", "transient", "in_doubt", "pending"},
+    "probe": {"found", "not_there", "pending", "refused", "failed"},
+    "compensate": {"succeeded", "delayed", "refused"},
+    "tell": {"delivered", "delayed", "refused"},
+}
+
+
+def test_the_end_of_an_attempt_is_a_label_of_its_kind() -> None:
+    """Dashboards count by these; the name of the event is made of the two."""
+    found: dict[str, set[str]] = {}
+    for kind, row in EVENTS.items():
+        if row.ends is not None:
+            found.setdefault(row.ends.value, set()).add(row.end)
+            assert str(kind.__struct_config__.tag).endswith(row.end)
+    assert found == ENDS
+
+
+def test_a_gateways_no_is_worded_as_a_doubt() -> None:
+    """Only where the event has such a wording: nothing else is put otherwise."""
+    for kind, row in EVENTS.items():
+        assert row.wording == wording_of(row, may_stand=False)
+        doubtful = "a no in doubt" if kind is e.StepRefused else row.wording
+        assert doubtful == wording_of(row, may_stand=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_reason_is_given_where_it_is_public(kind: type[Any]) -> None:
+    assert ("why" if "reason" in EVENTS[kind].public else "") == reason_of(full(kind))

@@ -6,10 +6,21 @@ import pytest
 from msgspec.structs import replace
 
 from stage.core import events as e
+from stage.core.bindings import binding_of
 from stage.core.commands import AttemptKind, Do, Record, Rest
-from stage.core.lost import Word, events_after_restore, journal_of, nothing_stands
+from stage.core.lost import (
+    LOST,
+    OVER,
+    TURNED,
+    Word,
+    events_after_restore,
+    journal_of,
+    nothing_stands,
+    unasked,
+)
 from stage.core.machine import decide, evolve
 from stage.core.questions import Standing, standing, standing_of_saga
+from stage.core.requester import Requester
 from stage.core.saga import Saga
 from stage.core.states import ParkCause, Phase, SagaState
 from stage.core.steps import Plan, StepKind
@@ -64,6 +75,39 @@ def test_only_upstream_proves_that_nothing_stands_here(
     assert proved is saga.tombstone
     expected = Standing.NOTHING if proved else Standing.MAY_STAND
     assert expected is standing_of_saga(plans.usual(), saga)
+
+
+def test_an_adopted_saga_says_what_its_neighbours_say() -> None:
+    """A person reads it first: each neighbour and its word, or that none lists it."""
+    yes, no = word("executed", upstream=False), word("compensated", upstream=True)
+    buried = adopted(plans.usual(), no)
+    assert ("order", "lost here; order says compensated") == (buried.requested_by, buried.reason)
+
+    saga = adopted(plans.usual(), no, yes)
+    assert (
+        "lost with an older database; order says compensated; shipping says executed" == saga.parked
+    )
+    assert "lost with an older database; no neighbour lists it" == adopted(plans.usual()).parked
+    assert (OVER, "order", True, 2) == (
+        saga.deadline, saga.upstream, saga.deferred, saga.generation,
+    )  # fmt: skip
+    assert {LOST} == {step.error for step in saga.steps.values()}
+    assert 3 == adopted(replace(plans.usual(), version=3), yes).version
+
+
+@pytest.mark.parametrize(
+    "answers, silent",
+    [
+        ({}, ["order", "shipping"]),
+        ({"order": "3 sagas"}, ["shipping"]),
+        ({"order": "3 sagas", "shipping": ""}, ["shipping"]),
+        ({"order": "1", "shipping": "2"}, []),
+        ({"order": "1", "shipping": "2", "archive": ""}, ["archive"]),
+    ],
+)
+def test_a_neighbour_without_an_answer_is_named(answers: dict[str, str], silent: list[str]) -> None:
+    """Also one that was asked under a name which is none of ours."""
+    assert silent == unasked(["shipping", "order"], answers)
 
 
 @pytest.mark.parametrize("plan", [plans.usual(), plans.unprobed(), plans.grouped()])
@@ -162,6 +206,33 @@ def test_a_saga_of_the_backup_may_have_gone_further(
     found = [name for name, step in saga.steps.items() if step.phase is Phase.IN_DOUBT]
     assert doubted == found
     assert [] == events_after_restore(plans.usual(), saga, generation, 6.0)
+
+
+def test_a_restored_saga_is_turned_back_in_the_name_of_an_operator() -> None:
+    """The request says why, and in which generation of the database it was made."""
+    (*_, turned) = events_after_restore(plans.usual(), active(), 2, 5.0)
+    assert (
+        e.CompensationRequested(
+            at=5.0, requested_by="operator", requester=Requester.OPERATOR, reason=TURNED,
+            generation=2,
+        )
+        == turned
+    )  # fmt: skip
+
+
+def test_a_doubt_after_a_restore_is_the_next_attempt_of_its_step() -> None:
+    """The first one of a step that the backup does not know; it binds what today's plan has."""
+    waits = (
+        e.StepStarted(at=1.0, step="charge", attempt=1),
+        e.StepTransient(at=1.0, step="charge", reason="away"),
+    )
+    events = events_after_restore(plans.usual(), active(*waits), 2, 5.0)
+    started = [each for each in events if isinstance(each, e.StepStarted)]
+    forward = plans.usual().step("forward:shipping")
+    assert [
+        e.StepStarted(at=5.0, step="charge", attempt=2),
+        e.StepStarted(at=5.0, step="forward:shipping", attempt=1, bound=binding_of(forward)),
+    ] == started
 
 
 def test_a_plan_that_does_not_fit_doubts_nothing() -> None:

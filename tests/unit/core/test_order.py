@@ -9,10 +9,12 @@ import pytest
 from msgspec.structs import replace
 
 import stage
+from stage.core.forecast import forecast
 from stage.core.order import backward, next_backward, next_forward, wave_of, waves
 from stage.core.saga import Saga, StepState
 from stage.core.states import Phase
-from stage.core.steps import Step
+from stage.core.steps import Plan, Step, plan_of
+from stage.engine.saga.fast_path import undos_of
 from tests.unit.core import plans
 from tests.unit.core.world import ONE
 
@@ -48,6 +50,41 @@ def test_backward_the_last_wave_comes_first() -> None:
     saga = replace(saga, steps={**saga.steps, "book": undone})
     assert ["north", "south"] == names(next_backward(plan, saga))
     assert [] == next_backward(plans.usual(), succeeded("record"))
+
+
+def undone_in_turn(plan: Plan, saga: Saga) -> list[str]:
+    """The steps as they are compensated."""
+    found: list[str] = []
+    while turn := names(next_backward(plan, saga)):
+        found += turn
+        undone = {name: replace(saga.steps[name], phase=Phase.COMPENSATED) for name in turn}
+        saga = replace(saga, steps={**saga.steps, **undone})
+    return found
+
+
+def test_steps_that_a_deploy_put_in_another_order_are_undone_by_their_start() -> None:
+    """A saga began them as the release before had them (rule 7)."""
+    reserve, charge, _ = plans.usual().steps[:3]
+    today = plan_of("payment", (charge, reserve), ("shipping",))
+    saga = succeeded("reserve", "charge", "forward:shipping")
+
+    assert ["forward:shipping", "charge", "reserve"] == undone_in_turn(today, saga)
+    assert ["forward:shipping", "charge", "reserve"] == names(list(undos_of(today, saga) or ()))
+    assert ["forward:shipping", "charge", "reserve"] == [
+        line.step for line in forecast(today, saga)
+    ]
+
+
+def test_a_step_that_a_deploy_put_first_is_undone_by_its_start() -> None:
+    """It ran behind what had been done already, and before the hand-over or behind it."""
+    reserve, charge, _ = plans.usual().steps[:3]
+    audit = replace(reserve, name="audit")
+    today = plan_of("payment", (audit, reserve, charge), ("shipping",))
+
+    before = succeeded("reserve", "charge", "audit", "forward:shipping")
+    behind = succeeded("reserve", "charge", "forward:shipping", "audit")
+    for saga in (before, behind):
+        assert ["forward:shipping", "audit", "charge", "reserve"] == undone_in_turn(today, saga)
 
 
 def test_the_whole_order_either_way() -> None:

@@ -57,6 +57,7 @@ def test_a_no_in_doubt_does_not_take_back_a_yes_that_may_have_been_passed_on() -
     lost = e.Recovered(at=0.0, epoch=2)
     again = e.StepStarted(at=0.0, step=FORWARD, attempt=2)
     saga = fold(PLAN, [*HELD, lost, again, NO_IN_DOUBT])
+    assert NO_IN_DOUBT.reason == saga.steps[FORWARD].error != ""
     due = saga.steps[FORWARD].due
     assert Do(kind=AttemptKind.EXECUTE, step=FORWARD, attempt=3) == only(PLAN, saga, due)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from msgspec.structs import replace
 
 from stage.core import events as e
@@ -174,6 +175,19 @@ def test_a_pending_call_without_a_probe_is_in_doubt() -> None:
 
     assert Phase.IN_DOUBT is saga.steps["charge"].phase
     assert not saga.pending
+    assert f"neither a probe nor a webhook tells how it ends: {PENDING.reason}" in (
+        saga.steps["charge"].error
+    )
+
+
+@pytest.mark.parametrize("seconds, phase", [(599.0, Phase.PENDING), (600.0, Phase.IN_DOUBT)])
+def test_a_pending_call_is_waited_for_to_the_last_second(seconds: float, phase: Phase) -> None:
+    """Its author says how long; the look at the end of it is the last."""
+    plan = plan_of("payment", (replace(CHARGE, pending_seconds_max=600.0),))
+    saga = fold(*BEGUN, PENDING, plan=plan)
+    at = PENDING.at + seconds
+    probed = (e.ProbeStarted(at=at, step="charge"), e.ProbePending(at=at, step="charge"))
+    assert phase is fold(*probed, plan=plan, saga=saga).steps["charge"].phase
 
 
 def test_without_a_probe_the_journal_shows_that_time_passes() -> None:

@@ -150,6 +150,18 @@ def test_an_undo_without_a_result_is_looked_for() -> None:
     assert isinstance(ended, Record) and isinstance(ended.event, e.Compensated)
 
 
+def test_a_look_behind_an_undo_begins_anew() -> None:
+    """An answer of the probe before the undo says nothing of what stands behind it."""
+    plan = plan_with(**LOOKS)
+    saga = fold(plan, *STARTED, DOUBT, *looked(1.5, found=False), *UNDONE)
+    step = saga.steps["charge"]
+    assert (Phase.IN_DOUBT, True, 0, 0, "", 3.0) == (
+        step.phase, step.looked_for, step.probes, step.not_there, step.error, step.due,
+    )  # fmt: skip
+    once = fold(plan, *looked(3.0, found=False), saga=saga)
+    assert Phase.IN_DOUBT is once.steps["charge"].phase
+
+
 def test_an_effect_found_after_an_undo_is_undone_under_a_new_key() -> None:
     """The API would answer the former key with its former answer."""
     plan = plan_with(**LOOKS)

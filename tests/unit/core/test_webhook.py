@@ -8,8 +8,14 @@ from msgspec.structs import replace
 
 from stage.core import events as e
 from stage.core.commands import AttemptKind, Do, Record
-from stage.core.machine import decide, evolve, heard_before
-from stage.core.questions import standing_apart
+from stage.core.machine import (
+    decide,
+    evolve,
+    heard_before,
+    landed_behind_close,
+    lands_behind_close,
+)
+from stage.core.questions import standing_apart, what_stands
 from stage.core.saga import Saga
 from stage.core.states import ParkCause, Phase, SagaState
 from stage.core.steps import Step, StepKind, plan_of
@@ -114,6 +120,22 @@ def test_a_yes_outweighs_a_no_while_the_answer_is_on_its_way() -> None:
         assert Phase.SUCCEEDED is saga.steps["charge"].phase
 
 
+def test_a_yes_behind_a_no_is_news_and_a_no_behind_a_yes_is_none() -> None:
+    """A word of the other kind is kept only where it changes what will follow."""
+    yes, no = replace(LANDED, at=5.0), replace(FAILED, at=5.0)
+    assert not heard_before(PLAN, fold(*BEGUN), yes)
+    assert not heard_before(PLAN, fold(*BEGUN), no)
+    assert not heard_before(PLAN, fold(*BEGUN, no), yes)
+    assert heard_before(PLAN, fold(*BEGUN, no), no)
+    assert heard_before(PLAN, fold(*BEGUN, yes), no)
+
+
+@pytest.mark.parametrize("step", ["gone", "record"])
+def test_a_word_on_no_call_of_the_plan_is_no_news(step: str) -> None:
+    """A step that is not there, or that leaves nothing outside."""
+    assert heard_before(PLAN, fold(*BEGUN), replace(LANDED, at=5.0, step=step))
+
+
 def test_a_webhook_on_the_way_back_brings_the_result_to_the_undo() -> None:
     """The undo of a call in doubt knows then what it takes back."""
     asked = e.CompensationRequested(at=15.0, requested_by="order")
@@ -173,7 +195,8 @@ def test_a_yes_behind_a_no_is_undone_with_its_result(over: bool) -> None:
     saga = fold(LANDED, saga=saga)
 
     assert SagaState.COMPENSATING is saga.state
-    assert ONE == saga.steps["charge"].result
+    assert (ONE, True) == (saga.steps["charge"].result, saga.steps["charge"].doubted)
+    assert ((), ("charge",)) == standing_apart(PLAN, saga)
     assert (UNDO,) == decide(PLAN, saga, 20.0)
     assert heard_before(PLAN, saga, LANDED)
     begun = e.CompensationStarted(at=20.0, step="charge", attempt=1)
@@ -300,3 +323,40 @@ def test_a_yes_behind_a_certain_no_is_undone_where_the_saga_is_over() -> None:
 
     assert (SagaState.COMPENSATING, ONE) == (saga.state, saga.steps["charge"].result)
     assert (UNDO,) == decide(PLAN, saga, 20.0)
+
+
+# --- a yes that comes when the saga is closed (decision 0101) ---
+
+CLOSED = Saga(id="s-1", state=SagaState.COMPENSATED)
+
+
+def test_a_yes_of_a_saga_that_was_closed_as_compensated_may_stand() -> None:
+    """Nothing is left that would tell a refused call from one that was undone."""
+    kept = plan_of("payment", (replace(CHARGE, compensatable=False),))
+    assert lands_behind_close(PLAN, CLOSED, LANDED)
+    assert lands_behind_close(PAYOUT, CLOSED, PAID)
+    for plan, saga, event in (
+        (PLAN, CLOSED, FAILED),
+        (PLAN, CLOSED, None),
+        (PLAN, replace(CLOSED, state=SagaState.COMPLETED), LANDED),
+        (PLAN, replace(CLOSED, state=SagaState.FAILED_TO_COMPENSATE), LANDED),
+        (PLAN, CLOSED, PAID),
+        (kept, CLOSED, LANDED),
+    ):
+        assert not lands_behind_close(plan, saga, event), (plan, saga, event)
+
+
+def test_such_a_saga_says_what_stands_and_under_which_key() -> None:
+    """With the result, which is all that was said of it."""
+    saga, parked = landed_behind_close(PLAN, CLOSED, LANDED)
+    failed = e.FailedToCompensate(at=20.0, stands=("charge",))
+    for event in (LANDED, failed, parked):
+        saga = evolve(PLAN, saga, event)
+
+    assert ("charge",) == saga.stands == what_stands(PLAN, saga)
+    assert ONE == saga.steps["charge"].result
+    assert (SagaState.FAILED_TO_COMPENSATE, ParkCause.LANDED_LATE) == (
+        saga.state,
+        saga.parked_cause,
+    )
+    assert "psp said by a webhook" in saga.parked and "s-1:payment:charge:do" in saga.parked

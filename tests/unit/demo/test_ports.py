@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 import pytest
 
 from stage.demo import chain
 from stage.demo.chain import LOOPBACK, PORTS, ChainError, free_ports
+from stage.demo.postgres_server import Server, wheel
 
 
 def test_no_port_is_given_twice_before_its_server_has_opened_it() -> None:
@@ -31,3 +33,10 @@ def test_processes_that_are_started_together_look_in_different_places() -> None:
 def test_where_too_few_are_free_it_says_so() -> None:
     with pytest.raises(ChainError, match="ports from 20000 to 31000 are free"):
         free_ports(len(PORTS) + 1)
+
+
+def test_the_port_of_a_server_is_its_own_before_it_is_up(tmp_path: Path) -> None:
+    """Its cluster takes seconds to make, and another process found the same port free meanwhile."""
+    server = Server(wheel(), tmp_path)
+    with socket.socket() as stranger, pytest.raises(OSError, match="in use"):
+        stranger.bind((LOOPBACK, server.port))

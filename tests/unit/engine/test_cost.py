@@ -185,6 +185,8 @@ async def test_the_usual_saga_takes_so_many_commits_statements_and_hops(
     counts = {word: count / SAGAS for word, count in Counting.counted.items()}
     assert 2 == counts["COMMIT"], counts
     # The thread of the writer waits for units where it is, and calls back once a batch.
+    # A slow machine meets a round of the engine meanwhile, which reads; a saga itself does not.
+    assert counted.hops.pop("_fetch", 0) < SAGAS / 2
     assert {"_hand_over": 2 * SAGAS} == counted.hops
     # Nothing is marked as long as no function of the author fails after it has written.
     assert "SAVEPOINT" not in counts and "RELEASE" not in counts, counts

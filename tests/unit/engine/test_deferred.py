@@ -15,7 +15,8 @@ from stage.core.states import SagaState
 from stage.demo.payment import payment
 from stage.ports.engine import Unsettled
 from stage.store.memory_database import MemoryDatabase
-from tests.unit.engine.test_replicas import Replica, World, in_its_call, in_the_end
+from tests.unit.engine.test_replicas import Replica, World, in_its_call
+from tests.waits import until
 
 DRAIN_SECONDS = 5.0
 
@@ -66,7 +67,7 @@ async def test_a_saga_that_rests_while_the_process_stops_is_deferred_first(
     """It waits for its next attempt; its caller does not wait for the next process."""
     world.unreachable = 1  # the bank asks to come again in 3 s
     first = asyncio.ensure_future(replica.accept())
-    await in_the_end(lambda: not world.unreachable)
+    await until(lambda: not world.unreachable)
 
     await replica.engine.drain(DRAIN_SECONDS)
 
@@ -82,7 +83,7 @@ async def test_a_duplicate_that_does_not_wait_is_deferred_though_the_saga_left_m
     monkeypatch.setattr("stage.engine.embedded.live_sagas.EVICT_AFTER_SECONDS", 0.0)
     world.unreachable = 1  # the bank asks to come again in 3 s
     first = asyncio.ensure_future(replica.accept())
-    await in_the_end(lambda: not world.unreachable)
+    await until(lambda: not world.unreachable)
     first.cancel()  # its caller hung up: nothing keeps the saga in memory
     replica.clock.thawed.clear()
     assert 0 == await words(replica)

@@ -146,6 +146,8 @@ async def test_the_mark_is_read_once_for_many_sagas() -> None:
     assert frozenset(old) == await dropped.among([*old, dated(NOW), "o-1"])
     assert frozenset() == await dropped.among([dated(NOW), "o-1"])
     assert 1 == looks.count
+    assert await dropped.has(old[3])
+    assert not await dropped.has(dated(NOW))
 
 
 class Looks:
@@ -190,7 +192,7 @@ class Asked:
 async def test_the_database_is_not_asked_about_an_id_of_today() -> None:
     """Every new saga would pay for it."""
     dropped = DroppedRows(MemoryStore(), Set(NOW))
-    for saga_id in (dated(NOW - LOOK_AGE_SECONDS + 1), "o-1"):
+    for saga_id in (dated(NOW - LOOK_AGE_SECONDS), "o-1"):
         await dropped.refuse_in(cast(Unit, Asked()), saga_id)
     with pytest.raises(PastRetention, match="asked"):
         await dropped.refuse_in(cast(Unit, Asked()), dated(NOW - LOOK_AGE_SECONDS - 1))

@@ -33,6 +33,7 @@ from stage.telemetry.null import NullObserver
 from stage.wire.envelope import Envelope
 from stage.wire.replies import CompensateRequest
 from tests.unit.engine.test_cost import ORDER, Agreeable, Counted
+from tests.waits import HANG_SECONDS
 
 T = TypeVar("T")
 
@@ -111,7 +112,7 @@ async def test_a_query_does_not_wait_long_for_an_end_that_is_not_written(
     await Counted(engine, Counter()).run("s-1")
     store.reachable = reachable
 
-    async with asyncio.timeout(5.0):
+    async with asyncio.timeout(HANG_SECONDS):
         entries = await engine.journal("s-1")
     assert entries and not isinstance(entries[-1].event, e.Completed)
     await engine.drain(0.0)
@@ -125,6 +126,7 @@ class Showing(Agreeable):
         self.looks, self.replays = list(looks), list(replays)
         self.asked: list[str] = []
         self.budgets: list[float | None] = []
+        self.bodies: set[bytes] = set()
 
     async def get_outcome(self, peer: str, saga_id: str, **more: Any) -> OutcomeReply:
         """The next of them."""
@@ -134,6 +136,7 @@ class Showing(Agreeable):
     async def forward(self, peer: str, saga_id: str, body: bytes, **more: Any) -> ForwardReply:
         """Done at first, then the next of them."""
         self.budgets.append(more["budget"])
+        self.bodies.add(body)
         self.asked.append("forward")
         if len(self.budgets) > 1 and self.replays:
             return self.replays.pop(0)
@@ -159,7 +162,7 @@ class Later(SystemClock):
 
 async def in_the_end(engine: EmbeddedEngine) -> Snapshot:
     """The saga once it has ended."""
-    async with asyncio.timeout(10.0):
+    async with asyncio.timeout(HANG_SECONDS):
         while (seen := await engine.get_saga("s-1", 1.0)) is None or not seen.saga.ended:
             pass
     return seen
@@ -219,6 +222,7 @@ async def test_after_the_deadline_an_end_that_was_lost_is_looked_for(
     ]
     assert ["forward", *asked.split()] == downstream.asked
     assert {None} >= set(downstream.budgets[1:]), "an answer that is only repeated has no budget"
+    assert 1 == len(downstream.bodies), "it is asked for with the bytes that were sent"
     if "compensate" in asked:
         assert SagaState.COMPENSATED is seen.saga.state
     else:

@@ -13,16 +13,19 @@ from msgspec.structs import replace
 
 from stage import Http, Refused, Saga, Stage, Tx
 from stage.core import events as e
+from stage.core import saga as core
 from stage.core.commands import AttemptKind, Do, Record
 from stage.core.requester import Requester
-from stage.core.states import SagaState
+from stage.core.saga import StepState
+from stage.core.states import Phase, SagaState, StepKind
 from stage.demo.payment import payment
 from stage.engine.embedded.engine import EmbeddedEngine
 from stage.engine.embedded.limits import EngineLimits
 from stage.engine.saga import fast_path as fast_path_module
 from stage.engine.saga import interpreter as interpreter_module
 from stage.engine.saga.context import context_of
-from stage.engine.saga.fast_path import FastTransition, segments_of
+from stage.engine.saga.fast_path import FastTransition, segments_of, undos_of
+from stage.engine.saga.interpreter import Outgoing
 from stage.ports.engine import Reply, Snapshot
 from stage.ports.external import ExternalRequest
 from stage.ports.neighbour import ForwardReply, NotExecuted
@@ -31,13 +34,15 @@ from stage.ports.stage import Answer, Lost
 from stage.ports.store import Entry, SagaRow
 from stage.simulation.replay import difference
 from stage.store.memory import MemoryStore
-from stage.telemetry.null import NullObserver
+from stage.telemetry.null import NullObserver, PassthroughSpan
 from stage.wire.envelope import Envelope, TrailEntry
 from stage.wire.replies import CompensateRequest
 from tests.unit.engine.test_cost import ORDER, Agreeable
 
 NOW = 1_780_000_000.0
-TRACE = TraceContext(traceparent="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+TRACE = TraceContext(
+    traceparent="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", tracestate="v=1"
+)
 TRAIL = (TrailEntry(stage="order", at="2026-11-23T02:29:58.120Z"),)
 
 
@@ -161,10 +166,12 @@ async def run(
     return Run(reply, found, row, entries)
 
 
-def declared(*, late: bool = False, twice: bool = False, fails: str = "") -> Stage[Any, Any]:
+def declared(
+    *, late: bool = False, twice: bool = False, fails: str = "", **lineage: Any
+) -> Stage[Any, Any]:
     """A stage of two transactions around a call; `fails` names what goes otherwise."""
     # Long because a stage is declared in one place.
-    stage: Stage[Any, Any] = Stage("shop", accepts=dict[str, Any], adds=dict[str, int])
+    stage: Stage[Any, Any] = Stage("shop", accepts=dict[str, Any], adds=dict[str, int], **lineage)
 
     @stage.transaction(compensation=None, reason="nothing to give back")
     async def first(tx: Tx, saga: Saga[Any]) -> dict[str, int]:
@@ -219,6 +226,8 @@ def undoable(fails: str = "") -> Stage[Any, Any]:
 
     @first.compensation
     async def forget_first(tx: Tx, saga: Saga[Any]) -> None:
+        if fails == "time passes":
+            Still.ahead += 1.0
         if fails == "the first undo":
             raise Refused("no")
         assert {"ask": 2} == saga.result(ask)
@@ -230,6 +239,8 @@ def undoable(fails: str = "") -> Stage[Any, Any]:
 
     @ask.compensation
     async def take_back(http: Http, saga: Saga[Any], made: Any) -> None:
+        if fails == "time passes":
+            Still.ahead += 1.0
         if fails == "needs the event loop":
             await asyncio.sleep(0.0)
         if fails == "before it sends":
@@ -266,8 +277,15 @@ WAYS: dict[str, tuple[Callable[[], Stage[Any, Any]], type[Agreeable], tuple[str,
     ),
     "the call sends nothing": (lambda: declared(fails="sends nothing"), Agreeable, ("shipping",)),
     "the call needs the event loop": (lambda: declared(late=True), Agreeable, ()),
+    "of a second version": (
+        lambda: declared(version=2, supersedes=declared()), Agreeable, ("shipping",),
+    ),
     "a second request": (lambda: declared(twice=True), Agreeable, ("shipping",)),
     "the output fails": (lambda: declared(fails="output"), Agreeable, ()),
+    "the first takes long": (lambda: declared(fails="the first takes long"), Agreeable, ()),
+    "the call takes long": (
+        lambda: declared(fails="the call takes long"), Agreeable, ("shipping",),
+    ),
     "the output fails for downstream": (lambda: declared(fails="output"), Agreeable, ("shipping",)),
 }  # fmt: skip
 USUAL = ("the last of the chain", "with a downstream")
@@ -291,18 +309,23 @@ WAYS_BACK: dict[
         )
         for fails in (
             "the first undo", "the last undo", "needs the event loop", "before it sends",
-            "sends nothing",
+            "sends nothing", "time passes",
         )
     },
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_journal_row_and_answer_are_the_same_as_without_the_lane(way: str) -> None:
+@pytest.mark.parametrize("deadline", [None, NOW + 3_600.0])
+async def test_journal_row_and_answer_are_the_same_as_without_the_lane(
+    way: str, deadline: float | None
+) -> None:
     """Entry for entry and byte for byte, on the usual way and where it is left."""
     make, peers, downstreams = WAYS[way]
-    with_it = await run(make(), peers(), fast_path=True, downstreams=downstreams)
-    without = await run(make(), peers(), fast_path=False, downstreams=downstreams)
+    with_it, without = [
+        await run(make(), peers(), fast_path=fast_path, downstreams=downstreams, deadline=deadline)
+        for fast_path in (True, False)
+    ]
     assert without.events == with_it.events
     assert without.row == with_it.row
     assert without.reply == with_it.reply
@@ -319,7 +342,8 @@ async def test_on_the_way_back_they_are_the_same_as_well(way: str) -> None:
     with_it, without = [
         await run(
             make(), peers(), fast_path=fast_path, downstreams=downstreams,
-            asked_by=asked_by, requester=requester, wait_seconds=0.0 if way in WAITS else 20.0,
+            deadline=NOW + 3_600.0, asked_by=asked_by, requester=requester,
+            wait_seconds=0.0 if way in WAITS else 20.0,
         )
         for fast_path in (True, False)
     ]  # fmt: skip
@@ -357,14 +381,16 @@ async def test_a_request_right_behind_the_answer_finds_the_saga_in_memory() -> N
 
 
 @pytest.mark.parametrize("fails", ["the first takes long", "the call takes long"])
+@pytest.mark.parametrize("seconds", [40.0, 60.0])
 async def test_a_deadline_that_is_over_leaves_the_lane(
-    monkeypatch: pytest.MonkeyPatch, fails: str
+    monkeypatch: pytest.MonkeyPatch, fails: str, seconds: float
 ) -> None:
-    """No step is started behind it, and the same is written as ever (rule 19)."""
+    """No step is started at it or behind it, and the same is written as ever (rule 19)."""
     monkeypatch.setattr(Still, "ahead", 0.0)
-    late = await run(declared(fails=fails), Agreeable(), fast_path=True, deadline=NOW + 40.0)
+    deadline = NOW + seconds
+    late = await run(declared(fails=fails), Agreeable(), fast_path=True, deadline=deadline)
     Still.ahead = 0.0
-    ever = await run(declared(fails=fails), Agreeable(), fast_path=False, deadline=NOW + 40.0)
+    ever = await run(declared(fails=fails), Agreeable(), fast_path=False, deadline=deadline)
     assert ever.events == late.events
     kinds = [type(event) for event in late.events]
     assert e.TurnedBack is kinds[2 if fails == "the first takes long" else 4]
@@ -504,3 +530,131 @@ def test_a_plan_is_cut_where_something_leaves() -> None:
 def test_a_plan_whose_steps_run_at_the_same_time_has_no_segments() -> None:
     """Its sagas go as ever."""
     assert () == segments_of(payment.bind(("shipping", "mail")).plan)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"misfit": "no version fits"},
+        {"pivot": 1},
+        {"steps": (replace(payment.bind().plan.steps[0], kind=StepKind.APPROVAL),)},
+    ],
+    ids=["misfit", "pivot", "approval"],
+)
+def test_a_plan_that_is_not_usual_has_no_segments(rules: dict[str, Any]) -> None:
+    """Its deadline moves, or it waits for a person, or nothing of it may be run."""
+    plan = payment.bind(("shipping",)).plan
+    assert () != segments_of(plan)
+    assert () == segments_of(replace(plan, **rules))
+
+
+DONE = StepState(phase=Phase.SUCCEEDED, order=0, result=msgspec.Raw(b"null"))
+REFUSED = StepState(phase=Phase.REFUSED, order=0)
+
+
+def undone(**steps: StepState) -> list[str] | None:
+    """The names of the steps that are undone of a saga that turned round, in order."""
+    plan = payment.bind(("shipping",)).plan
+    found = undos_of(plan, core.Saga(id="s-1", state=SagaState.COMPENSATING, steps=steps))
+    return None if found is None else [step.name for step in found]
+
+
+def test_the_steps_that_stand_are_undone_in_the_reverse_order_of_the_plan() -> None:
+    """Not those that were refused, and not those without a compensation (rule 7)."""
+    assert ["charge", "reserve"] == undone(reserve=DONE, charge=DONE, record=DONE)
+    assert ["reserve"] == undone(reserve=DONE, charge=REFUSED)
+    assert [] == undone(reserve=REFUSED)
+    assert [] == undone()
+
+
+@pytest.mark.parametrize(
+    "charge",
+    [
+        replace(DONE, phase=Phase.IN_DOUBT),
+        replace(DONE, phase=Phase.STARTED),
+        replace(DONE, phase=Phase.COMPENSATED),
+        replace(DONE, doubted=True),
+        replace(REFUSED, doubted=True),
+        replace(DONE, compensation_attempts=1),
+    ],
+)
+def test_a_saga_with_a_doubt_or_a_former_undo_leaves_the_usual_way(charge: StepState) -> None:
+    """There the rules are asked at each step."""
+    assert undone(reserve=DONE, charge=charge) is None
+
+
+@pytest.mark.parametrize(
+    "event, awaited",
+    [
+        (e.StepSucceeded(at=NOW, step="charge"), True),
+        (e.StepSucceeded(at=NOW, step="reserve"), False),
+        (e.StepRefused(at=NOW, step="charge"), True),
+        (e.StepRefused(at=NOW, step="charge", may_stand=True), False),
+        (e.CompensationSucceeded(at=NOW, step="charge"), True),
+        (e.StepInDoubt(at=NOW, step="charge"), False),
+        (e.StepTransient(at=NOW, step="charge"), False),
+        (e.CompensationDelayed(at=NOW, step="charge"), False),
+        (e.WebhookFound(at=NOW, step="charge"), False),
+    ],
+)
+def test_a_saga_stays_on_the_path_with_the_end_of_its_attempt_alone(
+    event: e.Event, awaited: bool
+) -> None:
+    """Any other meaning is for the rules to say."""
+    do = Do(kind=AttemptKind.EXECUTE, step="charge")
+    sent = Outgoing(do=do, span=PassthroughSpan(TRACE), key="k")
+    fast = FastTransition(
+        plan=payment.bind().plan, terms=core.Saga(id="s-1"), events=[], outgoing=[sent]
+    )
+    assert awaited is fast.awaits(event)
+
+
+@pytest.mark.parametrize("fast_path", [True, False])
+@pytest.mark.parametrize("downstreams", [(), ("shipping",), ("shipping", "mail")])
+async def test_the_output_is_asked_for_once(fast_path: bool, downstreams: tuple[str, ...]) -> None:
+    """Each downstream and the answer get the same, also from a function that is not pure."""
+    asked: list[int] = []
+    stage: Stage[Any, Any] = Stage("shop", accepts=dict[str, Any], adds=dict[str, int])
+
+    @stage.call(to="psp", timeout=1.0, compensation=None, reason="no test undoes it")
+    async def ask(http: Http, saga: Saga[Any]) -> None:
+        await http.post("/charges", json={})
+
+    @stage.output
+    def added(saga: Saga[Any]) -> dict[str, int]:
+        asked.append(1)
+        return {"number": len(asked)}
+
+    ran = await run(stage, Agreeable(), fast_path=fast_path, downstreams=downstreams)
+    assert [1] == asked
+    assert ran.reply is not None
+    assert {"number": 1} == msgspec.json.decode(ran.reply.body)["data"]["shop"]
+
+
+@pytest.mark.parametrize("downstreams", [("shipping",), ("shipping", "mail")])
+async def test_the_end_is_written_behind_the_answer_on_either_path(
+    monkeypatch: pytest.MonkeyPatch, downstreams: tuple[str, ...]
+) -> None:
+    """Decision 0011: an answer of downstream that completes the saga needs no commit before it."""
+    deferred: list[bool] = []
+    transact = MemoryStore.transact
+
+    async def noting(self: MemoryStore, work: Any, *, deferrable: bool = False) -> Any:
+        deferred.append(deferrable)
+        return await transact(self, work, deferrable=deferrable)
+
+    monkeypatch.setattr(MemoryStore, "transact", noting)
+    for fast_path in (True, False):
+        await run(payment, Agreeable(), fast_path=fast_path, downstreams=downstreams)
+        assert 1 == deferred.count(True)
+        deferred.clear()
+
+
+async def test_a_late_failure_of_the_usual_saga_notifies_upstream() -> None:
+    """Rule 22: it leaves the path, which ends with nothing more to do."""
+    ran = await run(
+        payment, Agreeable(), fast_path=True, downstreams=("shipping",), asked_by="shipping",
+        requester=Requester.DOWNSTREAM,
+    )  # fmt: skip
+    kinds = list(map(type, ran.events))
+    assert kinds.index(e.Compensated) < kinds.index(e.TellStarted) < kinds.index(e.TellDelivered)

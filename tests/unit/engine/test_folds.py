@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from stage.core.saga import Saga
 from stage.core.states import SagaState
+from stage.demo.payment import payment
 from stage.engine.saga import folds, opening
 from stage.engine.saga.context import baggage_of, with_baggage
 from stage.engine.saga.cut_off import cut_off
@@ -17,6 +18,7 @@ from stage.ports.store import SagaRow, Unit
 from stage.simulation.world import Scenario, simulate_world
 
 LONG = ENTRIES_MIN + 1
+PLAN = payment.bind().plan
 SAGA = Saga(id="s-1", length=LONG, epoch=3, updated_at=7.0)
 ROW = SagaRow(
     id="s-1",
@@ -41,7 +43,14 @@ def test_a_saga_at_rest_is_found_as_it_was_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"length": LONG + 1}, {"epoch": 4}, {"updated_at": 8.0}, {"id": "s-2"}]
+    "change",
+    [
+        {"length": LONG + 1},
+        {"epoch": 4},
+        {"state": SagaState.COMPENSATING},
+        {"updated_at": 8.0},
+        {"id": "s-2"},
+    ],
 )
 def test_a_saga_that_another_one_wrote_is_folded_anew(change: dict[str, Any]) -> None:
     """Another replica, or another release, has gone on with it."""
@@ -57,8 +66,9 @@ def test_a_saga_that_another_one_wrote_is_folded_anew(change: dict[str, Any]) ->
         (replace(ROW, due_at=None), SAGA),
         (ROW, replace(SAGA, length=ENTRIES_MIN - 1)),
         (replace(ROW, envelope=b"x" * (ENVELOPE_BYTES_MAX + 1)), SAGA),
+        (ROW, replace(SAGA, plan=replace(PLAN, renamed={"bill": "charge"}))),
     ],
-    ids=["over", "short", "large"],
+    ids=["over", "short", "large", "renamed"],
 )
 def test_a_saga_that_is_not_worth_its_memory_is_not_kept(row: SagaRow, saga: Saga) -> None:
     """And one that was kept before does not stay."""
@@ -68,6 +78,21 @@ def test_a_saga_that_is_not_worth_its_memory_is_not_kept(row: SagaRow, saga: Sag
     kept.keep(row, saga, "")
 
     assert 0 == len(kept)
+
+
+@pytest.mark.parametrize(
+    "row, saga",
+    [
+        (ROW, replace(SAGA, length=ENTRIES_MIN)),
+        (replace(ROW, envelope=b"x" * ENVELOPE_BYTES_MAX), SAGA),
+        (ROW, replace(SAGA, plan=PLAN)),
+    ],
+    ids=["just long enough", "just small enough", "of another version"],
+)
+def test_a_saga_at_a_limit_is_kept(row: SagaRow, saga: Saga) -> None:
+    kept = Folds()
+    kept.keep(row, saga, "")
+    assert 1 == len(kept)
 
 
 def test_no_more_are_kept_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:

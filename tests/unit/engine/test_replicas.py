@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from typing import Any
 
 import msgspec
@@ -23,9 +23,11 @@ from stage.core.errors import NewerJournal, StoreUnavailable
 from stage.core.pause import Pause
 from stage.core.retry import RetryPolicy
 from stage.core.states import Phase, SagaState
+from stage.core.sweep import Sweep
+from stage.core.sweep_verbs import SweepVerb
 from stage.demo.payment import Order, payment
 from stage.engine.clock import SystemClock
-from stage.engine.embedded import recovery
+from stage.engine.embedded import pauses, recovery
 from stage.engine.embedded.elsewhere import Elsewhere
 from stage.engine.embedded.engine import EmbeddedEngine
 from stage.engine.saga.interpreter import Interpreter
@@ -44,21 +46,29 @@ from stage.ports.engine import (
 from stage.ports.external import ExternalRequest
 from stage.ports.neighbour import ForwardReply
 from stage.ports.observer import TraceContext
+from stage.ports.peers import PeerLimits, Peers
 from stage.ports.stage import Answer, Lost
 from stage.ports.store import Store
 from stage.store.codec import PLAIN, PlainCodec
 from stage.store.memory import MemoryStore
-from stage.store.memory_database import MemoryDatabase
+from stage.store.memory_database import MemoryDatabase, MemoryReplica
+from stage.store.postgres.replica import PostgresReplica
 from stage.store.postgres.store import PostgresLimits, PostgresStore
 from stage.telemetry.null import NullObserver
 from stage.wire.envelope import Envelope
 from stage.wire.replies import CompensateRequest
 from tests.unit.engine.test_cost import ORDER, Agreeable
+from tests.waits import HANG_SECONDS, until
 
 RENAMED = {"risk": "fraud"}
-LEASE_SECONDS = 0.6
-SERVER_LEASE_SECONDS = 0.8
+BANK = payment.bind().plan.step("charge").peer
+LEASE_SECONDS = 60.0
+"""A machine that is busy for some seconds declares no replica dead."""
+RENEWALS_PER_LEASE = 300
+LAST_LEASE_SECONDS = 0.6
 """Shorter than the time-out of the call, so that the other replica settles it."""
+AWAY_SECONDS = 3.0
+"""The bank asks for so much patience while it is away."""
 
 
 class World(Agreeable):
@@ -79,6 +89,7 @@ class World(Agreeable):
         """How many of the first forwards are never answered."""
         self.unreachable = 0
         """How many charges certainly do not arrive from now on."""
+        self.away_seconds = AWAY_SECONDS
 
     async def exchange(self, outgoing: ExternalRequest) -> Answer | Lost:
         """The bank: a charge, a refund, or a query for a charge."""
@@ -94,7 +105,7 @@ class World(Agreeable):
             return Answer(status=200, body=b'{"refunded":1}')
         if self.unreachable:
             self.unreachable -= 1
-            return Lost(reason="refused", certain=True, retry_after=3.0)
+            return Lost(reason="refused", certain=True, retry_after=self.away_seconds)
         self.charged[outgoing.key] = 1
         self.asked.release()
         await self.door.wait()
@@ -156,7 +167,6 @@ class Replica:
         database: MemoryDatabase | str,
         world: World,
         *downstream: str,
-        lease_seconds: float = LEASE_SECONDS,
         codec: Codec = PLAIN,
     ) -> None:
         """`database` is a URL where it is on a server."""
@@ -164,13 +174,13 @@ class Replica:
         self.store: Store
         if isinstance(database, str):
             assert payment.migrations is not None
-            limits = PostgresLimits(lease_seconds=SERVER_LEASE_SECONDS)
+            limits = PostgresLimits(lease_seconds=LEASE_SECONDS)
             self.store = PostgresStore(
                 database, migrations=[payment.migrations], limits=limits, codec=codec
             )
         else:
             self.store = MemoryStore(
-                database=database, exclusive=False, lease_seconds=lease_seconds, codec=codec
+                database=database, exclusive=False, lease_seconds=LEASE_SECONDS, codec=codec
             )
         self.observer = Watching()
         self.engine = EmbeddedEngine(
@@ -187,6 +197,15 @@ class Replica:
         self.clock.thawed.set()
         await self.engine.drain(0.0)
         await self.store.close()
+
+    async def freeze(self) -> None:
+        """From now on it does nothing that waits, and its lease runs out."""
+        self.clock.thawed.clear()
+        ownership = self.store.ownership
+        assert isinstance(ownership, MemoryReplica | PostgresReplica)
+        usual, ownership._lease_seconds = ownership._lease_seconds, LAST_LEASE_SECONDS
+        assert await ownership.renew()
+        ownership._lease_seconds = usual
 
     def accept(self, saga_id: str = "s-1", **options: Any) -> Awaitable[Reply | None]:
         """One saga, or a duplicate of it."""
@@ -208,6 +227,26 @@ class Replica:
         """Its journal."""
         return [entry.event for entry in await self.store.entries(saga_id)]
 
+    async def until_waiting(self, attempts: int = 1, saga_id: str = "s-1") -> None:
+        """Return once the charge waits for its next attempt, behind so many that did not happen."""
+
+        async def waiting() -> bool:
+            seen = await self.engine.get_saga(saga_id)
+            charge = None if seen is None else seen.saga.steps.get("charge")
+            return (
+                charge is not None and Phase.WAITING is charge.phase and attempts <= charge.attempts
+            )
+
+        await until(waiting)
+
+    async def until_journaled(self, kind: type[e.Event], saga_id: str = "s-1") -> None:
+        """Return once such an entry is durable, of which nobody tells."""
+
+        async def journaled() -> bool:
+            return any(isinstance(event, kind) for event in await self.events(saga_id))
+
+        await until(journaled)
+
 
 @pytest.fixture
 def world() -> World:
@@ -225,7 +264,7 @@ def shared(request: pytest.FixtureRequest, database: MemoryDatabase) -> MemoryDa
     """The database of the pair, in memory and on a server."""
     if request.param == "memory":
         return database
-    url: str = request.getfixturevalue("postgres_url")
+    url: str = request.getfixturevalue("migrated_url")
     return url
 
 
@@ -248,19 +287,19 @@ async def pair(
 Pair = tuple[Replica, Replica]
 
 
+@pytest.fixture(autouse=True)
+def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lease is renewed as often as if it were short."""
+    for module in ("memory_database", "postgres.replica"):
+        monkeypatch.setattr(f"stage.store.{module}.RENEWALS_PER_LEASE", RENEWALS_PER_LEASE)
+
+
 async def in_its_call(replica: Replica, world: World) -> asyncio.Future[Reply | None]:
     """A saga that waits for the bank."""
     world.door.clear()
     accepting = asyncio.ensure_future(replica.accept())
     await world.asked.acquire()
     return accepting
-
-
-async def in_the_end(true: Callable[[], bool]) -> None:
-    """Wait until something holds that no event announces; five seconds at most."""
-    async with asyncio.timeout(5.0):
-        while not true():  # noqa: ASYNC110 - there is no event for it
-            await asyncio.sleep(0.01)
 
 
 async def test_a_duplicate_at_the_other_replica_joins(pair: Pair, world: World) -> None:
@@ -298,20 +337,73 @@ async def test_a_pause_that_is_pressed_at_one_replica_is_obeyed_by_all(
     """Within two seconds, and so is its end."""
     a, b = pair
     now = a.clock.now()
-    bank = payment.bind().plan.step("charge").peer
     pause = Pause(
-        target=f"externals.{bank}", at=now, until=now + 60.0, actor="kim", reason="their outage"
+        target=f"externals.{BANK}", at=now, until=now + 60.0, actor="kim", reason="their outage"
     )
     await a.engine.pause(pause)
-    await in_the_end(lambda: b.engine.pauses == (pause,))
+    await until(lambda: b.engine.pauses == (pause,))
     running = [asyncio.ensure_future(each.accept(f"s-{n}")) for n, each in enumerate(pair)]
     await asyncio.sleep(0.3)
     assert 0 == world.sent["POST charges"]
     assert await b.engine.resume(pause, actor="kim", reason="it is back")
-    async with asyncio.timeout(5.0):
+    async with asyncio.timeout(HANG_SECONDS):
         replies = await asyncio.gather(*running)
     assert [200, 200] == [reply.status for reply in replies if reply is not None]
     assert ["resumed", "paused"] == [act.act for act in await a.engine.acts(10)]
+
+
+async def test_the_end_of_a_pause_ends_none_that_was_put_since(pair: Pair) -> None:
+    """The person saw the first one. The second one of the other replica was ended with it."""
+    a, b = pair
+    first = hold_the_bank(a.clock.now())
+    await a.engine.pause(first)
+    await until(lambda: b.engine.pauses == (first,))
+    second = replace(first, at=first.at + 0.001, actor="lee")
+    await a.engine.pause(second)
+    key = ActKey(key="k-1", digest="d")
+    assert not await b.engine.resume(first, actor="kim", reason="it is back", act_key=key)
+    assert (second,) == b.engine.pauses == a.engine.pauses
+    assert await b.engine.resume(second, actor="kim", reason="it is back", act_key=key)
+    assert ["resumed", "paused", "paused"] == [act.act for act in await a.engine.acts(10)]
+
+
+class Narrow(World):
+    """Its bank takes one request at a time."""
+
+    @property
+    def peers(self) -> Peers:
+        """As the engine takes them."""
+        one = PeerLimits(concurrency_max=1)
+        return Peers(external=self, neighbours=self, limits={f"externals.{BANK}": one})
+
+
+async def test_a_pause_that_is_pressed_while_a_process_drains_holds_what_waits_there(
+    shared: MemoryDatabase | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waited for its turn until the drain was over; now the next process has it wait."""
+    monkeypatch.setattr(pauses, "PAUSE_LOOK_SECONDS", 0.05)
+    world = Narrow()
+    a, b = Replica(shared, world), Replica(shared, world)
+    for each in (a, b):
+        await each.start()
+    first = await in_its_call(a, world)
+    second = asyncio.ensure_future(a.accept("s-2"))
+    await until(lambda: 1 == sum(each.queued for each in a.engine.peers()))
+    draining = asyncio.ensure_future(a.engine.drain(60.0))
+    await b.engine.pause(hold_the_bank(a.clock.now()))
+    await b.until_journaled(e.StepTransient, "s-2")
+    assert not draining.done()
+    world.door.set()
+    await asyncio.wait_for(draining, HANG_SECONDS)
+    reply = await first
+    assert reply is not None and 200 == reply.status
+    assert await second is None
+    assert 1 == world.sent["POST charges"]
+    await a.store.close()
+    await b.stop()
+    assert [] == [*a.observer.defects, *b.observer.defects]
+    if isinstance(shared, MemoryDatabase):
+        shared.discard()
 
 
 async def test_another_payload_is_refused_at_the_other_replica_too(
@@ -353,9 +445,7 @@ async def test_a_request_to_compensate_reaches_the_owner(pair: Pair, world: Worl
     a, b = pair
     executing = await in_its_call(a, world)
     undoing = asyncio.ensure_future(b.compensate())
-    async with asyncio.timeout(20.0):
-        while not any(isinstance(each, e.CompensationRequested) for each in await b.events()):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)  # the owner journals it, and nobody tells
+    await b.until_journaled(e.CompensationRequested)
     assert not world.refunded, "it waits for what is in flight (rule 10)"
     world.door.set()
     snapshot, reply = await asyncio.gather(undoing, executing)
@@ -379,19 +469,153 @@ async def test_either_replica_compensates_a_saga_that_has_ended(pair: Pair, worl
 async def test_a_verb_reaches_the_owner(pair: Pair, world: World) -> None:
     """A retry is done there; one that does not fit is refused with its reason."""
     a, b = pair
-    world.unreachable = 1
+    world.unreachable, world.away_seconds = 1, 60.0
     accepting = asyncio.ensure_future(a.accept())
-    await in_the_end(lambda: not world.unreachable)
-    await asyncio.sleep(0.1)
+    await a.until_waiting()
     resolve = e.Resolved(at=0.0, actor="kim", why="ticket 17", step="charge")
     with pytest.raises(NotAllowed):
         await b.engine.operate("s-1", resolve, dry_run=False)
     retry = e.Retried(at=b.clock.now(), actor="kim", why="ticket 17")
     assert await b.engine.operate("s-1", retry, dry_run=False) is not None
-    async with asyncio.timeout(2.0):  # and not after the three seconds
+    async with asyncio.timeout(HANG_SECONDS):  # and not when the bank is to be asked again
         reply = await accepting
     assert reply is not None and 200 == reply.status
     assert retry in await a.events()
+
+
+def hold_the_bank(at: float) -> Pause:
+    """A pause of both ways to the bank."""
+    return Pause(
+        target=f"externals.{BANK}", at=at, until=at + 60.0, actor="kim", reason="their outage"
+    )
+
+
+async def held_at(owner: Replica, pair: Pair) -> asyncio.Future[Reply | None]:
+    """A saga of that replica whose charge a pause holds; both replicas know of the pause."""
+    pause = hold_the_bank(owner.clock.now())
+    await owner.engine.pause(pause)
+    await until(lambda: all(each.engine.pauses == (pause,) for each in pair))
+    accepting = asyncio.ensure_future(owner.accept())
+    await until(lambda: 1 == sum(each.queued for each in owner.engine.peers()))
+    return accepting
+
+
+async def test_a_person_may_act_on_a_saga_that_a_pause_holds_at_another_replica(
+    pair: Pair, world: World
+) -> None:
+    """The person does not know which replica holds it: the owner takes back what has not left.
+
+    A preview at the other replica says the same, so that its console offers the verb.
+    """
+    a, b = pair
+    accepting = await held_at(a, pair)
+    retry = e.Retried(at=b.clock.now(), actor="kim", why="ticket 17")
+    would = await b.engine.operate("s-1", retry, dry_run=True)
+    assert would is not None and Phase.WAITING is would.saga.steps["charge"].phase
+    async with asyncio.timeout(HANG_SECONDS):
+        assert await b.engine.operate("s-1", retry, dry_run=False) is not None
+    journal = await b.events()
+    taken_back = [isinstance(event, e.StepTransient) for event in journal].index(True)
+    assert taken_back < journal.index(retry)
+    assert 0 == world.sent["POST charges"]
+    assert await b.engine.resume(*b.engine.pauses, actor="kim", reason="it is back")
+    async with asyncio.timeout(HANG_SECONDS):
+        reply = await accepting
+    assert reply is not None and 200 == reply.status
+    assert 1 == world.sent["POST charges"]
+
+
+@pytest.mark.parametrize("verb", ["resolve", "retry"])
+async def test_a_verb_that_the_owner_refuses_is_refused_with_its_reason(
+    pair: Pair, world: World, verb: str
+) -> None:
+    """Its attempt there has left. It was reported as a replica that did not answer."""
+    a, b = pair
+    accepting = await in_its_call(a, world)
+    at = b.clock.now()
+    order: e.Verb = e.Retried(at=at, actor="kim", why="ticket 17")
+    if verb == "resolve":
+        order = e.Resolved(at=at, actor="kim", why="ticket 17", step="charge")
+    async with asyncio.timeout(HANG_SECONDS):
+        with pytest.raises(NotAllowed, match="in flight" if verb == "retry" else "nothing of it"):
+            await b.engine.operate("s-1", order, dry_run=False)
+    world.door.set()
+    reply = await accepting
+    assert reply is not None and 200 == reply.status
+    assert not any(isinstance(event, e.Verb) for event in await b.events())
+    assert [] == await a.store.ownership.mail()
+
+
+async def test_a_verb_that_is_refused_takes_nothing_back_at_another_replica(
+    pair: Pair, world: World
+) -> None:
+    """The held charge leaves at the end of the pause, and not later by its back-off."""
+    a, b = pair
+    accepting = await held_at(a, pair)
+    forget = e.Forgotten(at=b.clock.now(), actor="kim", why="ticket 17")
+    for dry_run in (True, False):
+        with pytest.raises(NotAllowed, match="still being worked on"):
+            await b.engine.operate("s-1", forget, dry_run=dry_run)
+    assert await b.engine.resume(*b.engine.pauses, actor="kim", reason="it is back")
+    async with asyncio.timeout(HANG_SECONDS):
+        reply = await accepting
+    assert reply is not None and 200 == reply.status
+    assert not any(isinstance(event, e.StepTransient) for event in await b.events())
+
+
+async def test_a_sweep_acts_on_a_saga_once_though_a_frozen_replica_goes_on_with_it(
+    pair: Pair, world: World
+) -> None:
+    """It had seen that the saga was still to come, and slept; another one acted on it meanwhile.
+
+    The saga waits again by then: a second `resolve` would count as undone what nobody undid.
+    """
+    a, b = pair
+    world.unreachable, world.away_seconds = 2, 60.0
+    accepting = asyncio.ensure_future(a.accept())
+    await a.until_waiting()
+    sweep = Sweep(
+        at=a.clock.now(),
+        actor="kim",
+        verb=SweepVerb.RETRY,
+        reason="their outage",
+        rate_per_second=10.0,
+        number=7,
+    )
+    assert "" == await b.engine.act_on(sweep, "s-1")
+    await a.until_waiting(2)
+    assert "" == await a.engine.act_on(sweep, "s-1")
+    assert 1 == sum(isinstance(event, e.Retried) for event in await b.events())
+    another = replace(sweep, number=8)
+    assert "" == await a.engine.act_on(another, "s-1")
+    assert 2 == sum(isinstance(event, e.Retried) for event in await b.events())
+    reply = await accepting
+    assert reply is not None and 200 == reply.status
+
+
+async def test_a_sweep_that_could_not_be_finished_goes_on_where_it_was_refused(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It copies no table again, unless it has erased more meanwhile."""
+    a, _ = pair
+    seen: list[set[str]] = []
+
+    async def scrub(clean: set[str]) -> None:
+        seen.append(set(clean))
+        clean.add("saga")
+        if 1 == len(seen):
+            raise StoreUnavailable("the table journal is in use")
+
+    monkeypatch.setattr(a.store, "scrub", scrub)
+    erased = Sweep(
+        at=0.0, actor="kim", verb=SweepVerb.ERASE, reason="x", rate_per_second=1.0, number=7, done=3
+    )
+    with pytest.raises(Unsettled, match="bytes of them may be left"):
+        await a.engine.finish(erased)
+    await a.engine.finish(replace(erased, done=4))
+    await a.engine.finish(erased)
+    await a.engine.finish(erased)
+    assert [set(), set(), {"saga"}, set()] == seen
 
 
 def retry_under(key: str, at: float, digest: str = "d-1") -> e.Retried:
@@ -403,10 +627,9 @@ def retry_under(key: str, at: float, digest: str = "d-1") -> e.Retried:
 async def test_copies_of_a_verb_are_one_at_every_replica(pair: Pair, world: World) -> None:
     """While the owner runs the saga, once it rests, and where a copy is on its way to the owner."""
     a, b = pair
-    world.unreachable = 1
+    world.unreachable, world.away_seconds = 1, 60.0
     accepting = asyncio.ensure_future(a.accept())
-    await in_the_end(lambda: not world.unreachable)
-    await asyncio.sleep(0.1)
+    await a.until_waiting()
     now = a.clock.now()
     copies = [a.engine.operate("s-1", retry_under("k-1", now), dry_run=False) for _ in range(3)]
     found = await asyncio.gather(*copies, return_exceptions=True)
@@ -427,12 +650,10 @@ async def test_a_copy_that_is_on_its_way_to_the_owner_is_a_repeat(
     a, b = pair
     world.unreachable = 99  # the saga stays with its owner
     accepting = asyncio.ensure_future(a.accept())
-    await in_the_end(lambda: world.unreachable == 98)
-    await asyncio.sleep(0.1)
+    await a.until_waiting()
     now = a.clock.now()
     await a.engine.operate("s-1", retry_under("k-1", now), dry_run=False)
-    await in_the_end(lambda: world.unreachable == 97)
-    await asyncio.sleep(0.1)
+    await a.until_waiting(2)
 
     async def unaware(act_key: ActKey) -> None:
         """Know of no key."""
@@ -530,7 +751,7 @@ async def test_a_long_poll_sees_a_change_elsewhere(pair: Pair, world: World) -> 
     await asyncio.sleep(0.1)
     assert not polling.done()
     world.door.set()
-    seen = await asyncio.wait_for(polling, 5.0)
+    seen = await asyncio.wait_for(polling, HANG_SECONDS)
     assert seen is not None and seen.row.length > 2
     await first
 
@@ -541,16 +762,16 @@ async def test_a_frozen_replica_is_taken_over_and_its_caller_gets_the_same_bytes
     """Its late write is refused, it follows the new owner, and the card is charged once."""
     a, b = pair
     first = await in_its_call(a, world)
-    a.clock.thawed.clear()
+    await a.freeze()
     joined = asyncio.ensure_future(b.accept())
-    reply = await asyncio.wait_for(joined, 10.0)
+    reply = await asyncio.wait_for(joined, HANG_SECONDS)
     assert reply is not None and 200 == reply.status
     taken = await b.store.get("s-1")
     assert taken is not None and 2 == taken.epoch
     assert not first.done()
 
     world.door.set()
-    own = await asyncio.wait_for(first, 5.0)
+    own = await asyncio.wait_for(first, HANG_SECONDS)
     assert own is not None
     assert (reply.status, reply.body) == (own.status, own.body)
     assert own.replayed
@@ -568,17 +789,17 @@ async def test_a_replica_that_was_declared_dead_drops_what_it_had(
         await each.start()
     world.forwards_lost = 1
     first = asyncio.ensure_future(a.accept())
-    await in_the_end(lambda: world.sent["forward"] == 1)
-    a.clock.thawed.clear()
-    reply = await asyncio.wait_for(b.accept(), 10.0)
+    await until(lambda: world.sent["forward"] == 1)
+    await a.freeze()
+    reply = await asyncio.wait_for(b.accept(), HANG_SECONDS)
     assert reply is not None and 200 == reply.status
     await asyncio.sleep(0.1)
     assert not first.done() and 1 == a.engine.live
     a.clock.thawed.set()
-    own = await asyncio.wait_for(first, 3.0)
+    own = await asyncio.wait_for(first, HANG_SECONDS)
     assert own is not None and (reply.status, reply.body) == (own.status, own.body)
     assert 0 == a.engine.live
-    again = await asyncio.wait_for(a.accept("s-2"), 5.0)
+    again = await asyncio.wait_for(a.accept("s-2"), HANG_SECONDS)
     assert again is not None and 200 == again.status, "it goes on under a new registration"
     for each in (a, b):
         await each.stop()
@@ -593,15 +814,19 @@ async def test_nothing_leaves_while_the_lease_is_over(
     replica = Replica(database, world, "shipping")
     await replica.start()
     first = await in_its_call(replica, world)
-    replica.clock.thawed.clear()
-    await asyncio.sleep(LEASE_SECONDS + 0.1)
+    await replica.freeze()
+    await until(lambda: not replica.store.ownership.sure)
     world.door.set()
+
+    async def intended() -> bool:
+        started = [event for event in await replica.events() if isinstance(event, e.StepStarted)]
+        return "forward:shipping" == started[-1].step
+
+    await until(intended)
     await asyncio.sleep(0.3)
-    started = [event for event in await replica.events() if isinstance(event, e.StepStarted)]
-    assert "forward:shipping" == started[-1].step, "its intent is durable"
     assert 0 == world.sent["forward"]
     replica.clock.thawed.set()
-    reply = await asyncio.wait_for(first, 5.0)
+    reply = await asyncio.wait_for(first, HANG_SECONDS)
     assert reply is not None and 200 == reply.status
     assert 1 == world.sent["forward"]
     await replica.stop()
@@ -610,14 +835,14 @@ async def test_nothing_leaves_while_the_lease_is_over(
 
 async def test_draining_gives_up_everything_at_once(database: MemoryDatabase, world: World) -> None:
     """The other replica goes on without waiting for the lease."""
-    a, b = (Replica(database, world, lease_seconds=3600.0) for _ in range(2))
+    a, b = (Replica(database, world) for _ in range(2))
     for each in (a, b):
         await each.start()
     first = await in_its_call(a, world)
     await a.engine.drain(0.0)
     assert await first is None
     world.door.set()
-    reply = await asyncio.wait_for(b.accept(), 5.0)
+    reply = await asyncio.wait_for(b.accept(), HANG_SECONDS)
     assert reply is not None and 200 == reply.status
     assert 1 == sum(world.charged.values())
     await a.store.close()
@@ -634,10 +859,10 @@ async def test_a_saga_that_rests_is_given_back(
     a, b = pair
     world.unreachable = 1
     assert await a.accept(respond_async=True) is None
-    await in_the_end(lambda: not a.engine.live and "s-1" not in database.owners)
+    await until(lambda: not a.engine.live and "s-1" not in database.owners)
     assert not isinstance((await b.events())[-1], e.Completed)
     a.clock.thawed.clear()
-    await in_the_end(lambda: database.sagas["s-1"].state is SagaState.COMPLETED)
+    await until(lambda: database.sagas["s-1"].state is SagaState.COMPLETED)
     assert 1 == sum(world.charged.values())
 
 
@@ -659,14 +884,12 @@ async def test_a_saga_that_is_opened_again_is_not_given_back(
     monkeypatch.setattr(a.store.ownership, "release", releasing)
     world.unreachable = 1
     assert await a.accept(respond_async=True) is None
-    await asyncio.wait_for(begun.wait(), 5.0)
+    await asyncio.wait_for(begun.wait(), HANG_SECONDS)
     first = await in_its_call(a, world)
     late.set()
-    await asyncio.wait_for(done.wait(), 5.0)
+    await asyncio.wait_for(done.wait(), HANG_SECONDS)
     compensating = asyncio.ensure_future(b.compensate())
-    async with asyncio.timeout(5.0):  # it is journaled before the call has ended
-        while not any(isinstance(one, e.CompensationRequested) for one in await b.events()):  # noqa: ASYNC110 - there is no event for it
-            await asyncio.sleep(0.01)
+    await b.until_journaled(e.CompensationRequested)  # before the call has ended
     world.door.set()
     assert SagaState.COMPENSATED is (await compensating).saga.state
     reply = await first
@@ -680,7 +903,7 @@ async def test_mail_opens_a_saga_that_its_owner_has_claimed_and_not_opened(
     database: MemoryDatabase, world: World, monkeypatch: pytest.MonkeyPatch, ask: str
 ) -> None:
     """It waits for its turn in recovery, and another replica wants something of it."""
-    gone, a, b = (Replica(database, world, lease_seconds=3600.0) for _ in range(3))
+    gone, a, b = (Replica(database, world) for _ in range(3))
     await gone.start()
     first = await in_its_call(gone, world)
     await gone.stop()
@@ -765,12 +988,12 @@ async def test_an_older_replica_gives_back_what_only_a_newer_one_reads(
     _ = await in_its_call(newer, world)
     await older.start()
     await newer.stop()
-    async with asyncio.timeout(10.0):
+    async with asyncio.timeout(HANG_SECONDS):
         await codec.met.wait()
     await next_one.start()
     world.door.set()
 
-    async with asyncio.timeout(20.0):
+    async with asyncio.timeout(HANG_SECONDS):
         reply = await next_one.accept()
 
     assert reply is not None and 200 == reply.status

@@ -7,10 +7,11 @@ the engines run it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from typing import Any
 
+import asyncpg
 import pytest
 from msgspec.structs import replace
 
@@ -24,7 +25,10 @@ from stage.engine.saga.opening import OpenRequest
 from stage.ports.engine import NotAllowed
 from stage.ports.ownership import HeldElsewhere, Ownership
 from stage.store.memory_database import MemoryDatabase
-from tests.unit.engine.test_replicas import Replica, World, in_the_end
+from tests.unit.engine.test_replicas import Replica, World
+from tests.waits import HANG_SECONDS, until
+
+SCAN_SECONDS = 0.05
 
 
 class Hand:
@@ -37,14 +41,24 @@ class Hand:
         self._ownership = ownership
         self.waiting: list[str] = []
         """Sagas that were written down and given back."""
+        self._lengths: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         sagas.deposited = self._deposited
 
     async def start(self) -> None:
         """See `Scheduler`."""
+        self._scanning = asyncio.ensure_future(self._scan())
 
     def stop(self) -> None:
         """See `Scheduler`."""
+        self._scanning.cancel()
+
+    async def _scan(self) -> None:
+        """Give back again, as that of Temporal does, what a look of another replica kept here."""
+        while True:
+            await asyncio.sleep(SCAN_SECONDS)
+            kept = {each: at for each, at in self._lengths.items() if each not in self._sagas}
+            await self._ownership.release(kept)
 
     async def close(self) -> None:
         """See `Scheduler`."""
@@ -53,7 +67,10 @@ class Hand:
         self._tasks.add(asyncio.ensure_future(self._give_back(saga_id, length)))
 
     async def _give_back(self, saga_id: str, length: int) -> None:
-        await self._ownership.release({saga_id: length})
+        # As the scheduler of Temporal does: a run of it may have begun here meanwhile.
+        self._lengths[saga_id] = length
+        if saga_id not in self._sagas:
+            await self._ownership.release({saga_id: length})
         self.waiting.append(saga_id)
 
     def run(self, saga_id: str = "s-1") -> None:
@@ -95,7 +112,7 @@ class Scheduled(Replica):
 
     async def written_down(self, times: int = 1) -> None:
         """Return when so much was written down here, and given back."""
-        await in_the_end(lambda: len(self.hand.waiting) >= times)
+        await until(lambda: len(self.hand.waiting) >= times)
 
 
 Pair = tuple[Scheduled, Scheduled]
@@ -112,7 +129,7 @@ def shared(request: pytest.FixtureRequest) -> MemoryDatabase | str:
     if request.param == "memory":
         assert payment.migrations is not None
         return MemoryDatabase([payment.migrations])
-    url: str = request.getfixturevalue("postgres_url")
+    url: str = request.getfixturevalue("migrated_url")
     return url
 
 
@@ -203,6 +220,33 @@ async def test_a_wait_that_runs_out_before_the_turn_is_journaled(pair: Pair) -> 
     assert reply is not None and 200 == reply.status
 
 
+@pytest.mark.parametrize("shared", ["postgres"], indirect=True)
+async def test_a_saga_at_which_another_replica_looks_is_given_back_again(
+    pair: Pair, migrated_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its row is locked for a moment, and a release passes over it: its run may begin here."""
+    a, b = pair
+    release, looked = a.store.ownership.release, list[str]()
+
+    async def behind_a_look(sagas: Mapping[str, int | None]) -> None:
+        if looked or not sagas:
+            return await release(sagas)
+        looked.extend(sagas)
+        other = await asyncpg.connect(migrated_url)
+        async with other.transaction():
+            await other.execute("SELECT FROM stage.saga FOR UPDATE")
+            await release(sagas)
+        await other.close()
+
+    monkeypatch.setattr(a.store.ownership, "release", behind_a_look)
+    assert await a.accept(respond_async=True, wait_seconds=0.0) is None
+    await a.written_down()
+    b.hand.run()
+    reply = await b.accept()
+    assert reply is not None and 200 == reply.status
+    assert ["s-1"] == looked
+
+
 async def test_a_compensation_before_the_turn_leaves_nothing_to_run(
     pair: Pair, world: World
 ) -> None:
@@ -229,7 +273,7 @@ async def test_a_compensation_of_a_completed_saga_waits_for_its_turn(
     await a.written_down()
     a.hand.run()
     await accepting
-    await in_the_end(lambda: 0 == a.engine.live)
+    await until(lambda: 0 == a.engine.live)
     undoing = asyncio.ensure_future(b.compensate())
     await b.written_down()
     assert not world.refunded
@@ -249,7 +293,7 @@ async def test_a_compensation_reaches_the_run_wherever_it_is(pair: Pair, world: 
         a.hand.run(saga_id)
         await world.asked.acquire()
         undoing = asyncio.ensure_future({"a": a, "b": b}[asked].compensate(saga_id))
-        async with asyncio.timeout(20.0):
+        async with asyncio.timeout(HANG_SECONDS):
             while "CompensationRequested" not in kinds(  # noqa: ASYNC110 - in another task
                 await a.events(saga_id)
             ):
@@ -291,7 +335,7 @@ async def test_a_decision_on_a_saga_of_a_backup_is_refused_before_the_turn(
     assert await a.accept(wait_seconds=0.0) is None
     await a.written_down()
     a.hand.run()
-    async with asyncio.timeout(20.0):
+    async with asyncio.timeout(HANG_SECONDS):
         while "ApprovalAsked" not in kinds(await a.events()):  # noqa: ASYNC110 - in another task
             await asyncio.sleep(0.01)
     await a.engine.drain(0.0)

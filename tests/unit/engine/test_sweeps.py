@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from itertools import pairwise
 
 import pytest
 
+from stage.core.errors import StoreUnavailable
 from stage.core.sweep import Sweep, SweepEnd, SweepState
 from stage.core.sweep_verbs import SweepVerb
 from stage.engine.embedded.sweeps import Sweeps
-from stage.ports.store import Act
+from stage.ports.engine import Busy, Unsettled
+from stage.ports.observer import TraceContext
+from stage.ports.store import Act, Unit
 from stage.store.memory import MemoryStore
 from stage.telemetry.null import NullObserver
+from tests.waits import HANG_SECONDS
 
 SAGAS = 120
 RATE = 50.0
@@ -62,7 +67,7 @@ async def test_a_sweep_keeps_the_rate_that_it_was_given(work_seconds: float) -> 
 
     sweeps = Sweeps(store, clock, NullObserver(), act, nothing)
     sweeps.start()
-    async with asyncio.timeout(10.0):
+    async with asyncio.timeout(HANG_SECONDS):
         await over.wait()
     sweeps.stop()
     pauses = [late - early for early, late in pairwise(acted)]
@@ -99,4 +104,93 @@ async def test_a_sweep_of_which_the_audit_has_nothing_any_more_is_not_finished_a
     assert 2 == await store.transact(lambda unit: unit.drop_acts(9e9, 9))
     assert await sweeps._scrubbed_if_stopped(stopped)
     assert [number] == finished
+    await store.close()
+
+
+class Noting(NullObserver):
+    """Remembers the sagas of defects."""
+
+    def __init__(self) -> None:
+        self.defects: list[str] = []
+
+    def defect(self, where: str, saga_id: str, trace: TraceContext, error: BaseException) -> None:
+        """See ports.observer.Observer."""
+        self.defects.append(saga_id)
+
+
+@pytest.mark.parametrize(
+    "error, reported",
+    [
+        (Unsettled("its owner did not answer"), False),
+        (StoreUnavailable("the file of its worker is away"), False),
+        (Busy("too many run there"), False),
+        (RuntimeError("a defect"), True),
+    ],
+)
+async def test_a_saga_on_which_a_sweep_cannot_act_keeps_none_behind_it_waiting(
+    error: Exception, reported: bool
+) -> None:
+    """It is tried again behind the others, and the sweep is not done before it is.
+
+    It is the first in the order of ids, and was the first one at each look: no other had a turn.
+    """
+    clock, store, observer = SleepersClock(), MemoryStore(), Noting()
+    await store.open()
+    begun = Sweep(at=1.0, actor="kim", verb=SweepVerb.RETRY, reason="x", rate_per_second=1.0)
+    ids = ["s-1", "s-2", "s-3"]
+    number = await store.transact(lambda unit: unit.begin_sweep(begun, ids))
+    acted: list[str] = []
+    over = asyncio.Event()
+
+    async def act(_: Sweep, saga_id: str) -> str:
+        acted.append(saga_id)
+        if saga_id == "s-1" and acted.count("s-1") < 3:
+            raise error
+        return ""
+
+    async def finish(_: Sweep) -> None:
+        over.set()
+
+    sweeps = Sweeps(store, clock, observer, act, finish)
+    sweeps.start()
+    async with asyncio.timeout(10.0):
+        await over.wait()
+        while (await store.sweeps(1))[0].state is not SweepState.DONE:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    sweeps.stop()
+    assert ["s-1", "s-2", "s-3", "s-1", "s-1"] == acted
+    assert 3 == len(await store.sweep_sagas(number, SweepEnd.DONE, 9))
+    assert (["s-1", "s-1"] if reported else []) == observer.defects
+    await store.close()
+
+
+async def beginning(sweep: Sweep, unit: Unit) -> int:
+    """Begin a sweep of one saga."""
+    return await unit.begin_sweep(sweep, ["s-1"])
+
+
+async def test_a_sweep_that_cannot_be_finished_keeps_none_behind_it_waiting() -> None:
+    """Its error is reported, and the sweep that was begun later is done."""
+    clock, store, observer = SleepersClock(), MemoryStore(), Noting()
+    await store.open()
+    for verb in (SweepVerb.ERASE, SweepVerb.RETRY):
+        begun = Sweep(at=1.0, actor="kim", verb=verb, reason="x", rate_per_second=1.0)
+        await store.transact(partial(beginning, begun))
+
+    async def act(_: Sweep, saga_id: str) -> str:
+        return ""
+
+    async def finish(sweep: Sweep) -> None:
+        if sweep.verb is SweepVerb.ERASE:
+            raise LookupError
+
+    sweeps = Sweeps(store, clock, observer, act, finish)
+    sweeps.start()
+    async with asyncio.timeout(10.0):
+        while (await store.sweeps(1))[0].state is not SweepState.DONE:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    sweeps.stop()
+    first, second = reversed(await store.sweeps(9))
+    assert (SweepState.RUNNING, SweepState.DONE) == (first.state, second.state)
+    assert observer.defects
     await store.close()

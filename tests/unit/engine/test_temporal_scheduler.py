@@ -14,6 +14,7 @@ from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
+from stage.core.errors import NewerJournal
 from stage.demo.chain import free_ports
 from stage.demo.payment import payment
 from stage.engine.embedded.engine import EmbeddedEngine
@@ -30,8 +31,8 @@ from tests.unit.engine.test_replicas import (
     Replica,
     World,
     in_its_call,
-    in_the_end,
 )
+from tests.waits import HANG_SECONDS, until
 
 
 class Scheduled(Replica):
@@ -112,7 +113,7 @@ async def replica(
 
 async def written_down(replica: Scheduled) -> None:
     """Return when an accepted saga is in the journal, and out of memory."""
-    async with asyncio.timeout(20.0):
+    async with asyncio.timeout(HANG_SECONDS):
         while (  # noqa: ASYNC110 - there is no event for it
             "s-1" in replica.sagas or not await replica.events()
         ):
@@ -133,7 +134,7 @@ async def test_a_saga_that_runs_for_long_stays_with_its_replica(
     replica.sagas.open(OpenRequest(saga_id="s-1"), recovered=True)
     await world.asked.acquire()
     seen = replica.claims
-    await in_the_end(lambda: replica.claims > seen + 1)
+    await until(lambda: replica.claims > seen + 1)
     assert [] == replica.released
     world.door.set()
     reply = await accepting
@@ -162,6 +163,28 @@ async def test_a_run_that_only_a_newer_release_can_make_is_offered_again_later(
     assert [] == older.observer.defects
 
 
+async def test_a_row_that_only_a_newer_release_can_read_is_offered_again_later(
+    database: MemoryDatabase, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a saga of which that release wrote an entry, and not at once, as behind a failure."""
+    newer = Replica(database, world)
+    await newer.start()
+    _ = await in_its_call(newer, world)
+    await newer.stop()
+    older = Scheduled(database, world, codec=OlderCodec())
+    await older.start()
+
+    async def unread(_: str) -> None:
+        raise NewerJournal("the release that wrote it goes on with it")
+
+    monkeypatch.setattr(older.store, "get", unread)
+    with pytest.raises(ApplicationError, match="newer release") as failed:
+        await ActivityEnvironment().run(older.scheduler.advance, "s-1")
+    assert failed.value.next_retry_delay == timedelta(seconds=scheduler.NEWER_SECONDS)
+    await older.stop()
+    assert [] == older.observer.defects
+
+
 async def test_an_error_in_a_poke_does_not_end_the_scan(
     replica: Scheduled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,10 +198,11 @@ async def test_an_error_in_a_poke_does_not_end_the_scan(
     replica.scheduler._client = cast(Client, client)
     accepting = asyncio.ensure_future(replica.accept(respond_async=True))
     await written_down(replica)
-    await in_the_end(lambda: len(replica.observer.defects) > 1)
+    await until(lambda: len(replica.observer.defects) > 1)
     seen = replica.claims
-    await in_the_end(lambda: replica.claims > seen + 1)
+    await until(lambda: replica.claims > seen + 1)
     assert {"a defect of the client"} == {str(error) for error in replica.observer.defects}
+    replica.scheduler._client = None  # the scan goes on, and pokes nobody any more
     replica.observer.defects.clear()
     accepting.cancel()
 
@@ -220,7 +244,7 @@ async def one_written_down(database: MemoryDatabase, world: World) -> asyncio.Fu
     ended = Scheduled(database, world)
     await ended.start()
     accepting = asyncio.ensure_future(ended.accept("s-3"))
-    await in_the_end(lambda: "s-3" in database.journal and "s-3" not in ended.sagas)
+    await until(lambda: "s-3" in database.journal and "s-3" not in ended.sagas)
     await ended.stop()
     return accepting
 
@@ -250,7 +274,7 @@ async def test_sagas_behind_those_of_a_newer_release_are_found(
     monkeypatch.setattr(scheduler, "DUE_IDS_MAX", 1)
     monkeypatch.setattr(scheduler, "RECOVERY_IDS_MAX", 1)
     await older.start()
-    await in_the_end(lambda: "s-3" in poked)
+    await until(lambda: "s-3" in poked)
     assert {"s-1", "s-2", "s-3"} == set(poked)
     for each in accepting:
         each.cancel()

@@ -112,19 +112,26 @@ async def test_a_loop_that_answers_at_once_is_asked_again(
     assert [] == by_hand.reports
 
 
-async def test_many_short_functions_are_no_long_one(watched: Watched) -> None:
+async def test_many_short_functions_are_no_long_one(by_hand: Watched) -> None:
     """Each look finds the thread at work, and another function in it."""
+    began, over = threading.Semaphore(0), threading.Semaphore(0)
 
     def work() -> None:
         for _ in range(60):
-            watched.dog.entered("s-1", "reserve")
-            time.sleep(0.02)
-            watched.dog.left("s-1", "reserve", ended=True)
+            by_hand.dog.entered("s-1", "reserve")
+            began.release()
+            over.acquire(timeout=WAIT_SECONDS_MAX)
+            by_hand.dog.left("s-1", "reserve", ended=True)
 
     thread = threading.Thread(target=work)
     thread.start()
-    await until(lambda: not thread.is_alive())
-    assert [] == watched.reports
+    for _ in range(60):
+        assert began.acquire(timeout=WAIT_SECONDS_MAX)
+        await looks(by_hand, 1)
+        over.release()
+    thread.join(WAIT_SECONDS_MAX)
+    assert [] == by_hand.reports
+    assert not by_hand.dog.stuck
 
 
 @pytest.mark.blocking

@@ -15,6 +15,7 @@ from stage.engine.workers.link import WorkerDoor, WorkerLink
 from stage.inbound.local import open_socket
 from stage.ports.engine import Busy, PayloadDiffers, SagaLost, Stopping, WorkerLost
 from stage.wire.problem import WireError
+from tests.waits import HANG_SECONDS
 
 ERRORS = (
     PayloadDiffers("other data", SagaState.ACTIVE),
@@ -84,7 +85,7 @@ async def test_an_error_comes_through_whole(tmp_path: Path, error: Exception) ->
 
 async def test_a_value_that_cannot_be_sent_is_an_error_at_once(tmp_path: Path) -> None:
     """And not an answer that is awaited until it is too late."""
-    async with linked(tmp_path) as (_, _, link), asyncio.timeout(5):
+    async with linked(tmp_path) as (_, _, link), asyncio.timeout(HANG_SECONDS):
         with pytest.raises((TypeError, RuntimeError)):
             await link.call("no pickle", (), {})
 
@@ -95,7 +96,7 @@ async def test_a_call_that_nobody_awaits_is_ended_there(tmp_path: Path) -> None:
         asking = asyncio.create_task(link.call("hold", (), {}))
         await worker.begun.wait()
         asking.cancel()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_SECONDS):
             await worker.cancelled.wait()
         assert ((), {}) == await link.call("echo", (), {})
 

@@ -136,11 +136,21 @@ def test_every_route_is_found_by_its_own_template(route: Any) -> None:
         ("GET", "/sagas/s-1/undo", ()),
         ("DELETE", "/sagas", ("GET", "POST")),
         ("HEAD", "/sagas/s-1", ("GET",)),
+        ("POST", "/readyz", ("GET", "HEAD")),
         ("GET", "/sagas/s-1/retry", ("POST",)),
     ],
 )
 def test_a_path_that_fits_no_template_is_not_found(method: str, path: str, allowed: Any) -> None:
     assert allowed == find(method, path)
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_a_load_balancer_may_ask_by_head(path: str) -> None:
+    """Some ask for nothing but the head, and count a 405 as a service that is down."""
+    found = find("HEAD", path)
+
+    assert isinstance(found, Found)
+    assert path == found.route.template
 
 
 @pytest.mark.parametrize("path", ["/%73agas", "/s%61gas", "/%73%61%67%61%73"])

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from examples.step_functions.interpreter import Execution
+from examples.step_functions.interpreter import Execution, TaskFailed
 from stage.cli.root import cli
 from stage.inbound.activity import (
     BEAT_SECONDS,
@@ -21,7 +21,13 @@ from stage.inbound.activity import (
     NOT_EXECUTED,
 )
 from stage.orchestrators.step_functions.activity_states import TASK_SECONDS_MIN
-from stage.orchestrators.step_functions.document import Chain, backward, forward
+from stage.orchestrators.step_functions.document import (
+    DROPPED_LOOKS_MAX,
+    EXECUTED_LOOKS_MAX,
+    Chain,
+    backward,
+    forward,
+)
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "step_functions"
 STAGES = ("order", "payment", "shipping")
@@ -166,17 +172,87 @@ def test_the_command_prints_activities() -> None:
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_an_undo_is_asked_for_until_it_is_answered(name: str) -> None:
-    """Its retries have no end, and no error leaves it but the codes that may be an end."""
-    for here, state in DOCUMENTS[name]["States"].items():
+    """Its retries have no end, and no error leaves it but the codes that may be an end.
+
+    Those of a look lead back to the request to compensate.
+    """
+    states = DOCUMENTS[name]["States"]
+    for here, state in states.items():
         if not here.startswith(("compensate ", "look at ")):
             continue
         assert 99_999_999 == state["Retry"][-1]["MaxAttempts"]
         assert ["States.ALL"] == state["Retry"][-1]["ErrorEquals"]
-        caught = [name for catcher in state.get("Catch", ()) for name in catcher["ErrorEquals"]]
-        assert caught in (
-            [],
-            ["States.Http.StatusCode.409", "States.Http.StatusCode.410"],
-        )
+        caught = [name for catcher in state["Catch"] for name in catcher["ErrorEquals"]]
+        codes = (409, 410) if here.startswith("compensate ") else (404, 410)
+        assert [f"States.Http.StatusCode.{code}" for code in codes] == caught
+        assert caught == state["Retry"][0]["ErrorEquals"]
+        assert 0 == state["Retry"][0]["MaxAttempts"]
+    for stage in STAGES:
+        not_shown, dropped = states[f"look at {stage}"]["Catch"]
+        again = states[dropped["Next"]]["Default"]
+        assert (again, f"compensate {stage}") == (not_shown["Next"], states[again]["Next"])
+
+
+class Answering(Execution):
+    """An execution of `backward` whose stages answer by script; the last answer is for ever."""
+
+    def __init__(self, scripts: dict[str, list[Any]]) -> None:
+        super().__init__(backward(CHAIN), "s-1", {"saga_id": "s-1"}, cast(Any, None), speed=1e9)
+        self.scripts = scripts
+        self.asked: list[str] = []
+        self.cause_sent = ""
+
+    async def _invoke(self, arguments: dict[str, Any], seconds: int) -> dict[str, Any]:
+        self.cause_sent = arguments.get("RequestBody", {}).get("reason", self.cause_sent)
+        stage = arguments["ApiEndpoint"].partition("Url}")[0].removeprefix("${").lower()
+        asked = f"{arguments['Method']} {stage}"
+        self.asked.append(asked)
+        script = self.scripts.get(asked, ["compensated"])
+        said = script.pop(0) if len(script) > 1 else script[0]
+        if isinstance(said, int):
+            raise TaskFailed(f"States.Http.StatusCode.{said}")
+        return {"ResponseBody": {"saga_id": "s-1", "outcome": said}}
+
+
+@pytest.mark.parametrize("code", [409, 410])
+@pytest.mark.parametrize("shown", [404, "executed"])
+async def test_a_code_of_a_gateway_ends_no_compensation(code: int, shown: str | int) -> None:
+    """The stage has not heard the request: it shows the saga as before, or has never seen it."""
+    execution = Answering({"POST shipping": [code, "compensated"], "GET shipping": [shown]})
+    end = await execution.run()
+    assert "Saga.Compensated" == end.error
+    asked = ["POST shipping", "GET shipping", "POST shipping", "POST payment", "POST order"]
+    assert asked == execution.asked
+
+
+@pytest.mark.parametrize(
+    "shown, looks", [("unknown", 1), ("executed", EXECUTED_LOOKS_MAX), (410, DROPPED_LOOKS_MAX)]
+)
+async def test_a_stage_that_cannot_compensate_is_noted_in_the_end(
+    shown: str | int, looks: int
+) -> None:
+    """An undo that failed, a pivot, and a saga that was dropped for its age; the others go on."""
+    stages = ("shipping", "payment")
+    script: dict[str, list[Any]] = {f"POST {stage}": [409] for stage in stages}
+    execution = Answering({**script, **{f"GET {stage}": [shown] for stage in stages}})
+    end = await execution.run()
+    assert "Saga.FailedToCompensate" == end.error
+    assert end.cause.endswith("(stands: shipping, payment)")
+    assert "POST order" == execution.asked[-1]
+    assert [looks, looks] == [execution.asked.count(f"GET {stage}") for stage in stages]
+
+
+@pytest.mark.parametrize(
+    "reason, sent",
+    [("x" * 5_000, "x" * 1_000), ({"Error": "E"}, '{"Error":"E"}'), (None, "null"), ("no", "no")],
+    ids=["long", "an object", "null", "text"],
+)
+async def test_any_reason_is_one_that_a_stage_takes(reason: Any, sent: str) -> None:
+    """The stage refuses one of more than 1,000 characters, or that is no text."""
+    execution = Answering({})
+    execution.given["reason"] = reason
+    end = await execution.run()
+    assert ("Saga.Compensated", sent) == (end.error, execution.cause_sent)
 
 
 def test_a_no_is_never_repeated() -> None:

@@ -21,6 +21,7 @@ from stage.orchestrators.temporal import door as door_module
 from stage.orchestrators.temporal.door import Door
 from stage.orchestrators.temporal.workflow import CompensateAsk
 from stage.wire.tokens import accept_line
+from tests.waits import HANG_SECONDS
 
 STAGES = ("payment", "shipping")
 PATH = "/sagas/o-1/compensate"
@@ -149,7 +150,7 @@ async def raw(port: int, sent: bytes) -> tuple[int, bytes, Any]:
     """The code, the head and the body of the answer to bytes as they are."""
     reader, writer = await asyncio.open_connection(HOST, port)
     writer.write(sent)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG_SECONDS):
         head = await reader.readuntil(b"\r\n\r\n")
         length = int(head.lower().partition(b"content-length: ")[2].split()[0])
         body = await reader.readexactly(length)

@@ -38,6 +38,7 @@ from stage.ports.stage import Answer, Lost
 from stage.wire.replies import CompensateRequest
 from tests.certificates import DAY, Authority
 from tests.unit.outbound.scripted import FixedClock, ScriptedTransport, answered
+from tests.waits import HANG_SECONDS
 
 URL = "http://psp:1"
 CERTIFICATES = Path(__file__).parent / "certificates"
@@ -470,7 +471,7 @@ async def test_a_certificate_that_the_peer_does_not_take_has_no_effect(
         client.load_cert_chain(*(ours if shows == "expired" else other).sign("a", "a", end=end))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         url = f"https://127.0.0.1:{listening.getsockname()[1]}/charges"
-        async with opened_transport() as transport, asyncio.timeout(20.0):
+        async with opened_transport() as transport, asyncio.timeout(HANG_SECONDS):
             refusing = asyncio.create_task(asyncio.to_thread(refuse, listening, server))
             lost = await transport.send(
                 "POST", url, headers=[], body=b"{}", timeout=10.0, tls=client
@@ -483,7 +484,7 @@ async def test_a_certificate_that_the_peer_does_not_take_has_no_effect(
 
 
 async def test_a_certificate_that_is_refused_while_the_last_look_waits_is_shown_once(
-    tmp_path: Path,
+    tmp_path: Path, ended: asyncio.Queue[None]
 ) -> None:
     """Another connection would be refused as well; the reason is that of the peer."""
     ours = Authority(tmp_path)
@@ -498,13 +499,12 @@ async def test_a_certificate_that_is_refused_while_the_last_look_waits_is_shown_
 
         async def until_refused() -> None:
             await refusing
-            for _ in range(10):
-                await asyncio.sleep(0)  # the event loop hears of it
+            await ended.get()
 
         transport = Transport(until_refused)
         await transport.open()
         url = f"https://127.0.0.1:{listening.getsockname()[1]}/charges"
-        async with asyncio.timeout(20.0):
+        async with asyncio.timeout(HANG_SECONDS):
             lost = await transport.send(
                 "POST", url, headers=[], body=b"{}", timeout=5.0, tls=client
             )

@@ -14,8 +14,11 @@ import pytest
 
 from stage.outbound.transport import ANSWER_BYTES_MAX, CONNECTIONS_MAX, Transport
 from stage.ports.stage import Answer, Lost
+from tests.kept_port import kept_port
 
-SECONDS = 5.0
+SECONDS = 20.0
+SHORT_SECONDS = 1.0
+"""Enough for a busy machine to connect and to send."""
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 HOLD = b"hold"
 """Not an answer: say nothing, and keep the connection."""
@@ -243,16 +246,18 @@ async def test_bytes_that_are_no_http_leave_doubt(peer: Peer, transport: Transpo
     assert not lost.certain
 
 
-async def test_a_refused_connection_is_certain(unused_tcp_port: int, transport: Transport) -> None:
+async def test_a_refused_connection_is_certain(transport: Transport) -> None:
     """Nothing was sent."""
-    lost = await sent(transport, f"http://127.0.0.1:{unused_tcp_port}/x")
+    with kept_port() as port:
+        lost = await sent(transport, f"http://127.0.0.1:{port}/x")
     assert isinstance(lost, Lost)
     assert (True, "refused") == (lost.certain, lost.error)
 
 
-async def test_connections_that_end_before_the_first_byte_are_certain() -> None:
+async def test_connections_that_end_before_the_first_byte_are_certain(
+    ended: asyncio.Queue[None],
+) -> None:
     """Nothing was written, so that nothing can have happened. The peer is not asked for ever."""
-    ended: asyncio.Queue[None] = asyncio.Queue()
     connections = 0
 
     async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -260,16 +265,10 @@ async def test_connections_that_end_before_the_first_byte_are_certain() -> None:
         connections += 1
         writer.close()
         await writer.wait_closed()
-        ended.put_nowait(None)
-
-    async def until_ended() -> None:
-        await ended.get()
-        for _ in range(10):
-            await asyncio.sleep(0)  # the event loop hears of it
 
     server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/charges"
-    transport = Transport(until_ended)
+    transport = Transport(ended.get)
     await transport.open()
     async with server:
         lost = await transport.send("POST", url, headers=[], body=b"{}", timeout=SECONDS)
@@ -282,7 +281,7 @@ async def test_a_last_look_that_takes_too_long_is_certain(peer: Peer) -> None:
     """The lease was not renewed in time, and nothing has left."""
     transport = Transport(asyncio.Event().wait)  # type: ignore[arg-type]
     await transport.open()
-    lost = await transport.send("POST", peer.url, headers=[], body=b"{}", timeout=0.05)
+    lost = await transport.send("POST", peer.url, headers=[], body=b"{}", timeout=SHORT_SECONDS)
     await transport.close()
     assert isinstance(lost, Lost) and lost.certain and lost.reason.startswith("not sent: "), lost
     assert [] == peer.requests
@@ -293,7 +292,7 @@ async def test_a_connection_that_does_not_come_about_in_time_is_certain(
 ) -> None:
     """Here the peer does not speak TLS, and says nothing at all. The reason holds no password."""
     url = peer.url.replace("http://", "https://me:secret@")
-    lost = await sent(transport, url, timeout=0.2)
+    lost = await sent(transport, url, timeout=SHORT_SECONDS)
     assert isinstance(lost, Lost)
     assert "secret" not in lost.reason
     assert (True, "refused") == (lost.certain, lost.error)
@@ -303,7 +302,7 @@ async def test_a_connection_that_does_not_come_about_in_time_is_certain(
 async def test_no_answer_in_time_leaves_doubt(peer: Peer, transport: Transport) -> None:
     """And the connection is closed: a late answer must not be taken for that of the next."""
     peer.script = [HOLD, OK]
-    lost = await sent(transport, peer.url, timeout=0.2)
+    lost = await sent(transport, peer.url, timeout=SHORT_SECONDS)
     assert isinstance(lost, Lost)
     assert (False, "timeout") == (lost.certain, lost.error)
     assert isinstance(await sent(transport, peer.url), Answer)
@@ -315,7 +314,7 @@ async def test_the_time_also_holds_for_the_rest_of_an_answer(
 ) -> None:
     """It covers the whole exchange."""
     peer.script = [b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n{}" + b" " * 3, HOLD]
-    lost = await sent(transport, peer.url, timeout=0.2)
+    lost = await sent(transport, peer.url, timeout=SHORT_SECONDS)
     assert isinstance(lost, Lost)
     assert "timeout" == lost.error
 
@@ -462,7 +461,7 @@ async def test_credentials_in_the_url_are_sent_as_a_header(
 
 async def test_an_answer_that_nobody_asked_for_is_not_taken() -> None:
     """Bytes on an idle connection are not the answer to the next request."""
-    stray = asyncio.Event()
+    stray, came = asyncio.Event(), asyncio.Event()
     connections = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -474,6 +473,8 @@ async def test_an_answer_that_nobody_asked_for_is_not_taken() -> None:
             if connections == 1:
                 await stray.wait()
                 writer.write(OK.replace(b"{}", b"[]"))
+                await writer.drain()
+                came.set()
             await reader.read()
         writer.close()
 
@@ -489,6 +490,7 @@ async def test_an_answer_that_nobody_asked_for_is_not_taken() -> None:
             assert isinstance(answer, Answer)
             assert b"{}" == answer.body
             stray.set()
+            await came.wait()
             await asyncio.sleep(0.1)  # until it is here: nothing tells of it
     finally:
         await transport.close()

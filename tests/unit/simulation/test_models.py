@@ -15,6 +15,7 @@ from stage.core.errors import ConfigurationError
 from stage.demo.model import Psp
 from stage.demo.payment import payment
 from stage.simulation import ApiModel, ApiRequest, UnkeyedApi
+from stage.simulation.api import PendingApi
 from stage.simulation.author import payload_of, scenario_of
 from stage.simulation.books import Books
 from stage.simulation.faults import KINDS, SELDOM, Faults, draw
@@ -51,6 +52,31 @@ def test_an_api_makes_an_effect_once_a_key_and_closes_what_is_undone(world: Worl
     assert 1 == books.effects[DO].standing
     assert [200, 410] == [ask(model, "POST", "/undo", UNDO), ask(model, "POST", "/", DO)]
     assert (1, 0) == (books.effects[DO].made, books.effects[DO].standing)
+
+
+class LooksUpElsewhere(ApiModel):
+    look_up_path = "/look-ups"
+
+
+def test_a_look_up_at_a_path_of_its_own_finds_nothing(world: World) -> None:
+    """The engine's key is in each request, and no real API looks at it whatever the path is."""
+    books, faults = world
+    model = ApiModel("psp", books, faults)
+    assert 200 == ask(model, "POST", "/charges", DO)
+    paths = ("/charges", "/charges/by-key/1", "/charges?key=1", "/charge", "/", "/charges-of")
+    assert [200, 200, 200, 404, 404, 404] == [ask(model, "GET", path, DO) for path in paths]
+    other = LooksUpElsewhere("psp", books, faults)
+    assert [404, 200] == [ask(other, "GET", path, DO) for path in ("/charges", "/look-ups/1")]
+
+
+def test_a_pending_call_is_not_found_at_a_path_of_its_own_either(world: World) -> None:
+    """A probe that asks there would settle a call in every simulated world, and none in ours."""
+    books, faults = world
+    model = PendingApi("psp", books, faults)
+    assert ask(model, "POST", "/charges", DO) in (200, 202)
+    assert [404, 404] == [ask(model, "GET", path, DO) for path in ("/charge", "/")]
+    assert not model._looks
+    assert ask(model, "GET", "/charges/1", DO) in (200, 202) and model._looks
 
 
 def test_an_api_that_ignores_keys_makes_an_effect_each_time(world: World) -> None:

@@ -12,9 +12,12 @@ import pytest
 from stage.demo.postgres_server import Server, running
 from stage.ports.store import Store
 from stage.store.memory import MemoryStore
+from stage.store.postgres.address import DatabaseServer
+from stage.store.postgres.link import Link, connect
 from stage.store.postgres.store import PostgresStore
 from stage.store.sqlite.store import SqliteStore
 from tests.databases import Databases
+from tests.sizes import TIER
 
 PAYMENT = """
 -- The author's own table.
@@ -37,24 +40,37 @@ def migrations(tmp_path: Path) -> Path:
 
 KINDS = ("memory", "sqlite", "postgres")
 OLDEST = "postgres-15"
-"""The oldest release of PostgreSQL that is supported: it is held to the law alone, where it is."""
+"""The oldest release of PostgreSQL that is supported. `make prove` holds it to the law alone, where
+it is installed."""
 OLDEST_PROGRAMS = Path("/usr/lib/postgresql/15/bin")
 """Where Debian has it."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Hold every kind of store to a test that asks for `place`."""
+    """Hold every kind of store to a test that asks for `place`, or the `KINDS` of its module."""
     if "place" in metafunc.fixturenames:
+        kinds = getattr(metafunc.module, "KINDS", KINDS)
         law = metafunc.module.__name__.endswith(".test_contract")
-        oldest = (OLDEST,) if law and OLDEST_PROGRAMS.is_dir() else ()
-        metafunc.parametrize("place", (*KINDS, *oldest), indirect=True)
+        there = law and OLDEST_PROGRAMS.is_dir()
+        oldest = [pytest.param(OLDEST, marks=pytest.mark.oldest)] if there else []
+        metafunc.parametrize("place", [*kinds, *oldest], indirect=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave the oldest release to `make prove`, or to a run that asks for nothing else.
+
+    In `make test` nearly every worker would start a server of it besides.
+    """
+    others = [item for item in items if item.get_closest_marker("oldest") is None]
+    if others and TIER != "prove":
+        items[:] = others
 
 
 @pytest.fixture
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Where a store of each kind has its database."""
     if request.param in (OLDEST, "postgres"):
-        fixture = "oldest_url" if request.param == OLDEST else "postgres_url"
+        fixture = "oldest_url" if request.param == OLDEST else "migrated_url"
         url: str = request.getfixturevalue(fixture)
         return url
     return "" if request.param == "memory" else str(tmp_path / "stage.db")
@@ -75,6 +91,13 @@ def oldest_databases(oldest_postgres: Server) -> Databases:
 
 @pytest.fixture
 def oldest_url(oldest_databases: Databases) -> Iterator[str]:
+    """The URL of a database there, with the tables of a stage."""
+    with oldest_databases.migrated() as url:
+        yield url
+
+
+@pytest.fixture
+def oldest_empty_url(oldest_databases: Databases) -> Iterator[str]:
     """The URL of an empty database there."""
     with oldest_databases.empty() as url:
         yield url
@@ -95,6 +118,14 @@ async def store(place: str, migrations: Path) -> AsyncIterator[Store]:
     """An open store of each kind, with the author's table."""
     async with opened(place, migrations) as store:
         yield store
+
+
+@pytest.fixture
+async def other(place: str, store: Store) -> AsyncIterator[Link]:
+    """A connection of somebody else to the server of an open store."""
+    link = await connect(DatabaseServer(url=place))
+    yield link
+    await link.close()
 
 
 @asynccontextmanager

@@ -15,6 +15,7 @@ from stage.core.place import NOWHERE, Place
 from stage.core.states import ParkCause, SagaState
 from stage.ports.store import SagaRow, Store, Unit
 from stage.store.sqlite.store import SqliteStore
+from tests.waits import HANG_SECONDS
 
 AT = 1_795_401_000.5
 
@@ -109,7 +110,7 @@ async def in_one_batch(store: Store, *units: Callable[[Unit], Awaitable[Any]]) -
 
     async def hold(unit: Unit) -> None:
         loop.call_soon_threadsafe(at_work.set)
-        sent.wait(5)
+        sent.wait(HANG_SECONDS)
         raise LookupError("this one writes nothing, so that its batch takes no COMMIT")
 
     holding = asyncio.ensure_future(store.transact(hold))
@@ -124,7 +125,7 @@ async def in_one_batch(store: Store, *units: Callable[[Unit], Awaitable[Any]]) -
 
 async def until(true: Callable[[], bool]) -> None:
     """Wait until something holds that no event announces; five seconds at most."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_SECONDS):
         while not true():  # noqa: ASYNC110 - the store has no event for it
             await asyncio.sleep(0.01)
 

@@ -10,6 +10,7 @@ import aiosqlite
 import pytest
 
 from stage.store.sqlite.bridge import Bridge
+from tests.waits import HANG_SECONDS
 
 
 def test_the_private_method_we_use_exists() -> None:
@@ -43,7 +44,7 @@ async def test_an_error_of_connecting_is_raised() -> None:
         await Bridge(connect).open()
     new = [thread for thread in threading.enumerate() if thread not in before]
     for thread in new:
-        thread.join(5)
+        thread.join(HANG_SECONDS)
     assert not any(thread.is_alive() for thread in new)
 
 
@@ -56,7 +57,7 @@ class Slow:
 
     def connect(self) -> sqlite3.Connection:
         self.began.set()
-        self.enough.wait(5)
+        self.enough.wait(HANG_SECONDS)
         self.made.append(sqlite3.connect(":memory:", check_same_thread=False))
         return self.made[-1]
 
@@ -74,11 +75,11 @@ async def test_a_connection_that_is_being_made_is_closed_too() -> None:
     slow = Slow()
     bridge = Bridge(slow.connect)
     opening = asyncio.ensure_future(bridge.open())
-    await asyncio.to_thread(slow.began.wait, 5)
+    await asyncio.to_thread(slow.began.wait, HANG_SECONDS)
     closing = asyncio.ensure_future(bridge.close())
     await asyncio.sleep(0)
     slow.enough.set()
-    await asyncio.wait_for(closing, 5)
+    await asyncio.wait_for(closing, HANG_SECONDS)
     await opening
     assert [False] == [is_open(each) for each in slow.made]
 
@@ -87,7 +88,7 @@ async def test_a_wait_for_a_connection_that_is_cancelled_leaves_none_open() -> N
     """The thread goes on connecting: what it makes is closed before the wait ends."""
     slow = Slow()
     opening = asyncio.ensure_future(Bridge(slow.connect).open())
-    await asyncio.to_thread(slow.began.wait, 5)
+    await asyncio.to_thread(slow.began.wait, HANG_SECONDS)
     opening.cancel()
     await asyncio.sleep(0)
     slow.enough.set()

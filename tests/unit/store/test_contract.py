@@ -8,6 +8,7 @@ import gc
 import sqlite3
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from pathlib import Path
 
 import asyncpg
 import msgspec
@@ -65,10 +66,25 @@ def rolling_back(store: Store) -> str:
     return "INSERT OR ROLLBACK INTO payment (saga_id) VALUES ('taken'), (NULL)"
 
 
+@pytest.mark.oldest
 @pytest.mark.skipif(not OLDEST_PROGRAMS.is_dir(), reason="postgresql-15 is not installed")
 def test_the_law_is_held_against_the_oldest_server_too(oldest_postgres: Server) -> None:
     """Tests that ask for a store are then run against it as well."""
     assert oldest_postgres.sql("SHOW server_version").startswith("15.")
+
+
+@pytest.mark.oldest
+@pytest.mark.skipif(not OLDEST_PROGRAMS.is_dir(), reason="postgresql-15 is not installed")
+async def test_the_oldest_server_takes_a_first_opening(
+    oldest_empty_url: str, migrations: Path
+) -> None:
+    """The stores of all other tests are opened where the tables are there already."""
+    for made in (True, False):
+        store = PostgresStore(oldest_empty_url, migrations=[migrations])
+        await store.open()
+        assert made is store.made
+        await store.transact(inserting("a" if made else "b"))
+        await store.close()
 
 
 # --- 1: a unit becomes durable whole ---------------------------------------------------------
@@ -807,6 +823,34 @@ async def test_a_saga_that_does_not_rest_as_it_was_read_is_not_closed(
     after = replace(rests, epoch=2, envelope=b"", closed_at=AT + 2)
     assert not await store.transact(lambda unit: unit.close(after, epoch=1))
     assert len(await store.entries("a")) == 1
+
+
+async def test_the_row_of_a_closed_saga_is_written_without_an_entry(store: Store) -> None:
+    """It stays closed, and nothing drops it while it waits for a person."""
+    ended = replace(row("a"), state=SagaState.COMPENSATED, answer_status=409, answer_body=b"{}")
+    await store.transact(inserting("a", replace(ended, due_at=None, parked="")))
+    assert 1 == await store.transact(lambda unit: unit.close_ended(AT + 2, AT + 2, 10))
+    closed = await store.get("a")
+    assert closed is not None
+    waits = replace(
+        closed,
+        state=SagaState.FAILED_TO_COMPENSATE,
+        parked="it landed",
+        parked_cause=ParkCause.LANDED_LATE,
+        step="charge",
+        peer="externals.psp",
+    )
+    await store.transact(lambda unit: unit.save(waits, (), epoch=1, before=closed))
+    assert (waits, []) == (await store.get("a"), await store.entries("a"))
+
+    async def retention(unit: Unit) -> list[int]:
+        dropped = [await unit.drop_answers(AT + 9, 10), await unit.drop_rows(AT + 9, 10)]
+        return [await unit.close_ended(AT + 9, AT + 9, 10), *dropped]
+
+    assert [0, 0, 0] == await store.transact(retention)
+    assert not await store.transact(lambda unit: unit.close(waits, epoch=1))
+    assert [waits] == await store.page(Filter(parked=True))
+    assert waits == await store.get("a")
 
 
 async def test_a_scrubbed_store_goes_on(store: Store) -> None:

@@ -273,9 +273,15 @@ async def test_a_pause_is_read_back_until_it_is_dropped(store: Store) -> None:
     for each in (pause(None, AT + 1), pause(Way.BACKWARD, AT + 2), pause(None, AT + 3)):
         await store.transact(partial(put, each))
     assert [pause(None, AT + 3), pause(Way.BACKWARD, AT + 2)] == await store.pauses()
-    assert await store.transact(lambda unit: unit.drop_pause("externals.psp", None))
-    assert not await store.transact(lambda unit: unit.drop_pause("externals.psp", None))
+    for put_by, dropped in ((AT - 0.001, False), (AT, True), (AT, False)):
+        ended = partial(end, put_by)
+        assert dropped is await store.transact(ended)
     assert [pause(Way.BACKWARD, AT + 2)] == await store.pauses()
+
+
+async def end(put_by: float, unit: Unit) -> bool:
+    """Drop the pause of both ways, if it was put by then."""
+    return await unit.drop_pause("externals.psp", None, put_by)
 
 
 async def put(pause: Pause, unit: Unit) -> None:

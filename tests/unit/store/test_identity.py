@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -160,10 +161,8 @@ async def test_another_database_is_refused_at_start(tmp_path: Path) -> None:
 
 async def unavailable(store: SqliteStore) -> str:
     """Why the store is away, found without any unit of ours, within the promised time."""
-    began = asyncio.get_running_loop().time()
-    while store.available:
-        await asyncio.sleep(0.02)
-        assert asyncio.get_running_loop().time() - began < NOTICED_SECONDS, "it was not noticed"
+    assert LOOK_SECONDS < NOTICED_SECONDS
+    await until(lambda: not store.available)
     return store.trouble
 
 
@@ -236,6 +235,109 @@ async def test_an_older_copy_written_into_the_open_file_is_noticed(
     assert "older copy" in await unavailable(running) or "older copy" in running.trouble
     with pytest.raises(StoreUnavailable, match="older copy"):
         await running.transact(inserting("c"))
+
+
+def backup(path: Path, copy: Path) -> None:
+    """As `stage db backup` copies it."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("VACUUM INTO ?", (str(copy),))
+
+
+def emptied_log(path: Path) -> None:
+    """Let all of the log stand in the file."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+async def copied_over(copy: Path, path: Path) -> None:
+    """By another process, as a person does."""
+    process = await asyncio.create_subprocess_exec("cp", str(copy), str(path))
+    assert 0 == await process.wait()
+
+
+async def written_for_ever(store: SqliteStore) -> None:
+    for number in count():
+        await store.transact(inserting(f"c-{number}"))
+
+
+@pytest.mark.parametrize("copied, meanwhile", [("backup", 1), ("backup", 300), ("file", 300)])
+async def test_a_copy_written_over_the_open_file_is_noticed_and_mixed_with_nothing(
+    tmp_path: Path, running: SqliteStore, copied: str, meanwhile: int
+) -> None:
+    """`cp backup.db stage.db` keeps the inode, and SQLite does not notice.
+
+    Nothing is read or written any more, the copy stays as it is, and the next start says the rest.
+    """
+    path, copy = tmp_path / "stage.db", tmp_path / "copy.db"
+    if copied == "backup":
+        backup(path, copy)
+    else:
+        emptied_log(path)
+        shutil.copyfile(path, copy)
+    for number in range(meanwhile):
+        await running.transact(inserting(f"b-{number}"))
+    emptied_log(path)
+    await asyncio.sleep(2 * LOOK_SECONDS)
+    assert running.available
+    await running.transact(inserting("last"))
+    await copied_over(copy, path)
+
+    await unavailable(running)
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match=r"has written a copy.*stage\.db-wal"):
+            await running.transact(inserting("lost"))
+        with pytest.raises(StoreUnavailable, match="has written a copy"):
+            await running.seen(["lost"])
+    await until(lambda: "has written a copy" in running.trouble)
+    await running.close()
+    assert copy.read_bytes() == path.read_bytes()
+    with pytest.raises(ConfigurationError, match=r"Move stage\.db-wal.*db restored"):
+        await named(path).open()
+
+
+async def test_a_copy_written_over_a_file_under_load_is_noticed(
+    tmp_path: Path, running: SqliteStore
+) -> None:
+    """SQLite writes into it at the same time."""
+    path, copy = tmp_path / "stage.db", tmp_path / "copy.db"
+    backup(path, copy)
+    for number in range(300):
+        await running.transact(inserting(f"b-{number}"))
+    emptied_log(path)
+    await asyncio.sleep(2 * LOOK_SECONDS)
+    copying = asyncio.create_task(copied_over(copy, path))
+    with pytest.raises(StoreUnavailable):
+        await written_for_ever(running)
+    await copying
+    await until(lambda: not running.available)
+
+
+@pytest.mark.parametrize("whose", ["ours", "of another program"])
+async def test_a_vacuum_makes_the_file_smaller_and_is_no_harm(
+    tmp_path: Path, running: SqliteStore, whose: str
+) -> None:
+    """Its end is cut, as by a copy; its schema gets another number."""
+    path = tmp_path / "stage.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE filler AS SELECT zeroblob(4000000) AS bytes")
+        connection.commit()
+    emptied_log(path)
+    await running.transact(inserting("b"))
+    await asyncio.sleep(2 * LOOK_SECONDS)
+    before = path.stat().st_size
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("DELETE FROM filler")
+        connection.commit()
+        if whose != "ours":
+            connection.execute("VACUUM")
+    if whose == "ours":
+        await running.scrub()
+    emptied_log(path)
+    assert path.stat().st_size < before - 3_000_000
+    for number in range(2):
+        await running.transact(inserting(f"c-{number}"))
+        await asyncio.sleep(2 * LOOK_SECONDS)
+        assert running.available, running.trouble
 
 
 async def test_another_writer_is_no_harm(tmp_path: Path, running: SqliteStore) -> None:

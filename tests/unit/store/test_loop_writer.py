@@ -94,7 +94,7 @@ class LoopConnection:
     async def landed(self, number: int) -> bool:
         return await self.last_number() == number
 
-    async def scrub(self) -> None:
+    async def scrub(self, clean: set[str]) -> None:
         self._server.scrubbed += 1
 
 

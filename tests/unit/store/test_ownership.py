@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from msgspec.structs import replace
 
@@ -22,14 +23,18 @@ from stage.ports.ownership import HeldElsewhere, Share
 from stage.ports.store import Row, SagaRow, Store, Unit
 from stage.store.memory import MemoryStore
 from stage.store.memory_database import MemoryDatabase
+from stage.store.postgres.address import DatabaseServer
+from stage.store.postgres.link import connect
 from stage.store.postgres.pool import Pool
 from stage.store.postgres.replica import PostgresReplica
 from stage.store.postgres.store import PostgresLimits, PostgresStore
 from tests.unit.store.given import AT, inserting, longer, parked, row
+from tests.waits import HANG_SECONDS
 
 LEASE_SECONDS = 10.0
-SERVER_LEASE_SECONDS = 1.0
-"""On a server it really goes by."""
+SERVER_LEASE_SECONDS = 60.0
+"""On a server it really goes by, and a busy machine must not outlive it."""
+LAST_LEASE_SECONDS = 0.3
 
 
 class HandClock:
@@ -66,9 +71,18 @@ class PostgresReplicas(Replicas):
     """The same on a server, by whose clock leases run."""
 
     async def outlive_a(self) -> None:
-        await asyncio.sleep(SERVER_LEASE_SECONDS / 2)
-        assert await self.b.ownership.renew()
-        await asyncio.sleep(SERVER_LEASE_SECONDS / 2 + 0.1)
+        """The last renewal of `a` was for a moment, which goes by."""
+        await renew_for(self.a, LAST_LEASE_SECONDS)
+        await asyncio.sleep(LAST_LEASE_SECONDS + 0.1)
+
+
+async def renew_for(store: Store, seconds: float) -> None:
+    """Renew the lease for that long; later renewals are as long as before."""
+    ownership = store.ownership
+    assert isinstance(ownership, PostgresReplica)
+    usual, ownership._lease_seconds = ownership._lease_seconds, seconds
+    assert await ownership.renew()
+    ownership._lease_seconds = usual
 
 
 @pytest.fixture(params=["memory", "postgres"])
@@ -76,7 +90,7 @@ def shared(request: pytest.FixtureRequest) -> str:
     """The URL of the database that both share, empty for one in memory."""
     if request.param == "memory":
         return ""
-    url: str = request.getfixturevalue("postgres_url")
+    url: str = request.getfixturevalue("migrated_url")
     return url
 
 
@@ -242,6 +256,23 @@ async def test_a_saga_that_this_release_cannot_read_is_released_whatever_it_hold
     assert await take(replicas.b) is not None
 
 
+async def test_a_saga_that_this_release_cannot_read_is_released_behind_a_look_of_another(
+    migrated_url: str, migrations: Path
+) -> None:
+    """The look has its row at that moment, and nothing here asks again before it is due."""
+    async with on_a_server(migrated_url, migrations) as replicas:
+        other = await asyncpg.connect(migrated_url)
+        look = other.transaction()
+        await look.start()
+        await other.execute("SELECT FROM stage.saga WHERE id = 's' FOR UPDATE")
+        releasing = asyncio.ensure_future(replicas.a.ownership.release({"s": None}))
+        await asyncio.wait({releasing}, timeout=0.2)
+        await look.rollback()
+        await other.close()
+        await releasing
+        assert await take(replicas.b) is not None
+
+
 # --- 3: leases -------------------------------------------------------------------------------
 
 
@@ -278,11 +309,46 @@ async def test_a_saga_of_a_dead_replica_is_taken_at_once(replicas: Replicas) -> 
         await save(replicas.a, running("s"))
 
 
+async def test_a_saga_of_a_dead_replica_is_taken_and_written_in_one_unit(
+    replicas: Replicas,
+) -> None:
+    """As a request opens it: thousands may wait for their turn in the recovery of the survivor."""
+    await replicas.outlive_a()
+
+    async def unit(unit: Unit) -> None:
+        found = await unit.take("s")
+        assert found is not None
+        await unit.save(replace(longer(found, 2), epoch=2), parked(), epoch=1)
+
+    await replicas.b.transact(unit)
+    assert 3 == len(await replicas.b.entries("s"))
+    with pytest.raises(HeldElsewhere):
+        await take(replicas.a)
+
+
+async def test_a_take_that_is_undone_lets_nothing_be_written(replicas: Replicas) -> None:
+    """The attempt that took it failed, and the owner lives by then."""
+    await replicas.outlive_a()
+
+    async def taking(unit: Unit) -> None:
+        await unit.take("s")
+        raise LookupError
+
+    async def unit(unit: Unit) -> None:
+        with suppress(LookupError):
+            await unit.attempt(lambda: taking(unit))
+        await unit.save(replace(longer(running("s"), 2), epoch=2), parked(), epoch=1)
+
+    with pytest.raises(StaleEpoch):
+        await replicas.b.transact(unit)
+    assert 1 == len(await replicas.b.entries("s"))
+
+
 async def test_a_death_is_heard_of_though_the_database_goes_away_meanwhile(
-    postgres_url: str, migrations: Path, monkeypatch: pytest.MonkeyPatch
+    migrated_url: str, migrations: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Found by reading: the next renewal said that all is well, and stale sagas went on sending."""
-    async with on_a_server(postgres_url, migrations) as replicas:
+    async with on_a_server(migrated_url, migrations) as replicas:
         await replicas.outlive_a()
         assert {"s": 1} == await replicas.b.ownership.claim(AT, 10)
         ownership = replicas.a.ownership
@@ -305,11 +371,11 @@ async def test_a_death_is_heard_of_though_the_database_goes_away_meanwhile(
 
 @pytest.mark.parametrize("answered", ["claim_dead", "claim_due"])
 async def test_the_sagas_of_a_claim_whose_answer_was_lost_are_found(
-    postgres_url: str, migrations: Path, monkeypatch: pytest.MonkeyPatch, answered: str
+    migrated_url: str, migrations: Path, monkeypatch: pytest.MonkeyPatch, answered: str
 ) -> None:
     """By the next claim; otherwise it waits until it is due, and its owner knows nothing of it."""
-    async with on_a_server(postgres_url, migrations) as replicas:
-        await asyncio.sleep(SERVER_LEASE_SECONDS + 0.2)
+    async with on_a_server(migrated_url, migrations) as replicas:
+        await replicas.outlive_a()
         ownership = replicas.b.ownership
         assert isinstance(ownership, PostgresReplica)
         pool, fetch = ownership._pool, ownership._pool.fetch
@@ -336,7 +402,7 @@ async def test_nothing_is_assured_while_the_lease_is_over(replicas: Replicas) ->
     await asyncio.sleep(0.1)
     assert not assured.done()
     await replicas.a.ownership.renew()
-    await asyncio.wait_for(assured, 5.0)
+    await asyncio.wait_for(assured, HANG_SECONDS)
 
 
 async def test_leaving_gives_up_everything_at_once(replicas: Replicas) -> None:
@@ -358,13 +424,13 @@ async def test_a_wait_ends_with_a_change_of_the_saga_it_asked_for(replicas: Repl
     await asyncio.sleep(0.1)
     assert not waiting.done()
     await save(replicas.a, running("s"))
-    assert await asyncio.wait_for(waiting, 5.0)
+    assert await asyncio.wait_for(waiting, HANG_SECONDS)
 
 
 async def test_a_wait_ends_at_its_time(replicas: Replicas) -> None:
     """The saga is still held elsewhere then."""
     until = asyncio.get_running_loop().time() + 0.1
-    assert await asyncio.wait_for(replicas.b.ownership.changed("s", 1, until), 5.0)
+    assert await asyncio.wait_for(replicas.b.ownership.changed("s", 1, until), HANG_SECONDS)
 
 
 @pytest.mark.parametrize("how", ["ended", "released", "left", "dead"])
@@ -384,15 +450,15 @@ async def test_a_wait_ends_when_nobody_owns_the_saga_any_more(replicas: Replicas
             await replicas.a.ownership.leave()
         case _:
             await replicas.outlive_a()
-    assert not await asyncio.wait_for(waiting, 5.0)
+    assert not await asyncio.wait_for(waiting, HANG_SECONDS)
     assert await take(replicas.b) is not None
 
 
 async def test_a_wait_that_begins_while_the_look_of_the_others_fails_is_served(
-    postgres_url: str, migrations: Path, monkeypatch: pytest.MonkeyPatch
+    migrated_url: str, migrations: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One look is shared: its failure ends the waits that it was for, and no other."""
-    async with on_a_server(postgres_url, migrations) as replicas:
+    async with on_a_server(migrated_url, migrations) as replicas:
         ownership = replicas.b.ownership
         assert isinstance(ownership, PostgresReplica)
         looking, fail = asyncio.Event(), asyncio.Event()
@@ -414,7 +480,7 @@ async def test_a_wait_that_begins_while_the_look_of_the_others_fails_is_served(
         with pytest.raises(StoreUnavailable):
             await first
         await replicas.a.ownership.release({"s": 1})
-        assert not await asyncio.wait_for(second, 5.0)
+        assert not await asyncio.wait_for(second, HANG_SECONDS)
 
 
 # --- 5: mail ---------------------------------------------------------------------------------
@@ -443,8 +509,10 @@ async def test_mail_waits_for_the_owner_until_it_is_journaled(replicas: Replicas
     with pytest.raises(ValueError, match="length"):
         await receive(replicas.a, longer(running("s"), 5), [mail[0].number], first)
     assert mail == await replicas.a.ownership.mail()
+    assert [True, True] == [await replicas.b.ownership.unreceived(each.number) for each in mail]
     await receive(replicas.a, running("s"), [mail[0].number], first)
     assert mail[1:] == await replicas.a.ownership.mail()
+    assert [False, True] == [await replicas.b.ownership.unreceived(each.number) for each in mail]
 
 
 async def test_there_is_no_mail_for_a_saga_without_a_live_other_owner(replicas: Replicas) -> None:
@@ -454,6 +522,59 @@ async def test_there_is_no_mail_for_a_saga_without_a_live_other_owner(replicas: 
     assert not await replicas.b.ownership.post("never seen", event)
     await replicas.outlive_a()
     assert not await replicas.b.ownership.post("s", event)
+
+
+@pytest.mark.parametrize("how", ["came to rest", "released"])
+async def test_mail_of_a_run_that_is_over_is_not_for_the_next_one(
+    replicas: Replicas, how: str
+) -> None:
+    """Left in the instant in which its owner let go: its sender has done it by itself since.
+
+    It lay there until the former owner had the saga again, and was done a second time.
+    """
+    a, b = replicas.a, replicas.b
+    first = await b.ownership.post("s", AnswerDeferred(at=AT))
+    assert first is not None and 1 == first.epoch
+    if how == "came to rest":
+        await save(a, running("s"), due_at=None)
+    else:
+        await own_by_nobody(a)
+    for epoch, store in ((2, b), (3, a)):
+        found = await take(store)
+        assert found is not None
+        await save(store, found, epoch=epoch)
+        if store is b:
+            await b.ownership.release({"s": found.length + 2})
+    assert [] == await a.ownership.mail()
+    second = await b.ownership.post("s", AnswerDeferred(at=AT + 9))
+    assert second is not None and 3 == second.epoch
+    assert [AT + 9] == [each.event.at for each in await a.ownership.mail()]
+
+
+async def own_by_nobody(store: Store) -> None:
+    """As a release whose snapshot is older than some mail leaves the saga: with the mail."""
+    if isinstance(store, MemoryStore):
+        del store._database.owners["s"]
+        return
+    assert isinstance(store, PostgresStore)
+    link = await connect(store._server)
+    await link.raw.execute("UPDATE stage.saga SET owner = NULL WHERE id = 's'")
+    await link.close()
+
+
+async def test_mail_for_a_run_that_is_over_is_dropped(migrated_url: str, migrations: Path) -> None:
+    """By the next claim of any replica: nothing would ever take it."""
+    async with on_a_server(migrated_url, migrations) as replicas:
+        assert await replicas.b.ownership.post("s", AnswerDeferred(at=AT))
+        link = await connect(DatabaseServer(url=migrated_url))
+        try:
+            await replicas.b.ownership.claim(AT, 10)
+            assert 1 == len(await link.raw.fetch("SELECT FROM stage.signal"))
+            await save(replicas.a, running("s"), due_at=None)
+            await replicas.b.ownership.claim(AT, 10)
+            assert 0 == len(await link.raw.fetch("SELECT FROM stage.signal"))
+        finally:
+            await link.close()
 
 
 async def test_mail_is_for_one_owner(replicas: Replicas) -> None:

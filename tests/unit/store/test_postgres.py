@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -29,25 +29,12 @@ from stage.store.postgres.statements import statement
 from stage.store.postgres.store import Listeners, PostgresLimits, PostgresStore
 from stage.store.queue import Waiting
 from tests.unit.store.given import AT, accepted, in_one_batch, inserting, paying, payments, row
+from tests.waits import HANG_SECONDS, until
 
+KINDS = ("postgres",)
+"""The kinds that the fixture `store` opens here."""
 DEADLINE_SECONDS = 60
 """No test waits as long, unless something is wrong."""
-
-
-@pytest.fixture
-async def store(postgres_url: str, migrations: Path) -> AsyncIterator[PostgresStore]:
-    store = PostgresStore(postgres_url, migrations=[migrations])
-    await store.open()
-    yield store
-    await store.close()
-
-
-@pytest.fixture
-async def other(postgres_url: str, store: PostgresStore) -> AsyncIterator[Link]:
-    """A connection of somebody else."""
-    link = await connect(DatabaseServer(url=postgres_url))
-    yield link
-    await link.close()
 
 
 @pytest.mark.parametrize("landed", [True, False])
@@ -176,19 +163,19 @@ async def test_a_row_that_is_held_too_long_fails_its_unit_alone(
     await other.raw.execute("BEGIN")
     await other.raw.execute("UPDATE payment SET amount = 2 WHERE saga_id = 'held'")
     with pytest.raises(Contended):
-        await asyncio.wait_for(store.transact(adding_to("held")), 10)
+        await asyncio.wait_for(store.transact(adding_to("held")), HANG_SECONDS)
     assert store.available and 1 == await store.transact(paying("a"))
     await other.raw.execute("ROLLBACK")
 
 
 async def test_a_lane_that_is_full_refuses_more_units(
-    lane: Lane, postgres_url: str, migrations: Path
+    lane: Lane, migrated_url: str, migrations: Path
 ) -> None:
     """The wait is bounded: the next one fails at once, and others go on."""
     limits = PostgresLimits(lanes=1, lane_units_max=1)
-    store = PostgresStore(postgres_url, migrations=[migrations], limits=limits)
+    store = PostgresStore(migrated_url, migrations=[migrations], limits=limits)
     await store.open()
-    other = await connect(DatabaseServer(url=postgres_url))
+    other = await connect(DatabaseServer(url=migrated_url))
     await store.transact(paying("held"))
     await other.raw.execute("BEGIN")
     await other.raw.execute("UPDATE payment SET amount = 2 WHERE saga_id = 'held'")
@@ -244,10 +231,10 @@ async def test_readers_share_a_bounded_number_of_connections(postgres_url: str) 
 
 
 async def test_a_saga_that_another_inserts_meanwhile_is_seen_by_the_unit_that_runs_again(
-    store: PostgresStore, postgres_url: str, migrations: Path
+    store: PostgresStore, migrated_url: str, migrations: Path
 ) -> None:
     """Both looked and saw nothing: the second one is run again, and sees the first."""
-    second = PostgresStore(postgres_url, migrations=[migrations])
+    second = PostgresStore(migrated_url, migrations=[migrations])
     await second.open()
     looked: list[bool] = []
     gate = asyncio.Event()
@@ -258,7 +245,8 @@ async def test_a_saga_that_another_inserts_meanwhile_is_seen_by_the_unit_that_ru
         if found is None:
             if len(looked) == 1:
                 racing.append(asyncio.run_coroutine_threadsafe(first(), loop))
-                await unit.tx.fetchval("SELECT pg_sleep(0.5)")
+                while await unit.load("a") is None:
+                    await unit.tx.fetchval("SELECT pg_sleep(0.01)")
             await unit.insert(row("a"), accepted())
             return "inserted"
         return "seen"
@@ -274,6 +262,78 @@ async def test_a_saga_that_another_inserts_meanwhile_is_seen_by_the_unit_that_ru
     await second.close()
 
 
+@pytest.mark.parametrize("lanes", [0, 2])
+async def test_a_unit_that_met_a_lock_may_still_meet_an_insert(
+    store: PostgresStore, other: Link, migrated_url: str, migrations: Path, lanes: int
+) -> None:
+    """It was run again for the lock, and failed with a bare KeyError for the saga behind it."""
+    limits = PostgresLimits(lanes=lanes)
+    second = PostgresStore(migrated_url, migrations=[migrations], limits=limits)
+    await second.open()
+    await store.transact(paying("held"))
+    await other.raw.execute("BEGIN")
+    await other.raw.execute("UPDATE payment SET amount = 2 WHERE saga_id = 'held'")
+    locks = 1 + bool(lanes)  # at the writer, and then in its lane
+    runs: list[str] = []
+    racing: list[Any] = []
+
+    async def unit(unit: Unit) -> str:
+        if await unit.load("a") is not None:
+            runs.append("seen")
+            return "seen"
+        if len(runs) < locks:
+            runs.append("lock")
+            sql = "SELECT 1 FROM payment WHERE saga_id = 'held' FOR UPDATE NOWAIT"
+            await unit.tx.fetchval(sql)
+        runs.append("insert")
+        racing.append(asyncio.run_coroutine_threadsafe(store.transact(inserting("a")), loop))
+        while await unit.load("a") is None:
+            await unit.tx.fetchval("SELECT pg_sleep(0.01)")
+        await unit.insert(row("a"), accepted())
+        return "inserted"
+
+    loop = asyncio.get_running_loop()
+    try:
+        assert "seen" == await asyncio.wait_for(second.transact(unit), DEADLINE_SECONDS)
+    finally:
+        await other.raw.execute("ROLLBACK")
+        await second.close()
+    assert [*["lock"] * locks, "insert", "seen"] == runs
+    assert 1 == len(await store.entries("a"))
+
+
+async def test_a_unit_that_met_an_insert_still_goes_aside_for_a_lock(
+    lane: Lane, store: PostgresStore, other: Link, migrated_url: str, migrations: Path
+) -> None:
+    """It stayed with the writer otherwise, and all sagas of the process waited with it."""
+    second = PostgresStore(migrated_url, migrations=[migrations])
+    await second.open()
+    await store.transact(paying("held"))
+    await other.raw.execute("BEGIN")
+    await other.raw.execute("UPDATE payment SET amount = 2 WHERE saga_id = 'held'")
+    racing: list[Any] = []
+
+    async def unit(unit: Unit) -> None:
+        if await unit.load("a") is not None:
+            return await adding_to("held")(unit)
+        racing.append(asyncio.run_coroutine_threadsafe(store.transact(inserting("a")), loop))
+        while await unit.load("a") is None:
+            await unit.tx.fetchval("SELECT pg_sleep(0.01)")
+        await unit.insert(row("a"), accepted())
+
+    loop = asyncio.get_running_loop()
+    waiting = asyncio.ensure_future(second.transact(unit))
+    try:
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            assert await lane.taken.get()
+            await second.transact(paying("free"))
+            assert not waiting.done()
+    finally:
+        await other.raw.execute("COMMIT")
+    await waiting
+    await second.close()
+
+
 async def test_a_lost_connection_is_replaced(store: PostgresStore, postgres: Server) -> None:
     """Every session of the store is ended; the next units find the server again."""
     await store.transact(inserting("a"))
@@ -282,12 +342,14 @@ async def test_a_lost_connection_is_replaced(store: PostgresStore, postgres: Ser
         f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = '{name}'"
     )
     assert int(await asyncio.to_thread(postgres.sql, ended)) > 1
-    for _ in range(40):
+
+    async def written() -> bool:
         try:
-            await store.transact(inserting("b"))
-            break
+            return "b" == await store.transact(inserting("b"))
         except StoreUnavailable:
-            await asyncio.sleep(0.1)
+            return False
+
+    await until(written)
     assert await store.get("b") == row("b")
     assert store.available
 
@@ -306,9 +368,9 @@ async def test_a_unit_that_swallows_a_failed_statement_fails_alone(store: Postgr
     assert ["a", "b"] == await payments(store) and await store.get("swallowed") is None
 
 
-async def test_a_session_keeps_nothing(postgres_url: str, migrations: Path) -> None:
+async def test_a_session_keeps_nothing(migrated_url: str, migrations: Path) -> None:
     """With `statement_cache=0` no prepared statement is left, as a pooler needs it."""
-    store = PostgresStore(postgres_url + "?statement_cache=0", migrations=[migrations])
+    store = PostgresStore(migrated_url + "?statement_cache=0", migrations=[migrations])
     await store.open()
     await store.transact(paying("a"))
 
@@ -339,6 +401,25 @@ async def test_an_empty_database_is_refused_where_one_must_exist(postgres_url: s
         await PostgresStore(DatabaseServer(url=postgres_url, must_exist=True)).open()
 
 
+async def test_an_open_that_fails_behind_its_writer_leaves_no_task(
+    migrated_url: str, migrations: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process may live on, and open another store: nothing of this one writes or waits."""
+    real = Link.fetch
+
+    async def fetch(link: Link, name: str, *parameters: object) -> list[Row]:
+        if name == "drop_old_writers":
+            raise StoreUnavailable("the server went away")
+        return await real(link, name, *parameters)
+
+    monkeypatch.setattr(Link, "fetch", fetch)
+    before = asyncio.all_tasks()
+    store = PostgresStore(migrated_url, migrations=[migrations])
+    with pytest.raises(ConfigurationError, match="the server went away"):
+        await store.open()
+    assert before == asyncio.all_tasks()
+
+
 async def test_an_older_state_of_the_database_is_not_written_to(
     store: PostgresStore, other: Link
 ) -> None:
@@ -351,7 +432,7 @@ async def test_an_older_state_of_the_database_is_not_written_to(
     )
     with pytest.raises(StoreUnavailable):
         await store.transact(inserting("b"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_SECONDS):
         while "older state" not in store.trouble:  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(0.05)
     assert not store.available
@@ -404,7 +485,7 @@ async def test_an_older_state_is_noticed_by_a_replica_that_wrote_nothing(
     )
     with pytest.raises(StoreUnavailable):
         await store.transact(inserting("a"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_SECONDS):
         while "older state" not in store.trouble:  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(0.05)
     assert not store.available
@@ -439,12 +520,12 @@ def postgres_name(store: PostgresStore) -> str:
 
 
 async def test_the_time_is_that_of_the_server(
-    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+    migrated_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A replica whose machine is 20 minutes ahead goes by the same time as the others (rule 34)."""
     machine = time.time
     monkeypatch.setattr(time, "time", lambda: machine() + 1_200.0)
-    store = PostgresStore(postgres_url)
+    store = PostgresStore(migrated_url)
     assert store.ownership.time is None
     await store.open()
     try:
@@ -466,11 +547,11 @@ async def test_the_time_is_that_of_the_server(
     ],
 )
 async def test_commits_that_may_be_lost_are_said_at_start(
-    postgres: Server, postgres_url: str, second_host: bool, query: str, reason: str
+    postgres: Server, migrated_url: str, second_host: bool, query: str, reason: str
 ) -> None:
     """With the setting that keeps them; a lone server with its defaults says nothing."""
     host = f"127.0.0.1:{postgres.port}"
-    url = postgres_url.replace(host, f"{host},{host}" if second_host else host) + query
+    url = migrated_url.replace(host, f"{host},{host}" if second_host else host) + query
     said: list[str] = []
     store = PostgresStore(url, listeners=Listeners(unpromised=said.append))
     await store.open()
@@ -560,8 +641,32 @@ async def test_a_scrub_does_not_queue_behind_a_long_reader(
     await store.scrub()
 
 
+async def test_a_scrub_that_is_asked_for_again_copies_no_table_twice(
+    store: PostgresStore, other: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each try of a sweep copied the sagas, and then met the journal in use again."""
+    monkeypatch.setattr(scrub, "LOCK_TRIES_MAX", 3)
+    clean: set[str] = set()
+    await other.raw.execute("BEGIN; LOCK TABLE stage.journal IN ACCESS SHARE MODE")
+    with pytest.raises(StoreUnavailable, match="table journal is in use"):
+        await store.scrub(clean)
+    assert set(scrub.TABLES) - {"journal"} == clean
+    await other.raw.execute("ROLLBACK")
+
+    async def files() -> list[Any]:
+        return [await other.fetch("file_of_table", f"stage.{name}") for name in scrub.TABLES]
+
+    before = await files()
+    monkeypatch.undo()
+    await store.scrub(clean)
+    assert [True] * 4 + [False] == [a == b for a, b in zip(before, await files(), strict=True)]
+    before = await files()
+    await asyncio.gather(store.scrub(clean), store.scrub())  # the other one needs all of it
+    assert not any(a == b for a, b in zip(before, await files(), strict=True))
+
+
 WAITERS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-LOOKS_MAX = 100
+LOOKS_MAX = 1_000
 """How often a waiter is looked for, 0.02 s apart."""
 
 
@@ -575,10 +680,10 @@ async def until_one_waits(unit: Unit) -> None:
 
 @pytest.mark.parametrize("keeps_first", [True, False])
 async def test_a_request_about_a_lost_saga_is_read_by_who_adopts_it_or_finds_the_saga(
-    store: PostgresStore, postgres_url: str, migrations: Path, keeps_first: bool
+    store: PostgresStore, migrated_url: str, migrations: Path, keeps_first: bool
 ) -> None:
     """The second one begins when it cannot see yet what the first one writes, and waits for it."""
-    second = PostgresStore(postgres_url, migrations=[migrations])
+    second = PostgresStore(migrated_url, migrations=[migrations])
     await second.open()
     lost = LostSaga(saga_id="a", requested_by="order", reason="", first_sent_at=None, asked_at=AT)
     loop = asyncio.get_running_loop()
@@ -614,13 +719,13 @@ async def test_a_request_about_a_lost_saga_is_read_by_who_adopts_it_or_finds_the
 
 
 async def test_a_saga_of_a_replica_that_was_forgotten_is_claimed(
-    store: PostgresStore, postgres_url: str, migrations: Path, other: Link
+    store: PostgresStore, migrated_url: str, migrations: Path, other: Link
 ) -> None:
     """It slept for hours, or the clock of the server jumped, and it wrote before it knew of that.
 
     A live replica keeps its own, and the forgotten one hears that it is dead.
     """
-    second = PostgresStore(postgres_url, migrations=[migrations])
+    second = PostgresStore(migrated_url, migrations=[migrations])
     await second.open()
     running = msgspec.structs.replace(row("s"), state=SagaState.ACTIVE, due_at=AT)
     await store.transact(inserting("live", msgspec.structs.replace(running, id="live")))
@@ -632,7 +737,7 @@ async def test_a_saga_of_a_replica_that_was_forgotten_is_claimed(
     assert {} == await store.ownership.claim(AT - 1, 10)  # the dead are forgotten
     assert [] == await other.raw.fetch("SELECT FROM stage.replica WHERE id = $1", registration)
     await second.transact(inserting("s", running))
-    third = PostgresStore(postgres_url, migrations=[migrations])
+    third = PostgresStore(migrated_url, migrations=[migrations])
     await third.open()
     assert {"s": 1} == await third.ownership.claim(AT - 1, 10)
     assert not await second.ownership.renew()
@@ -682,7 +787,7 @@ async def test_a_replica_that_slept_through_a_restore_serves_nothing(
     for work in (store.transact(inserting("b")), store.get("b"), store.ownership.claim(AT, 10)):
         with pytest.raises(StoreUnavailable):
             await work
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_SECONDS):
         while "restored" not in store.trouble:  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(0.05)
     assert not store.available and not store.ownership.sure

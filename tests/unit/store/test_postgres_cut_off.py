@@ -20,31 +20,17 @@ import pytest
 from stage.core.errors import StoreUnavailable
 from stage.ports.store import Act, Row, Unit
 from stage.store.postgres import connection
-from stage.store.postgres.address import DatabaseServer
 from stage.store.postgres.errors import refused_at_commit
-from stage.store.postgres.link import STATEMENT_SECONDS_MAX, Link, connect
+from stage.store.postgres.link import STATEMENT_SECONDS_MAX, Link
 from stage.store.postgres.store import PostgresLimits, PostgresStore
 from tests.unit.store.given import AT, accepted, in_one_batch, inserting, paying, payments, row
+from tests.waits import HANG_SECONDS
 
 T = TypeVar("T")
+KINDS = ("postgres",)
+"""The kinds that the fixture `store` opens here."""
 STATEMENTS_MIN: Final = 10
 """So many statements of one unit are cut off at least, one in each round."""
-
-
-@pytest.fixture
-async def store(postgres_url: str, migrations: Path) -> AsyncIterator[PostgresStore]:
-    store = PostgresStore(postgres_url, migrations=[migrations])
-    await store.open()
-    yield store
-    await store.close()
-
-
-@pytest.fixture
-async def other(postgres_url: str, store: PostgresStore) -> AsyncIterator[Link]:
-    """A connection of somebody else."""
-    link = await connect(DatabaseServer(url=postgres_url))
-    yield link
-    await link.close()
 
 
 class Cut:
@@ -190,7 +176,7 @@ async def test_a_unit_is_whole_or_not_there_wherever_it_is_cut_off(
 
 async def until_written(store: PostgresStore, work: Callable[[Unit], Awaitable[str]]) -> str:
     """As the engine does while the database is away."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG_SECONDS):
         while True:
             with suppress(StoreUnavailable):
                 return await store.transact(work)
@@ -239,7 +225,7 @@ async def test_connections_that_the_server_ended_while_they_were_idle_are_not_us
     idle = list(store._pool._idle)
     for link in idle:
         await other.raw.fetchval("SELECT pg_terminate_backend($1)", link.raw.get_server_pid())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_SECONDS):
         while not all(link.raw.is_closed() for link in idle):  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(0.01)
     assert idle and row("a") == await store.get("a")
@@ -257,7 +243,7 @@ async def test_a_query_that_is_cancelled_is_no_mistake_of_ours(
         "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity"
         " WHERE datname = current_database() AND wait_event_type = 'Lock'"
     )
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_SECONDS):
         while not await looking.raw.fetchval(cancel):  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(0.01)
     await looking.close()
@@ -314,8 +300,8 @@ class Gateway:
 
 
 @pytest.fixture
-def gateway(postgres_url: str) -> Gateway:
-    return Gateway(postgres_url)
+def gateway(migrated_url: str) -> Gateway:
+    return Gateway(migrated_url)
 
 
 async def test_a_renewal_whose_connection_keeps_silent_is_made_on_another_one(
@@ -323,12 +309,12 @@ async def test_a_renewal_whose_connection_keeps_silent_is_made_on_another_one(
 ) -> None:
     """Otherwise a forgotten connection costs the lease, and with it every saga."""
     async with gateway.open() as url:
-        limits = PostgresLimits(lease_seconds=4.0)
+        limits = PostgresLimits(lease_seconds=8.0)
         store = PostgresStore(url, migrations=[migrations], limits=limits)
         await store.open()
         assert await store.ownership.renew()
         gateway.forget()
-        async with asyncio.timeout(4.0):
+        async with asyncio.timeout(8.0):
             assert await store.ownership.renew()
         assert store.ownership.sure
         await store.close()
@@ -351,7 +337,7 @@ async def test_a_read_that_nobody_waits_for_any_more_keeps_no_connection(
         reading.cancel()
         with suppress(asyncio.CancelledError):
             await reading
-        async with asyncio.timeout(8):
+        async with asyncio.timeout(HANG_SECONDS):
             assert row("a") == await store.get("a")
         await store.close()
 
@@ -388,7 +374,7 @@ async def test_a_commit_whose_connection_keeps_silent_is_settled_on_another_one(
             return await commit(link)
 
         monkeypatch.setattr(Link, "commit", forgotten)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG_SECONDS):
             assert "a" == await store.transact(inserting("a"))
         assert row("a") == await store.get("a") and 1 == len(await store.entries("a"))
         await store.close()

@@ -71,7 +71,7 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Kind:
     """Opens the same database with a codec, each time anew."""
     if request.param == "sqlite":
         return lambda codec: SqliteStore(tmp_path / "stage.db", codec=codec)
-    url = request.getfixturevalue("postgres_url")
+    url = request.getfixturevalue("migrated_url")
     return lambda codec: PostgresStore(url, codec=codec)
 
 
@@ -84,7 +84,7 @@ def reencrypt(
     async def run(codec: SealedCodec) -> Reencrypted:
         if request.node.callspec.params["make"] == "sqlite":
             return await asyncio.to_thread(_in_file, tmp_path / "stage.db", codec)
-        link = await connect(DatabaseServer(url=request.getfixturevalue("postgres_url")))
+        link = await connect(DatabaseServer(url=request.getfixturevalue("migrated_url")))
         try:
             return await on_postgres.reencrypt(link, codec)
         finally:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import fcntl
 import os
 import signal
 import sqlite3
@@ -35,6 +37,7 @@ from tests.unit.store.given import (
     row,
     until,
 )
+from tests.waits import HANG_SECONDS
 
 WRITER = """
 import asyncio, sys
@@ -129,11 +132,11 @@ async def test_readers_see_only_what_is_durable(tmp_path: Path) -> None:
     async def unit(unit: Unit) -> None:
         await unit.insert(row("a"), accepted())
         written.set()
-        go_on.wait(10)
+        go_on.wait(HANG_SECONDS)
 
     try:
         task = asyncio.ensure_future(store.transact(unit))
-        await asyncio.to_thread(written.wait, 10)
+        await asyncio.to_thread(written.wait, HANG_SECONDS)
         assert await store.get("a") is None
         assert await store.entries("a") == []
         assert sum((await store.count()).values()) == 0
@@ -340,7 +343,7 @@ async def test_a_store_waits_for_the_process_that_has_its_file(
     await asyncio.sleep(3 * LOOK_SECONDS)
     assert not opening.done()
     holder.release()
-    async with asyncio.timeout(5.0):
+    async with asyncio.timeout(HANG_SECONDS):
         await opening
     await store.close()
     assert 1 == len(reasons) and f"pid {os.getpid()} " in reasons[0]
@@ -377,6 +380,34 @@ async def test_a_lock_that_is_a_link_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="symbolic link"):
         await SqliteStore(tmp_path / "a.db").open()
     assert "precious" == victim.read_text()
+
+
+@pytest.mark.parametrize(
+    "call, number, fix",
+    [
+        ("open", errno.EMFILE, "ulimit -n"),
+        ("open", errno.EROFS, "mount the file system"),
+        ("pwrite", errno.ENOSPC, "make room on the disk"),
+        ("pwrite", errno.EDQUOT, "larger quota"),
+        ("read", errno.EIO, "look at the disk"),
+        ("flock", errno.ENOLCK, "has no locks"),
+    ],
+)
+def test_a_lock_that_cannot_be_had_names_the_fix_and_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int, fix: str
+) -> None:
+    """Nobody has the database then, so nothing is to be waited for."""
+
+    def refused(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    lock = FileLock(tmp_path / "a.db")
+    with monkeypatch.context() as context:
+        context.setattr(fcntl if call == "flock" else os, call, refused)
+        with pytest.raises(ConfigurationError, match=rf"a\.db\.lock: .*{fix}") as caught:
+            lock.acquire()
+    assert not isinstance(caught.value, DatabaseInUse)
+    FileLock(tmp_path / "a.db").acquire()
 
 
 def test_the_lock_of_an_older_release_becomes_private(tmp_path: Path) -> None:
@@ -515,7 +546,7 @@ async def test_a_close_waits_for_one_that_was_cancelled(
     done, _ = await asyncio.wait([second], timeout=0.05)
     assert not done
     may_end.set()
-    await asyncio.wait_for(second, 5)
+    await asyncio.wait_for(second, HANG_SECONDS)
 
 
 async def test_a_close_waits_for_an_inspection_whose_close_was_cancelled(
@@ -543,7 +574,7 @@ async def test_a_close_waits_for_an_inspection_whose_close_was_cancelled(
     closing = asyncio.create_task(connections.close())
     done, _ = await asyncio.wait([closing], timeout=0.05)
     may_end.set()
-    await asyncio.wait_for(closing, 5)
+    await asyncio.wait_for(closing, HANG_SECONDS)
     await reader[0].close()
     assert not done
 

@@ -107,6 +107,55 @@ async def test_a_trigger_writes_for_nobody(file_store: Store, made: list[str]) -
     assert 1 == len(await file_store.entries("s"))
 
 
+NUMBERED = [
+    "CREATE TABLE mine (number INTEGER PRIMARY KEY AUTOINCREMENT, a)",
+    "INSERT INTO mine (a) VALUES (1)",
+    "ALTER TABLE mine RENAME TO yours",
+    "INSERT INTO yours (a) VALUES (2)",
+    "DROP TABLE yours",
+]
+NUMBERS = [
+    "DELETE FROM sqlite_sequence WHERE name = 'stage_audit'",
+    "UPDATE SQLITE_SEQUENCE SET seq = 0",
+    "INSERT INTO sqlite_sequence VALUES ('stage_sweep', 0)",
+    "DELETE FROM sqlite_sequence WHERE name = 'mine'",
+]
+NUMBERS_REFUSED = "sqlite_sequence has the numbers of the stage's"
+
+
+@pytest.mark.parametrize("sql", NUMBERS)
+async def test_the_numbers_that_the_stage_gives_are_left_alone(file_store: Store, sql: str) -> None:
+    """An act of the audit, or a sweep, would get the number of another one."""
+    await run(file_store, *NUMBERED[:2])
+    await run(file_store, "CREATE TABLE other (a)", "DROP TABLE other")
+    with pytest.raises(StatementRefused, match=NUMBERS_REFUSED):
+        await run(file_store, sql)
+    with pytest.raises(StatementRefused, match=NUMBERS_REFUSED):
+        await run(
+            file_store,
+            f"CREATE TRIGGER behind AFTER INSERT ON payment BEGIN {sql}; END",
+            "INSERT INTO payment (saga_id, amount) VALUES ('b', 1)",
+        )
+
+
+async def test_a_table_with_numbers_of_its_own_comes_and_goes(file_store: Store) -> None:
+    """SQLite keeps its row there by itself: as rows are added, as it is renamed, and dropped."""
+    await run(file_store, *NUMBERED)
+
+
+@pytest.mark.parametrize("sql", ["", *NUMBERS])
+def test_a_migration_leaves_the_numbers_alone(migrations: Path, sql: str) -> None:
+    """Also behind a statement that drops a table, for which SQLite writes there itself."""
+    (migrations / "0002_more.sql").write_text(";\n".join([*NUMBERED, "DROP TABLE payment", sql]))
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    if sql:
+        with pytest.raises(ConfigurationError, match=f"0002_more failed: {NUMBERS_REFUSED}"):
+            dialect.upgrade(connection, [migrations], now=1.0)
+    else:
+        dialect.upgrade(connection, [migrations], now=1.0)
+    connection.close()
+
+
 async def test_a_temporary_table_takes_no_name_of_the_stage(file_store: Store) -> None:
     """By its new name it would hide the table of ours, and take what we write."""
     with pytest.raises(StatementRefused, match="mine is a temporary table, which is not altered"):
@@ -120,12 +169,12 @@ async def test_a_statement_of_ours_is_refused_as_the_author_s(file_store: Store)
     assert not [sql for sql in load("stage.store.sqlite").values() if sql.endswith(" ")]
 
     async def pause(unit: Unit) -> None:
-        await unit.drop_pause("psp", None)
+        await unit.drop_pause("psp", None, 0.0)
 
     await file_store.transact(pause)
     sql = load("stage.store.sqlite")["drop_pause"]
     with pytest.raises(StatementRefused, match="stage_pause is a table of the stage"):
-        await file_store.transact(lambda unit: unit.tx.execute(sql, "psp", None))
+        await file_store.transact(lambda unit: unit.tx.execute(sql, "psp", None, 0.0))
     await file_store.transact(pause)
 
 
@@ -286,10 +335,10 @@ def test_a_text_that_reads_it_or_names_it_is_let_be(sql: str) -> None:
 
 
 async def test_on_postgresql_reads_are_run_and_writes_refused(
-    postgres_url: str, migrations: Path
+    migrated_url: str, migrations: Path
 ) -> None:
     """The statement does not reach the server, and the unit alone fails."""
-    async with opened(postgres_url, migrations) as store:
+    async with opened(migrated_url, migrations) as store:
         await store.transact(inserting("s"))
         for sql in READS:
             await run(store, sql)
@@ -301,17 +350,156 @@ async def test_on_postgresql_reads_are_run_and_writes_refused(
         assert row("s") == await store.get("s")
 
 
+DELETED = (
+    "CREATE FUNCTION gone() RETURNS {returns} LANGUAGE plpgsql {set} AS $$ BEGIN {body} END $$"
+)
+HIDDEN = "EXECUTE 'DELETE FROM ' || 'stage' || '.journal';"
+BEHIND: dict[str, tuple[list[str], str]] = {
+    "a statement that is put together": ([], f"DO $$ BEGIN {HIDDEN} END $$"),
+    "a literal": ([], "DO $$ BEGIN EXECUTE 'DELETE FROM stage.journal'; END $$"),
+    "a name with escapes": ([], 'DELETE FROM U&"st\\0061ge".U&"j\\006furnal"'),
+    "a view": (
+        ["CREATE VIEW shown AS SELECT saga_id FROM stage.journal"],
+        "DELETE FROM shown",
+    ),
+    "a view in WITH": (
+        ["CREATE VIEW shown AS SELECT saga_id FROM stage.journal"],
+        "WITH gone AS (DELETE FROM shown RETURNING 1) SELECT count(*) FROM gone",
+    ),
+    "a function": (
+        [DELETED.format(returns="void", set="", body=HIDDEN)],
+        "SELECT gone()",
+    ),
+    "a function with a path": (
+        [
+            DELETED.format(
+                returns="void",
+                set="SET search_path = stage",
+                body="UPDATE replica SET dead = true; DELETE FROM audit;",
+            )
+        ],
+        "SELECT gone()",
+    ),
+    "a function of the one who made it": (
+        [DELETED.format(returns="void", set="SECURITY DEFINER", body=HIDDEN)],
+        "SELECT gone()",
+    ),
+    "TRUNCATE": ([], "DO $$ BEGIN EXECUTE 'TRUNCATE ' || 'stage' || '.journal'; END $$"),
+    "a trigger": (
+        [
+            DELETED.format(returns="trigger", set="", body=f"{HIDDEN} RETURN NULL;"),
+            "CREATE TRIGGER mine AFTER INSERT ON payment EXECUTE FUNCTION gone()",
+        ],
+        "INSERT INTO payment (saga_id, amount) VALUES ('b', 1)",
+    ),
+    "a rule": (
+        [
+            "CREATE VIEW shown AS SELECT saga_id FROM stage.journal",
+            "CREATE RULE mine AS ON INSERT TO payment DO ALSO DELETE FROM shown",
+        ],
+        "INSERT INTO payment (saga_id, amount) VALUES ('b', 1)",
+    ),
+}
+
+
+@pytest.mark.parametrize("way", BEHIND)
+async def test_on_postgresql_nothing_is_written_behind_another_name(
+    migrated_url: str, migrations: Path, way: str
+) -> None:
+    """The text tells nothing of it; the table itself refuses it, and the unit alone fails."""
+    made, sql = BEHIND[way]
+    async with opened(migrated_url, migrations) as store:
+        await store.transact(inserting("s"))
+        for each in made:
+            await run(store, each)
+        assert "" == refused_table(sql)
+
+        async def unit(unit: Unit) -> None:
+            await unit.tx.execute(sql)
+
+        done = await in_one_batch(store, inserting("a"), unit, inserting("b"))
+        assert isinstance(done[1], StatementRefused), done[1]
+        assert "is a table of the stage, and its journal is the one truth" in str(done[1])
+        assert f"in {sql[:20]}" in str(done[1])
+        for saga_id in ("s", "a", "b"):
+            assert row(saga_id) == await store.get(saga_id)
+            assert 1 == len(await store.entries(saga_id))
+
+
+async def test_on_postgresql_a_deferred_trigger_writes_for_nobody(
+    migrated_url: str, migrations: Path
+) -> None:
+    """It runs within COMMIT, which is a statement of ours."""
+    async with opened(migrated_url, migrations) as store:
+        await store.transact(inserting("s"))
+        await run(store, DELETED.format(returns="trigger", set="", body=f"{HIDDEN} RETURN NULL;"))
+        await run(
+            store,
+            "CREATE CONSTRAINT TRIGGER mine AFTER INSERT ON payment DEFERRABLE INITIALLY DEFERRED"
+            " FOR EACH ROW EXECUTE FUNCTION gone()",
+        )
+        with pytest.raises(asyncpg.RaiseError, match="is a table of the stage"):
+            await store.transact(paying("b"))
+        assert store.available and 1 == len(await store.entries("s"))
+
+
+async def test_on_postgresql_every_table_of_the_stage_is_guarded(
+    migrated_url: str, migrations: Path
+) -> None:
+    """A table of a later migration too; and a statement that claims to be ours is refused."""
+    async with opened(migrated_url, migrations) as store:
+        bare = await run(
+            store,
+            "SELECT relname::text FROM pg_class WHERE relnamespace = 'stage'::regnamespace"
+            " AND relkind = 'r' AND NOT EXISTS (SELECT FROM pg_trigger"
+            " WHERE tgrelid = pg_class.oid AND tgname = 'refuse_author' AND tgtype & 60 = 60)",
+        )
+        assert [("payment",)] == bare  # the author's: the role of the tests is named as the schema
+        with pytest.raises(StatementRefused, match="marks the statements of the stage"):
+            await run(store, "/* stage */ SELECT 1")
+
+
+async def test_on_postgresql_a_migration_writes_nothing_behind_another_name(
+    migrated_url: str, migrations: Path
+) -> None:
+    """Nothing of the file is applied."""
+    (migrations / "0002_more.sql").write_text(
+        f"CREATE TABLE good (x int);\nDO $$ BEGIN {HIDDEN} END $$;"
+    )
+    with pytest.raises(ConfigurationError, match=r"0002_more failed: stage\.journal is a table"):
+        async with opened(migrated_url, migrations):
+            pass
+    connection = await asyncpg.connect(migrated_url)
+    try:
+        assert await connection.fetchval("SELECT to_regclass('good')") is None
+    finally:
+        await connection.close()
+
+
+async def test_on_postgresql_a_person_and_an_older_release_may_write(
+    migrated_url: str, migrations: Path
+) -> None:
+    """Neither says that an author's statements are run."""
+    async with opened(migrated_url, migrations) as store:
+        await store.transact(inserting("s"))
+        connection = await asyncpg.connect(migrated_url)
+        try:
+            assert "UPDATE 1" == await connection.execute("UPDATE stage.saga SET length = length")
+        finally:
+            await connection.close()
+
+
 async def test_on_postgresql_a_migration_leaves_the_schema(
-    postgres_url: str, migrations: Path
+    migrated_url: str, migrations: Path
 ) -> None:
     """Nothing of the file is applied."""
     (migrations / "0002_more.sql").write_text(
         "CREATE TABLE good (x int);\nCREATE TABLE item (id text REFERENCES stage.saga (id));"
     )
     with pytest.raises(ConfigurationError, match=r"0002_more failed: stage\.saga is a table"):
-        async with opened(postgres_url, migrations):
+        async with opened(migrated_url, migrations):
             pass
-    connection = await asyncpg.connect(postgres_url)
+    connection = await asyncpg.connect(migrated_url)
     try:
         assert await connection.fetchval("SELECT to_regclass('good')") is None
     finally:

@@ -18,6 +18,7 @@ from stage.store.sqlite.lock import DatabaseInUse
 from stage.store.sqlite.store import SqliteLimits, SqliteStore
 from tests.unit.store.conftest import Faulty
 from tests.unit.store.given import inserting, until
+from tests.waits import HANG_SECONDS
 
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
 
@@ -71,10 +72,10 @@ async def test_the_file_is_looked_at_while_all_of_it_is_read(
     monkeypatch.setattr(watch, "_quick_check", long)
     store = SqliteStore(tmp_path / "stage.db", limits=SqliteLimits(retry_seconds=0.01))
     await store.open()
-    await asyncio.to_thread(reading.wait, 5)
+    await asyncio.to_thread(reading.wait, HANG_SECONDS)
     await store.transact(inserting("a"))
     await until(lambda: store._lock.mark == store._connections.timeline.mark)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_SECONDS):
         await store.close()
 
 

@@ -18,6 +18,7 @@ from stage.store.sqlite.connection import SqliteHome
 from stage.store.sqlite.store import SqliteLimits, SqliteStore
 from tests.unit.store.conftest import Faulty
 from tests.unit.store.given import accepted, in_one_batch, inserting, row, until
+from tests.waits import HANG_SECONDS
 
 
 @asynccontextmanager
@@ -91,17 +92,17 @@ async def test_units_left_after_trouble_are_not_held_any_more(
 
         async def hold(unit: Unit) -> None:
             at_work.set()
-            sent.wait(5)
+            sent.wait(HANG_SECONDS)
             raise LookupError("this one writes nothing")
 
         holding = asyncio.ensure_future(store.transact(hold))
-        await asyncio.to_thread(at_work.wait, 5)
+        await asyncio.to_thread(at_work.wait, HANG_SECONDS)
         faulty.plan = ["landed"]
         waiting = [asyncio.ensure_future(store.transact(each)) for each in (bad, inserting("a"))]
         deferrable = asyncio.ensure_future(store.transact(inserting("p"), deferrable=True))
         await asyncio.sleep(0)
         sent.set()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_SECONDS):
             assert await deferrable == "p"
         assert await waiting[1] == "a"
         for failed in (holding, waiting[0]):
@@ -211,10 +212,10 @@ async def test_units_behind_a_poisoned_one_fail_while_the_file_is_away(
         faulty.plan[:] = ["lost", "ok", "lost"]
         faulty.gates.extend([lambda: path.rename(away), lambda: None])
         sending = asyncio.ensure_future(in_one_batch(store, *(inserting(one) for one in ids)))
-        await asyncio.wait_for(refused.wait(), 5)
+        await asyncio.wait_for(refused.wait(), HANG_SECONDS)
         assert away.exists() and not sending.done()
         away.rename(path)
-        done = await asyncio.wait_for(sending, 5)
+        done = await asyncio.wait_for(sending, HANG_SECONDS)
         assert faulty.struck == ["lost", "lost"]
         assert done[0] == "s0"
         assert all(isinstance(error, StoreUnavailable) for error in done[1:])
@@ -247,10 +248,10 @@ async def test_the_thread_goes_when_the_task_of_the_writer_is_cancelled(tmp_path
 
     async def slow(unit: Unit) -> None:
         at_work.set()
-        free.wait(5)
+        free.wait(HANG_SECONDS)
 
     sending = asyncio.ensure_future(store.transact(slow))
-    await asyncio.to_thread(at_work.wait, 5)
+    await asyncio.to_thread(at_work.wait, HANG_SECONDS)
     closing = asyncio.ensure_future(store.close())
     await asyncio.sleep(0)
     writer = store._writer._task
@@ -260,7 +261,7 @@ async def test_the_thread_goes_when_the_task_of_the_writer_is_cancelled(tmp_path
         await sending
     free.set()
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(closing, 5)
+        await asyncio.wait_for(closing, HANG_SECONDS)
 
 
 async def test_a_commit_that_never_lands_is_reported(tmp_path: Path, faulty: type[Faulty]) -> None:
@@ -351,6 +352,6 @@ async def test_while_the_file_is_away_no_doubt_is_answered(
         assert not doubtful.done()
         assert not path.exists()
         away.rename(path)
-        assert await asyncio.wait_for(doubtful, 5) == "a"
+        assert await asyncio.wait_for(doubtful, HANG_SECONDS) == "a"
         assert await store.get("a") == row("a")
         assert await store.get("b") is None

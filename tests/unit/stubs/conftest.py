@@ -12,6 +12,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
+from tests.waits import HANG_SECONDS
+
 Client = TestClient[Any, Any]
 
 
@@ -62,7 +64,7 @@ class FakeStage:
 
     async def reached(self, route: str, times: int = 1) -> None:
         """Wait until a route was asked so often."""
-        async with asyncio.timeout(5), self.changed:
+        async with asyncio.timeout(HANG_SECONDS), self.changed:
             await self.changed.wait_for(lambda: len(self.requests(route)) >= times)
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:

@@ -11,6 +11,7 @@ import stage.neighbours.downstream.app
 import stage.neighbours.upstream.app
 from stage.demo.chain import free_ports
 from tests.unit.stubs.conftest import Client, Start
+from tests.waits import HANG_SECONDS
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ async def chain(start: Start) -> tuple[Client, Client]:
     )
     head = await start(
         stage.neighbours.upstream.app.make_app(
-            name="order", stage=str(tail.make_url("/")), budget_seconds=1.5, patience_seconds=0.5
+            name="order", stage=str(tail.make_url("/")), budget_seconds=3.0, patience_seconds=0.5
         ),
         port,
     )
@@ -67,7 +68,7 @@ async def test_both_ends_agree(
 
     async with head.post("/orders", json={"order_id": "o-1"}) as answer:
         body = await answer.json()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_SECONDS):
         while head_state != (ours := await seen(head))["state"]:
             pass
 

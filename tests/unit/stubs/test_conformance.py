@@ -19,6 +19,7 @@ from stage.neighbours.downstream.app import make_app
 from stage.neighbours.downstream.script import Script, ScriptName
 from stage.neighbours.shared.tokens import Keys
 from tests.unit.stubs.conftest import Start
+from tests.waits import HANG_SECONDS
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Plant = Callable[[web.Request, Handler, dict[str, Any]], Awaitable[web.StreamResponse]]
@@ -56,8 +57,11 @@ async def judged(
 
 @pytest.mark.parametrize("script", ["accept", "slow", "flaky", "crash-answer"])
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
-async def test_a_right_neighbour_keeps_the_law(start: Start, law: Law, script: str) -> None:
+async def test_a_right_neighbour_keeps_the_law(
+    start: Start, law: Law, script: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also one that works for a while, says not now, or whose answer is lost on the way."""
+    monkeypatch.setattr(caller_module, "SETTLE_SECONDS_MAX", HANG_SECONDS)
     async with judged(start, script) as caller:
         await law(caller)
 

@@ -276,7 +276,7 @@ async def test_a_gateway_answers_by_its_script(upstream: Upstream) -> None:
     async with client.put("/script", json=script) as answer:
         assert 200 == answer.status
 
-    assert [403, 403, 200, 200] == [await compensate(client) for _ in range(4)]
+    assert [403, 403, 200, 200] == [await compensate(client, by="operator") for _ in range(4)]
     assert 2 == (await seen(client))["compensations"]
 
 
@@ -401,7 +401,7 @@ async def test_a_location_elsewhere_is_not_followed(stage: FakeStage, upstream: 
 
 async def test_a_stage_that_is_not_there_leaves_no_doubt(start: Start) -> None:
     """No connection was ever made: the order is taken back at the end of the budget."""
-    app = make_app(name="order", stage="http://127.0.0.1:1", budget_seconds=0.3)
+    app = make_app(name="order", stage="http://127.0.0.1:1", budget_seconds=2.0)
     client = await start(app)
 
     code, body = await post_order(client)
@@ -485,13 +485,31 @@ async def test_a_compensation_that_comes_first_closes_the_id(
 ) -> None:
     """A tombstone: the late order is refused with 410, and nothing is sent."""
     client = await upstream()
-    assert 200 == await compensate(client)
+    assert 200 == await compensate(client, by="operator")
 
     code, _ = await post_order(client)
 
     assert 410 == code
     assert [] == stage.asked
     assert ("compensated", "none") == ((await seen(client))["state"], (await seen(client))["order"])
+
+
+async def test_a_saga_that_the_stage_has_and_the_books_lack_was_lost(
+    stage: FakeStage, upstream: Upstream
+) -> None:
+    """409 unknown, however often, and no tombstone: the next script says what that would be."""
+    client = await upstream()
+    body = {"requested_by": "payment", "outcome": "compensated"}
+    for _ in range(2):
+        async with client.post(f"/sagas/{ID}/compensate", json=body) as answer:
+            shown = await answer.json(content_type=None)
+        assert (409, "unknown", ID) == (answer.status, shown["outcome"], shown["saga_id"])
+    async with client.get(f"/sagas/{ID}") as answer:
+        assert 404 == answer.status
+    async with client.put("/script", json={"script": "away"}) as answer:
+        assert 503 == await compensate(client)
+    async with client.put("/script", json={"script": "tombstone"}) as answer:
+        assert 200 == await compensate(client)
 
 
 @pytest.mark.parametrize(
@@ -501,12 +519,14 @@ async def test_compensate_is_answered_by_the_script(
     stage: FakeStage, upstream: Upstream, script: str, codes: list[int]
 ) -> None:
     """It misbehaves by its script, for the sagas that match."""
+    stage.says(SAGAS, EXECUTED)
     client = await upstream()
+    assert 200 == (await post_order(client))[0]
     async with client.put("/script", json={"script": script, "match": "s-"}) as answer:
         assert 200 == answer.status
 
     assert codes == [await compensate(client) for _ in range(3)]
-    assert 200 == await compensate(client, saga_id="other")
+    assert 200 == await compensate(client, by="operator", saga_id="other")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.resources import Resource
@@ -138,7 +138,6 @@ ATTEMPTS = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(ATTEMPTS, st.sampled_from(["step_succeeded", "step_in_doubt", ""]), st.text())
 def test_any_attempt_is_encoded_as_by_the_sdk(attempt: Attempt, outcome: str, error: str) -> None:
     """Also below a context that is none, or of a later version."""

@@ -17,6 +17,7 @@ from stage.telemetry import names
 from stage.telemetry.exposition import Exposition
 from stage.telemetry.gauges import Gauges, Sources
 from stage.telemetry.metrics import Metrics
+from tests.waits import HANG_SECONDS
 
 NOW = 1_000.0
 
@@ -33,10 +34,15 @@ class Queried:
     def __init__(self) -> None:
         self.queries = 0
         self.enough = asyncio.Event()
+        self.began = asyncio.Event()
+        self.gate = asyncio.Event()
+        self.gate.set()
 
     async def count(self) -> dict[SagaState, int]:
-        """As many sagas as queries."""
+        """As many sagas as queries; it answers once the gate is open."""
         self.queries += 1
+        self.began.set()
+        await self.gate.wait()
         if self.queries == 4:
             self.enough.set()
         if self.queries == 2:
@@ -63,7 +69,7 @@ async def test_gauges_stay_fresh_after_any_error(monkeypatch: pytest.MonkeyPatch
     engine, reported = Queried(), list[Exception]()
     gauges = Gauges(engine, SystemClock(), Sources(queued=lambda: 0, breakers=dict))
     fresh = asyncio.create_task(gauges.keep_fresh(reported.append))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_SECONDS):
         await engine.enough.wait()
     fresh.cancel()
     assert ["no such table: saga"] == [str(error) for error in reported]
@@ -112,6 +118,50 @@ async def test_callers_at_the_same_time_share_a_query() -> None:
     with pytest.raises(sqlite3.OperationalError):
         await gauges.refresh()
     assert 2 == engine.queries
+
+
+async def test_a_caller_does_not_share_a_query_that_began_before_it_came() -> None:
+    """That one may have counted before the caller's last write: a scrape would lack it."""
+    gauges = Gauges(engine := Queried(), SystemClock(), Sources(queued=lambda: 0, breakers=dict))
+    engine.queries = 2  # the one that fails is behind us
+    engine.gate.clear()
+    periodical = asyncio.create_task(gauges.refresh())
+    async with asyncio.timeout(HANG_SECONDS):
+        await engine.began.wait()
+        scrapes = [asyncio.create_task(gauges.refresh()) for _ in range(3)]
+        await asyncio.sleep(0)  # they wait for it
+        engine.gate.set()
+        await asyncio.gather(periodical, *scrapes)
+    assert 4 == engine.queries, "the three of them shared the next one"
+    assert {(SagaState.ACTIVE.value,): 4} == gauges.read(names.M_SAGAS)
+
+
+async def test_a_caller_shares_a_query_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a slow database would make a scrape wait for two of them."""
+    monkeypatch.setattr(measured, "BEFORE_SECONDS_MAX", 0.0)
+    gauges = Gauges(engine := Queried(), SystemClock(), Sources(queued=lambda: 0, breakers=dict))
+    engine.gate.clear()
+    first = asyncio.create_task(gauges.refresh())
+    async with asyncio.timeout(HANG_SECONDS):
+        await engine.began.wait()
+        scrape = asyncio.create_task(gauges.refresh())
+        done, _ = await asyncio.wait([scrape], timeout=0.05)
+        assert not done
+        engine.gate.set()
+        await asyncio.gather(first, scrape)
+    assert 1 == engine.queries
+
+
+async def test_a_query_that_was_cancelled_is_made_anew() -> None:
+    """Even before it began: the gauges would never be read again."""
+    gauges = Gauges(engine := Queried(), SystemClock(), Sources(queued=lambda: 0, breakers=dict))
+    first = asyncio.create_task(gauges.refresh())
+    await asyncio.sleep(0)
+    assert gauges._query is not None and gauges._query.cancel()
+    await asyncio.wait([first])
+    async with asyncio.timeout(HANG_SECONDS):
+        await gauges.refresh()
+    assert 1 == engine.queries
 
 
 async def test_one_replica_reports_the_gauges_of_the_database() -> None:

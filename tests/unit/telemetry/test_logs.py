@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextvars
+import errno
 import io
 import json
 import logging
+import os
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -59,6 +61,42 @@ def lines() -> Lines:
     lines = Lines()
     logs.configure("json", "debug", lines.stream)
     return lines
+
+
+class Odd(io.RawIOBase):
+    """A file that takes some bytes at a time, and none once its disk is full."""
+
+    def __init__(self) -> None:
+        self.taken = b""
+        self.full = False
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, line: Any) -> int:
+        if self.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.taken += bytes(line[:7])
+        return min(7, len(line))
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_line_that_cannot_be_written_stops_nothing(form: logs.Format) -> None:
+    """It is dropped, and the next one is whole."""
+    raw = Odd()
+    out = io.TextIOWrapper(io.BufferedWriter(raw), write_through=True)
+    logs.configure(form, "info", out)
+    log = logs.default_logger()
+    raw.full = True
+    for _ in range(3):
+        log.error("worker_ended", worker=1)
+    raw.full = False
+    log.warning("database_back", path="/srv/payment.db")
+    assert b"database_back" in raw.taken and raw.taken.endswith(b"\n")
+    if form == "json":
+        assert "/srv/payment.db" == json.loads(raw.taken)["path"]
+    out.close()
+    log.warning("stopped")
 
 
 def test_a_line_holds_the_ids_of_its_saga(lines: Lines) -> None:

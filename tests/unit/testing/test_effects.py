@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 import pytest
 
-from stage import Http, Refused, Saga, Stage, Tx
+from stage import Http, Refused, Saga, Stage, Transient, Tx
 from stage.core.events import Request
 from stage.demo.payment import Charge, Order, payment
 from stage.ports.stage import Answer
@@ -121,6 +122,61 @@ async def test_an_effect_that_is_left_elsewhere_is_named() -> None:
         await assert_compensates(wrong, ORDER, elsewhere=lambda: objects)
 
 
+# --- an API without keys ------------------------------------------------------------------------
+
+
+class Unkeyed(FakeApi):
+    """A provider that ignores keys: it searches by reference, and refunds when it is asked."""
+
+    def answer(self, request: Request, key: str) -> Answer:
+        path, _, query = request.path.partition("?")
+        if request.method == "GET":
+            asked = unquote(query.partition("=")[2])
+            return reply(200, {"payments": [asked] if asked in self.effects else []})
+        reference = msgspec.json.decode(request.body)["reference"]
+        if path == "/payments":
+            self.effects[reference] = "paid"
+        elif self.effects.pop(reference, None) is None:
+            self.effects[f"refund of {reference}"] = "from our own account"
+        return reply(200, {"id": reference, "refunded": True})
+
+
+def at_an_api_without_keys(*, looks: bool) -> Stage[Order, Any]:
+    """A stage whose undo looks first whether the payment stands, or does not."""
+    stage: Stage[Order, Any] = Stage("payment", accepts=Order)
+
+    @stage.call(to="psp", idempotent=False)
+    async def charge(http: Http, saga: Saga[Order]) -> str:
+        answer = await http.post("/payments", json={"reference": saga.key})
+        return str(answer.json()["id"])
+
+    @charge.probe
+    async def find_charge(http: Http, saga: Saga[Order]) -> str | None:
+        answer = await http.get("/payments", params={"reference": saga.key})
+        found = answer.json()["payments"]
+        return str(found[0]) if found else None
+
+    @charge.compensation
+    async def refund(http: Http, saga: Saga[Order], made: str | None) -> None:
+        reference = saga.key_of(charge)
+        if looks:
+            answer = await http.get("/payments", params={"reference": reference})
+            if not answer.json()["payments"]:
+                return
+        answer = await http.post("/refunds", json={"reference": reference})
+        if "refunded" not in answer.json():
+            raise Transient("not refunded")
+
+    return stage
+
+
+async def test_an_undo_that_an_api_without_keys_makes_twice_is_named() -> None:
+    """Its answer was lost, and it is asked again: it has to look first."""
+    await assert_compensates(at_an_api_without_keys(looks=True), ORDER, apis={"psp": Unkeyed})
+    with pytest.raises(AssertionError, match=r"answer of charge was lost: API psp has .*refund"):
+        await assert_compensates(at_an_api_without_keys(looks=False), ORDER, apis={"psp": Unkeyed})
+
+
 # --- another order ------------------------------------------------------------------------------
 
 
@@ -194,6 +250,46 @@ async def test_a_probe_that_looks_for_another_thing_is_named(
     """It would take a request that never arrived for done, or make an effect twice."""
     with pytest.raises(AssertionError, match=message):
         await assert_compensates(payment, ORDER, apis={"psp": fake}, stands=STANDS)
+
+
+def looking(path: str) -> Stage[Order, str]:
+    """A stage of one call, whose probe asks at this path."""
+    stage: Stage[Order, str] = Stage("payment", accepts=Order)
+
+    @stage.call(to="psp")
+    async def charge(http: Http, saga: Saga[Order]) -> str:
+        return str((await http.post("/charges")).json()["id"])
+
+    @charge.probe
+    async def find_charge(http: Http, saga: Saga[Order]) -> str | None:
+        answer = await http.get(path, params={"key": saga.key})
+        return None if answer.status == 404 else str(answer.json()["id"])
+
+    @charge.compensation
+    async def refund(http: Http, saga: Saga[Order], made: str | None) -> None:
+        await http.post("/refunds")
+
+    return stage
+
+
+class LooksUpElsewhere(FakeApi):
+    look_up_path = "/look-ups"
+
+
+async def test_a_probe_at_a_path_of_its_own_is_named_with_the_fix() -> None:
+    """The engine's key is in each request, and no real API looks at it whatever the path is."""
+    await assert_compensates(looking("/charges"), ORDER)
+    await assert_compensates(looking("/charges/by-key"), ORDER)
+    slip = (
+        r"the probe of charge: GET /charge finds nothing: the effect was made at /charges\."
+        r" Mend the path, or say look_up_path = '/charge' in the class of the fake"
+    )
+    with pytest.raises(AssertionError, match=slip):
+        await assert_compensates(looking("/charge"), ORDER)
+    apis: dict[str, type[FakeApi]] = {"psp": LooksUpElsewhere}
+    await assert_compensates(looking("/look-ups/charges"), ORDER, apis=apis)
+    with pytest.raises(AssertionError, match="made at /look-ups"):
+        await assert_compensates(looking("/charges"), ORDER, apis=apis)
 
 
 async def test_an_effect_that_is_another_at_each_attempt_is_named() -> None:

@@ -22,6 +22,8 @@ async def test_an_effect_is_made_once_looked_up_and_taken_back() -> None:
         assert await made.read() == await again.read()
         found = await client.get("/charges/by-key/o-1%3Apayment%3Acharge%3Ado")
         assert {"id": "fx-1"} == await found.json()
+        astray = await client.get("/charge/by-key/o-1%3Apayment%3Acharge%3Ado")
+        assert (404, "no_such_path") == (astray.status, (await astray.json())["code"])
         effects = await client.get("/effects")
         assert {"o-1:payment:charge:do": "fx-1"} == await effects.json()
         undo = {"Idempotency-Key": "o-1:payment:charge:undo"}

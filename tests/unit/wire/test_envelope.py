@@ -11,14 +11,17 @@ import pytest
 from hypothesis import given
 
 from stage.wire.envelope import (
+    ENVELOPE_GROWTH_BYTES,
     SAGA_ID_RE,
     Envelope,
     TrailEntry,
+    check_room,
     check_saga_id,
     decode_envelope,
     encode_envelope,
     format_instant,
     new_saga_id,
+    optional_instant,
     parse_instant,
     path_of_saga,
     payload_hash,
@@ -229,6 +232,26 @@ def test_the_limits_of_the_json_hold_on_either_way(
     assert title == (refusal and refusal.title)
 
 
+@pytest.mark.parametrize("entries", [0, 1, 3])
+def test_a_body_at_its_limits_takes_the_short_way(
+    monkeypatch: pytest.MonkeyPatch, entries: int
+) -> None:
+    """The last byte, level, value and stage that are allowed are no reason to read it twice."""
+    trail = [{"stage": "order", "at": AT}] * entries
+    body = msgspec.json.encode(GOOD | {"trail": trail, "data": {"a": 1}})
+    limits = Limits(
+        body_bytes_max=len(body), string_chars_max=len(body), trail_entries_max=entries,
+        values_max=body.count(b","), depth_max=3,
+    )  # fmt: skip
+
+    def long_way(body: bytes, limits: Limits) -> Envelope:
+        raise AssertionError("it was read twice")
+
+    monkeypatch.setattr("stage.wire.envelope._decode_any", long_way)
+    found = decode_envelope(body, limits)
+    assert (entries, {"a": 1}) == (len(found.trail), found.data)
+
+
 @given(envelopes)
 def test_an_envelope_comes_back_as_it_was(envelope: Envelope) -> None:
     """Reading what was written gives the same envelope, and writing it again the same bytes."""
@@ -403,9 +426,79 @@ def test_a_new_saga_id_is_a_uuid_of_version_7() -> None:
     assert sorted(one.int >> 80 for one in parsed) == [one.int >> 80 for one in parsed]
 
 
+@pytest.mark.parametrize("milliseconds", [0, 1_700_000_000_123, 2**48 - 1, 2**48 + 5])
+def test_a_new_saga_id_begins_with_its_instant(
+    monkeypatch: pytest.MonkeyPatch, milliseconds: int
+) -> None:
+    """In its first 48 bits: a stage reads the age of a saga in its id (protocol 3.4)."""
+    monkeypatch.setattr("time.time_ns", lambda: milliseconds * 1_000_000 + 999_999)
+    parsed = uuid.UUID(new_saga_id())
+
+    assert (milliseconds % 2**48, 7, uuid.RFC_4122) == (
+        parsed.int >> 80, parsed.version, parsed.variant,
+    )  # fmt: skip
+
+
 def test_a_saga_id_is_checked_by_itself() -> None:
     """The id of a URL is held to the same rule."""
     assert "a.B_1~:-" == check_saga_id("a.B_1~:-")
     assert "..." == check_saga_id("...")
     with pytest.raises(WireError, match="saga_id"):
         check_saga_id("..")
+
+
+def test_upstream_is_the_last_stage_of_the_trail() -> None:
+    """A saga that an orchestrator or a client begins has none."""
+    trail = tuple(TrailEntry(stage=name, at=AT) for name in ("web", "order"))
+    assert "order" == Envelope(saga_id="s", data={}, trail=trail).upstream
+    assert "" == Envelope(saga_id="s", data={}).upstream
+
+
+def test_an_instant_may_be_missing() -> None:
+    assert (None, "1970-01-01T00:00:01.500Z") == (optional_instant(None), optional_instant(1.5))
+
+
+ROOM = Limits(
+    body_bytes_max=5_000, adds_bytes_max=1_000, values_max=300, adds_values_max=50,
+    trail_entries_max=2,
+)  # fmt: skip
+BYTES_MAX = 5_000 - 1_000 - ENVELOPE_GROWTH_BYTES
+VALUES_MAX = 300 - 50 - (3 * 64 + 8)
+
+
+def envelope_of(values: int, stages: int) -> Envelope:
+    """An envelope with so many values of data, which has passed so many stages."""
+    data = {"list": [1] * (values - 1)} if values else {}
+    return Envelope(
+        saga_id="s", data=data, trail=tuple(TrailEntry(stage="a", at=AT) for _ in range(stages))
+    )
+
+
+@pytest.mark.parametrize(
+    "values, stages, size",
+    [(0, 0, 10), (2, 1, BYTES_MAX), (VALUES_MAX, 1, BYTES_MAX)],
+)
+def test_an_envelope_with_room_for_this_stage_is_taken(values: int, stages: int, size: int) -> None:
+    """Up to the last byte, value and stage that leave the room which is kept for it."""
+    check_room(envelope_of(values, stages), size, ROOM)
+
+
+@pytest.mark.parametrize(
+    "values, stages, size, status, said, hint",
+    [
+        (2, 1, BYTES_MAX + 1, 413, f"{BYTES_MAX + 1} bytes", f"at most {BYTES_MAX} bytes"),
+        (VALUES_MAX + 1, 1, 500, 422, f"more than {VALUES_MAX} members", f"at most {VALUES_MAX}"),
+        (2, 2, 500, 422, "2 entries, and no room for this stage", "at most 2 stages"),
+        (2, 3, 500, 422, "3 entries", "look for a ring"),
+    ],
+)
+def test_an_envelope_that_would_outgrow_the_chain_is_refused_before_any_effect(
+    values: int, stages: int, size: int, status: int, said: str, hint: str
+) -> None:
+    """The next stage would refuse it for our addition, when something stands already."""
+    with pytest.raises(WireError) as caught:
+        check_room(envelope_of(values, stages), size, ROOM)
+
+    assert status == caught.value.status
+    assert said in caught.value.detail
+    assert hint in (caught.value.hint or "")

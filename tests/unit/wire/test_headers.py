@@ -15,6 +15,7 @@ from stage.wire.headers import (
     Prefer,
     check_content_type,
     check_idempotency_key,
+    parse_act_key,
     parse_budget_ms,
     parse_prefer,
 )
@@ -68,6 +69,28 @@ def test_anything_else_is_415(value: str | None, encoding: str | None) -> None:
         check_content_type(value, encoding)
 
     assert 415 == caught.value.status
+    assert caught.value.detail and caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "value, encoding, title, detail, hint",
+    [
+        ("application/json", "gzip", "Encoding", 'Content-Encoding is "gzip"', "without"),
+        ("text/plain", None, "Content type", 'Content-Type is "text/plain"', "application/json"),
+        (None, None, "Content type", "Content-Type is missing", "application/json"),
+        ("application/json;charset=x", None, "Charset", 'the charset is "x"', "UTF-8"),
+    ],
+)
+def test_a_body_of_another_type_is_refused_with_the_fix(
+    value: str | None, encoding: str | None, title: str, detail: str, hint: str
+) -> None:
+    """The refusal says what was sent, and what is to be sent in its place."""
+    with pytest.raises(WireError) as caught:
+        check_content_type(value, encoding)
+
+    assert f"{title} not accepted" == caught.value.title
+    assert detail == caught.value.detail
+    assert hint in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize(
@@ -108,6 +131,9 @@ def test_a_budget_that_is_no_number_is_400(values: list[str]) -> None:
         parse_budget_ms(values)
 
     assert 400 == caught.value.status
+    assert "Saga-Budget-Ms" in caught.value.detail and caught.value.hint
+    twice = len(values) > 1
+    assert ("Header sent twice" if twice else "Budget not understood") == caught.value.title
 
 
 @pytest.mark.parametrize(
@@ -132,12 +158,18 @@ def test_a_budget_that_is_no_number_is_400(values: list[str]) -> None:
         (['respond-async=""'], None, True),
         (["return=minimal"], None, False),
         ([',,"; wait'], None, False),
-        (["respond-async," + "x" * PREFER_CHARS_MAX], None, False),
+        (["respond-async" + "," * (PREFER_CHARS_MAX - 13)], None, True),
+        (["respond-async" + "," * (PREFER_CHARS_MAX - 12)], None, False),
     ],
 )
 def test_preferences_are_read(values: list[str], wait: float | None, respond_async: bool) -> None:
     """The first of a name holds; what is unknown, malformed or too long is ignored."""
     assert Prefer(wait=wait, respond_async=respond_async) == parse_prefer(values)
+
+
+def test_a_caller_without_preferences_waits() -> None:
+    """As long as the stage lets it: neither a time nor a 202 at once was asked for."""
+    assert Prefer(wait=None, respond_async=False) == Prefer() == parse_prefer([])
 
 
 @given(
@@ -150,14 +182,15 @@ def test_a_preference_never_raises(values: list[str]) -> None:
     assert prefer.wait is None or 0.0 <= prefer.wait <= WAIT_SECONDS_MAX
 
 
-@pytest.mark.timeout(5)
 @pytest.mark.parametrize("unit", ['"', '\\"', " ", "a ", "a= ", '"\\'])
 def test_a_hostile_preference_costs_little(unit: str) -> None:
     """No text makes the reading slow: quadratic, one of them took 10 ms."""
-    began = time.process_time()
+    took: list[float] = []
     for _ in range(20):
+        began = time.process_time()
         parse_prefer([(unit * PREFER_CHARS_MAX)[:PREFER_CHARS_MAX]])
-    assert 0.06 > time.process_time() - began
+        took.append(time.process_time() - began)
+    assert 0.003 > min(took)  # of the others some share their processor, or collect garbage
 
 
 @pytest.mark.parametrize("values", [[], ["s-1"], ['"s-1"'], [" s-1 "], ["s-1", '"s-1"']])
@@ -173,3 +206,34 @@ def test_another_key_is_422(values: list[str]) -> None:
         check_idempotency_key(values, "s-1")
 
     assert 422 == caught.value.status
+    assert "Idempotency-Key" in caught.value.detail and caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "values, key",
+    [
+        ([], None),
+        (["order-1"], "order-1"),
+        ([" order-1\t"], "order-1"),
+        (['"order-1"'], "order-1"),
+        (["a"], "a"),
+        (["k" * 255], "k" * 255),
+        (['"' + "k" * 255 + '"'], "k" * 255),
+    ],
+)
+def test_the_key_of_an_order_is_plain_or_quoted(values: list[str], key: str | None) -> None:
+    """RFC 8941, 3.3.3, and what clients send."""
+    assert key == parse_act_key(values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[""], ['""'], ['"'], ['"a'], ["a b"], ["é"], ["a\\b"], ["k" * 256], ["a", "a"], ["a", "b"]],
+)
+def test_another_key_of_an_order_is_400(values: list[str]) -> None:
+    """None, half a quoted string, characters that need an escape, too long, two of them."""
+    with pytest.raises(WireError) as caught:
+        parse_act_key(values)
+
+    assert 400 == caught.value.status
+    assert "Idempotency-Key" in caught.value.detail and caught.value.hint

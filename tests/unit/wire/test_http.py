@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stage.wire.http import RETRY_AFTER_SECONDS_MAX, SAFE_METHODS, parse_retry_after
+from stage.wire.http import (
+    RETRY_AFTER_SECONDS_MAX,
+    SAFE_METHODS,
+    encode_head,
+    is_beside,
+    parse_retry_after,
+)
 
 # Sun, 06 Nov 1994 08:49:37 GMT
 NOW = 784_111_777.0
@@ -56,3 +62,35 @@ def test_retry_after_never_raises(value: str, now: float) -> None:
     seconds = parse_retry_after(value, now)
 
     assert seconds is None or 0.0 <= seconds <= RETRY_AFTER_SECONDS_MAX
+
+
+@pytest.mark.parametrize(
+    "path, asked, beside",
+    [
+        ("/charges", "/charges", True),
+        ("/charges", "/charges/c-1", True),
+        ("/charges/c-1", "/charges", True),
+        ("/charges?page=1", "/charges/c-1?full=1", True),
+        ("/charges/", "/charges", True),
+        ("/", "/charges", True),
+        ("/charges", "/charge", False),
+        ("/charge", "/charges", False),
+        ("/charges", "/refunds/charges", False),
+        ("/charges", "/", False),
+        ("/charges", "", False),
+    ],
+)
+def test_a_path_is_beside_those_above_and_below_it(path: str, asked: str, beside: bool) -> None:
+    """Segment by segment, whatever the query; the root alone says nothing."""
+    assert beside is is_beside(path, asked)
+
+
+def test_a_head_ends_each_line_as_http_has_it() -> None:
+    assert b"GET / HTTP/1.1\r\na: b\tc\r\n\r\n" == encode_head(["GET / HTTP/1.1", "a: b\tc"])
+
+
+@pytest.mark.parametrize("text", ["a: b\r\nc: d", "a: b\nc: d", "a: b\rc", "a: \x00", "a: \x7f"])
+def test_a_header_cannot_begin_another(text: str) -> None:
+    """A line break in a value would be a header of its own (RFC 9110, 5.5)."""
+    with pytest.raises(ValueError, match="control character"):
+        encode_head(["GET / HTTP/1.1", text])

@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stage.wire.limits import Limits
+from stage.wire.limits import DEFAULT_LIMITS, Limits
 from stage.wire.outcome import Outcome
 from stage.wire.problem import (
     TYPE_OF_STATUS,
@@ -18,6 +19,7 @@ from stage.wire.problem import (
     ProblemType,
     WireError,
     decode_problem,
+    untrusted_answer,
 )
 from tests.unit.wire.strategies import bodies, objects, texts
 
@@ -108,6 +110,14 @@ def test_a_body_that_is_no_problem_is_none(body: bytes) -> None:
     assert decode_problem(body) is None
 
 
+@pytest.mark.parametrize("more, read", [(0, True), (1, False)])
+def test_a_problem_that_takes_long_to_read_is_none(more: int, read: bool) -> None:
+    """1 MiB of such numbers takes 2.4 s, in which no other saga goes on."""
+    numbers = b",".join([b"1e308"] * (DEFAULT_LIMITS.exponents_max + more))
+    body = b'{"title":"Busy","numbers":[%s]}' % numbers
+    assert read is (decode_problem(body) is not None)
+
+
 def test_a_foreign_problem_is_read_as_far_as_it_goes() -> None:
     """Unknown members and wrong types are ignored, and a foreign outcome is unknown."""
     body = {
@@ -164,3 +174,88 @@ def test_every_type_is_a_urn_of_ours_and_documented() -> None:
     for kind in ProblemType:
         assert kind.value.startswith("urn:saga-stage:problem:")
         assert f"`{kind.value.removeprefix('urn:saga-stage:problem:')}`" in page
+
+
+@pytest.mark.parametrize(
+    "status, kept", [(99, 0), (100, 100), (599, 599), (600, 0), (0, 0), ("409", 0), (True, 0)]
+)
+def test_a_status_that_is_no_code_is_left_out(status: object, kept: int) -> None:
+    """The code of the answer itself holds."""
+    body = json.dumps({"title": "No", "status": status}).encode()
+    decoded = decode_problem(body)
+
+    assert decoded is not None
+    assert kept == decoded.status
+
+
+@pytest.mark.parametrize("name", ["type", "title", "status", "detail", "outcome"])
+def test_one_member_makes_a_problem(name: str) -> None:
+    value = {"status": 409, "outcome": "executed"}.get(name, "x")
+    decoded = decode_problem(json.dumps({name: value}).encode())
+
+    assert decoded is not None
+    assert value == getattr(decoded, name)
+
+
+def test_the_text_of_a_neighbour_is_cut() -> None:
+    """It goes into journals, logs and pages."""
+    long = "x" * 5_000
+    members = {
+        **dict.fromkeys(("type", "title", "detail", "hint", "saga_id"), long),
+        "stands": [long] * 100,
+        "may_stand": [long],
+    }
+    decoded = decode_problem(json.dumps(members).encode())
+
+    assert decoded is not None
+    assert (256, 256, 1_000, 1_000, 128) == tuple(
+        len(text or "")
+        for text in (decoded.type, decoded.title, decoded.detail, decoded.hint, decoded.saga_id)
+    )
+    assert (64, {1_000}) == (
+        len(decoded.stands or ()),
+        {len(each) for each in decoded.stands or ()},
+    )
+    assert [1_000] == [len(each) for each in decoded.may_stand or ()]
+
+
+def test_a_problem_over_the_limit_of_bodies_is_none() -> None:
+    body = b'{"title":"No"}'
+    assert decode_problem(body, Limits(body_bytes_max=len(body))) is not None
+    assert decode_problem(body, Limits(body_bytes_max=len(body) - 1)) is None
+
+
+@pytest.mark.parametrize("retryable", [True, False, None, 1, "true"])
+def test_only_a_plain_yes_is_retryable(retryable: object) -> None:
+    decoded = decode_problem(json.dumps({"title": "No", "retryable": retryable}).encode())
+
+    assert decoded is not None
+    assert (retryable is True) is decoded.retryable
+
+
+def test_all_that_stands_or_may_stand_is_left() -> None:
+    problem = Problem(title="No", status=500, outcome=Outcome.UNKNOWN)
+    assert () == problem.left
+    both = msgspec.structs.replace(problem, stands=("a",), may_stand=("b", "c"))
+    assert ("a", "b", "c") == both.left
+
+
+def test_a_wire_error_says_by_default_that_nothing_happened() -> None:
+    """And that the same bytes will never be accepted. It says all that it was given."""
+    plain = WireError(400, "No", "why")
+    assert (Outcome.NOT_EXECUTED, False, "about:blank", None) == (
+        plain.outcome, plain.retryable, plain.type, plain.hint,
+    )  # fmt: skip
+    said = WireError(
+        503, "Later", "why", "wait", outcome=Outcome.UNKNOWN, retryable=True, type="urn:x"
+    )
+    assert (503, "Later", "why", "wait", Outcome.UNKNOWN, True, "urn:x") == (
+        said.status, said.title, said.detail, said.hint, said.outcome, said.retryable, said.type,
+    )  # fmt: skip
+
+
+def test_an_answer_that_is_not_understood_leaves_the_doubt() -> None:
+    """The neighbour may have done it, and is asked again (rule 27)."""
+    error = untrusted_answer("it is a login page")
+    assert (502, Outcome.UNKNOWN, True) == (error.status, error.outcome, error.retryable)
+    assert "it is a login page" in error.detail

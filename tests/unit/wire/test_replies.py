@@ -22,6 +22,7 @@ from stage.wire.replies import (
     kind_of_compensate_reply,
     kind_of_reply,
     kind_of_saga_view,
+    names_saga,
 )
 from tests.unit.wire.refusals import refusal_of
 from tests.unit.wire.strategies import bodies, objects, saga_ids
@@ -255,3 +256,25 @@ def test_a_wrong_request_to_compensate_is_refused(body: bytes, status: int) -> N
 def test_the_answer_to_a_look_up_is_read(status: int, body: bytes, kind: str) -> None:
     """A no is only the neighbour's own word on the saga: a gateway says 404 and 403 as well."""
     assert kind == kind_of_saga_view(status, body, "s-1")
+
+
+@pytest.mark.parametrize(
+    "body, names",
+    [
+        (b'{"saga_id":"s"}', True),
+        (b'{"saga_id":"t"}', False),
+        (b"{}", False),
+        (b"<html>", False),
+        (b"", False),
+    ],
+)
+def test_an_answer_names_a_saga_or_is_about_none(body: bytes, names: bool) -> None:
+    """A page of a gateway is about no saga."""
+    assert names is names_saga(body, "s")
+
+
+@pytest.mark.parametrize("sent", [None, 1_700_000_000.123])
+def test_the_asker_may_say_when_the_saga_was_first_sent(sent: float | None) -> None:
+    """It shows a stage with an older database that it must have seen the saga (protocol 3.4)."""
+    request = decode_compensate(encode_compensate("order", "late", first_sent_at=sent))
+    assert CompensateRequest(requested_by="order", reason="late", first_sent_at=sent) == request

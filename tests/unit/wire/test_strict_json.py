@@ -16,7 +16,7 @@ from stage.wire import strict_json
 from stage.wire.limits import DEFAULT_LIMITS, Limits
 from stage.wire.outcome import Outcome
 from stage.wire.problem import WireError
-from stage.wire.strict_json import decode_object, encode_object, quoted
+from stage.wire.strict_json import decode_object, encode_object, is_plain, quoted
 from tests.unit.wire.corpus import GOOD_OBJECTS, LARGE, NOT_STRICT_JSON
 from tests.unit.wire.refusals import refusal_of
 from tests.unit.wire.strategies import bodies, objects
@@ -33,6 +33,7 @@ def test_a_malformed_body_is_refused(body: bytes, status: int, title: str) -> No
     assert (status, title) == (caught.value.status, caught.value.title)
     assert Outcome.NOT_EXECUTED is caught.value.outcome
     assert not caught.value.retryable
+    assert caught.value.detail and caught.value.hint  # it says what is wrong, and the fix
     assert len(caught.value.problem().encode()) < 1_000
 
 
@@ -200,12 +201,25 @@ def test_foreign_text_is_quoted_and_cut() -> None:
 def test_a_body_of_tiny_values_costs_little(tiny: bytes) -> None:
     """422, and within 0.15 s of CPU: without a limit 1 MiB of them took 0.6 s in the event loop."""
     body = b'{"a":[' + b",".join([tiny] * (1_040_000 // (len(tiny) + 1))) + b"]}"
-    began = time.process_time()
-    with pytest.raises(WireError) as caught:
-        decode_object(body)
+    took: list[float] = []
+    for _ in range(3):
+        began = time.process_time()
+        with pytest.raises(WireError) as caught:
+            decode_object(body)
+        took.append(time.process_time() - began)
+        assert (422, "Too many values") == (caught.value.status, caught.value.title)
+    assert 0.15 > min(took)  # the others may have collected garbage
 
-    assert (422, "Too many values") == (caught.value.status, caught.value.title)
-    assert 0.15 > time.process_time() - began
+
+def test_as_many_large_exponents_as_the_limit_are_taken() -> None:
+    """Each takes as long to read as 500 other numbers: one more is refused before it is read."""
+    limits = Limits(exponents_max=2)
+    assert decode_object(b'{"a":[1e10,1e11,1e9,"1e10"]}', limits)
+    with pytest.raises(WireError) as caught:
+        decode_object(b'{"a":[1e10,1e11,1e12]}', limits)
+
+    assert (422, "Too many exponents") == (caught.value.status, caught.value.title)
+    assert "more than 2 numbers" in caught.value.detail and caught.value.hint
 
 
 def test_as_many_values_as_the_limit_are_taken() -> None:
@@ -214,3 +228,23 @@ def test_as_many_values_as_the_limit_are_taken() -> None:
     assert {"a": [1, 2], "b": {"c": None}} == decode_object(b'{"a":[1,2],"b":{"c":null}}', limits)
     with pytest.raises(WireError):
         decode_object(b'{"a":[1,2,3],"b":{"c":null}}', limits)
+
+
+@given(objects)
+@example({"n": 2**53})
+@example({"n": [1e300]})
+@example({"a": "x" * 5_000})
+def test_a_plain_body_is_read_within_other_objects(value: dict[str, Any]) -> None:
+    """An answer is made of such bodies, and not read again before it leaves."""
+    body = msgspec.json.encode(value)
+    if is_plain(body):
+        assert decode_object(b'{"data":{"stage":' + body + b"}}")
+
+
+@pytest.mark.parametrize(
+    "value", [{"n": 2**53}, {"n": [1e300]}, {"a": "x" * 5_000}, {"a": [[]] * 20}, {"a": "1" * 16}]
+)
+def test_a_body_that_might_be_refused_is_not_plain(value: dict[str, Any]) -> None:
+    """A long number, an exponent, much of it, many levels; a text may look like any of them."""
+    assert not is_plain(msgspec.json.encode(value))
+    assert is_plain(b'{"charge_id":"c-1","at":[1.5,true,null]}')

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from hypothesis import given
 
+from stage.wire import views
 from stage.wire.descriptor import Descriptor
 from stage.wire.limits import DEFAULT_LIMITS, Limits
 from stage.wire.outcome import Outcome
@@ -68,6 +69,26 @@ def test_a_view_shows_every_member() -> None:
     """Null where there is nothing: an operator sees that it was looked for."""
     assert set(SagaView.__struct_fields__) == set(json.loads(encode_view(VIEW)))
     assert json.loads(encode_view(SagaPage(sagas=[])))["next"] is None
+
+
+SAID_UNLESS_DENIED = {("MissingView", "may_stand"), ("ReconcileView", "counts_for_release")}
+"""A missing saga may stand, and answers count, unless it is said that they do not."""
+
+
+def test_a_flag_of_a_view_is_down_where_nothing_is_said() -> None:
+    """A view of an older release lacks it: the reader must not take it for a yes."""
+    kinds = [
+        each
+        for each in vars(views).values()
+        if isinstance(each, type) and issubclass(each, msgspec.Struct)
+    ]
+    up = {
+        (kind.__name__, field.name)
+        for kind in kinds
+        for field in msgspec.structs.fields(kind)
+        if field.default is True
+    }
+    assert SAID_UNLESS_DENIED == up
 
 
 def test_a_newer_neighbour_may_show_more() -> None:

@@ -86,14 +86,19 @@ capabilities: {drop: [ALL]}
 {{- define "stage.volumes" -}}
 - name: settings
   configMap: {name: {{ .Release.Name }}-settings}
-{{- if not .Values.postgres.urlSecret }}
+{{ include "stage.otherVolumes" . }}
+{{- end }}
+
+{{/* All but the settings. */}}
+{{- define "stage.otherVolumes" -}}
+{{- if not .Values.postgres.urlSecret -}}
 - name: database
   persistentVolumeClaim: {claimName: {{ .Release.Name }}-database}
-{{- end }}
-{{- if .Values.keysSecret }}
+{{ end }}
+{{- if .Values.keysSecret -}}
 - name: keys
   secret: {secretName: {{ .Values.keysSecret | quote }}, defaultMode: 0440}
-{{- end }}
+{{ end -}}
 - name: temporary
   emptyDir: {sizeLimit: 1Gi}
 {{- end }}

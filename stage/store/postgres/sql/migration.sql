@@ -41,6 +41,10 @@ SELECT min(applied_at) FROM stage.migration;
 SELECT id, stage, born_at, generation, release, restored_as_of, restored_at, released_at
 FROM stage.identity WHERE one = 1;
 
+-- name: latest_change
+-- When a saga changed last; null where there is none.
+SELECT max(updated_at) FROM stage.saga;
+
 -- name: make_identity
 -- Write the row, unless another replica was faster.
 INSERT INTO stage.identity (
@@ -64,6 +68,10 @@ WHERE one = 1;
 -- table keeps all others from it, so that it waits for a moment only.
 BEGIN ISOLATION LEVEL READ COMMITTED;
 SET LOCAL lock_timeout = '2s';
+
+-- name: begin_authored
+-- From here on statements of an author are run in the transaction.
+SET LOCAL stage.author = 'on';
 
 -- name: drop_snapshot
 -- End what the statement before has left open in a transaction, and its snapshot with it: it is

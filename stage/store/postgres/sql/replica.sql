@@ -55,9 +55,15 @@ SELECT EXISTS (SELECT 1 FROM buried)
 UPDATE stage.replica SET dead = true WHERE id = $1;
 
 -- name: forget_dead
--- Drop the mail of the dead, and the registrations of the dead that own nothing any more.
+-- Drop the mail of the dead and of runs that are over, and the registrations of the dead that own
+-- nothing any more.
 WITH mail AS (
-    DELETE FROM stage.signal USING stage.replica WHERE replica.id = signal.owner AND replica.dead
+    DELETE FROM stage.signal WHERE
+        EXISTS (SELECT 1 FROM stage.replica WHERE replica.id = signal.owner AND replica.dead)
+        OR NOT EXISTS (
+            SELECT 1 FROM stage.saga WHERE saga.id = signal.saga_id
+                AND saga.owner = signal.owner AND saga.epoch = coalesce(signal.epoch, saga.epoch)
+        )
 )
 DELETE FROM stage.replica WHERE dead AND lease_until < clock_timestamp() - interval '1 hour'
     AND NOT EXISTS (SELECT 1 FROM stage.saga WHERE saga.owner = replica.id);
@@ -113,13 +119,24 @@ WHERE owner = $1 AND due_at IS NOT NULL AND version <= $3
 ORDER BY due_at LIMIT $2;
 
 -- name: release
--- Give up these sagas, and the mail for them, where each has the number of entries in $3 still; NULL
--- is for any number. A saga that a unit has just now stays ours: its run may be about to begin.
+-- Give up these sagas, and the mail for them, where each has the number of entries in $3 still. A
+-- saga that a unit has just now stays ours: its run may be about to begin.
 WITH found AS (
     SELECT saga.id FROM stage.saga
     JOIN unnest($2::text[], $3::bigint[]) AS rests (id, length) ON saga.id = rests.id
-    WHERE saga.owner = $1 AND saga.length = coalesce(rests.length, saga.length)
+    WHERE saga.owner = $1 AND saga.length = rests.length
     FOR UPDATE OF saga SKIP LOCKED
+), given AS (
+    UPDATE stage.saga SET owner = NULL FROM found WHERE saga.id = found.id RETURNING saga.id
+)
+DELETE FROM stage.signal USING given WHERE signal.saga_id = given.id AND signal.owner = $1;
+
+-- name: release_unread
+-- Give up these sagas, and the mail for them, however many entries each has: this release can run
+-- none of them. A look of another replica, which locks the row for a moment, is waited for: nothing
+-- here would ask again before the saga is due.
+WITH found AS (
+    SELECT id FROM stage.saga WHERE id = ANY($2::text[]) AND owner = $1 ORDER BY id FOR UPDATE
 ), given AS (
     UPDATE stage.saga SET owner = NULL FROM found WHERE saga.id = found.id RETURNING saga.id
 )
@@ -134,18 +151,25 @@ SELECT saga.id, saga.length, saga.owner IS DISTINCT FROM $1 AND EXISTS (
 FROM stage.saga WHERE saga.id = ANY($2::text[]);
 
 -- name: post
--- Leave an event for the live other owner of a saga. The lock of its row makes certain that the
--- owner is there to find it; no number: there is no such owner.
+-- Leave an event for the live other owner of a saga, in its present run. The lock of its row makes
+-- certain that the owner is there to find it; no number: there is no such owner.
 WITH held AS (
-    SELECT saga.id, saga.owner FROM stage.saga JOIN stage.replica ON replica.id = saga.owner
+    SELECT saga.id, saga.owner, saga.epoch FROM stage.saga JOIN stage.replica ON replica.id = saga.owner
     WHERE saga.id = $2 AND saga.owner <> $1 AND NOT replica.dead
         AND replica.lease_until >= clock_timestamp()
     FOR UPDATE OF saga
 )
-INSERT INTO stage.signal (saga_id, owner, event) SELECT id, owner, $3 FROM held RETURNING number;
+INSERT INTO stage.signal (saga_id, owner, event, epoch) SELECT id, owner, $3, epoch FROM held
+RETURNING number, epoch;
+
+-- name: unreceived
+-- The mail of that number, where it is still there.
+SELECT number FROM stage.signal WHERE number = $1;
 
 -- name: mail
--- The mail of a registration for sagas that it still owns, in order.
-SELECT signal.number, signal.saga_id, signal.event
+-- The mail of a registration for sagas that it still owns, in order. A saga that came to rest, or was
+-- released, in the instant in which it was left may be owned again by now: in another run.
+SELECT signal.number, signal.saga_id, signal.event, saga.epoch
 FROM stage.signal JOIN stage.saga ON saga.id = signal.saga_id
-WHERE signal.owner = $1 AND saga.owner = $1 ORDER BY signal.number;
+WHERE signal.owner = $1 AND saga.owner = $1 AND saga.epoch = coalesce(signal.epoch, saga.epoch)
+ORDER BY signal.number;

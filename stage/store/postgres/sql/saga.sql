@@ -386,8 +386,8 @@ ON CONFLICT (target, way) DO UPDATE SET
     at = $3, until_at = $4, actor = $5, reason = $6;
 
 -- name: drop_pause
--- End a pause.
-DELETE FROM stage.pause WHERE target = $1 AND way = $2 RETURNING target;
+-- End a pause that was put by then.
+DELETE FROM stage.pause WHERE target = $1 AND way = $2 AND at <= $3 RETURNING target;
 
 -- name: get_pauses
 -- All of them, also those that are over: there are few.

@@ -2,14 +2,17 @@
 
 -- name: begin_brief
 -- Units that share a transaction hold the author's row locks until its end, and all sagas wait for
--- this connection, so that it waits for the locks of others only for a moment.
+-- this connection, so that it waits for the locks of others only for a moment. Statements of authors
+-- are run in it.
 BEGIN ISOLATION LEVEL READ COMMITTED;
+SET LOCAL stage.author = 'on';
 SET LOCAL lock_timeout = '20ms';
 SET LOCAL idle_in_transaction_session_timeout = '4s';
 
 -- name: begin_patient
 -- A unit that has the transaction for itself, where nobody else waits for it.
 BEGIN ISOLATION LEVEL READ COMMITTED;
+SET LOCAL stage.author = 'on';
 SET LOCAL lock_timeout = '2s';
 SET LOCAL idle_in_transaction_session_timeout = '4s';
 
@@ -125,7 +128,8 @@ DELETE FROM stage.writer_batch WHERE at < now() - interval '7 days';
 -- name: write_batch
 -- All writes of a batch: its number, the rows of sagas, the entries, what is taken and received.
 -- An id that does not come back was refused: it exists (insert), or the row has another epoch,
--- length or owner (save). `entries` tells how many entries were added.
+-- length or owner (save). A saga that was taken had no live owner, and is locked since. `entries` tells
+-- how many entries were added.
 WITH counted AS (
     INSERT INTO stage.writer_batch (writer, number) VALUES ($1, $2)
     ON CONFLICT (writer) DO UPDATE SET number = $2, at = now()
@@ -165,7 +169,8 @@ WITH counted AS (
         owner = CASE WHEN given.due_at IS NOT NULL THEN $3::bigint END
     FROM given
     WHERE saga.id = given.id AND saga.epoch = given.old_epoch
-        AND saga.length = given.old_length AND (saga.owner IS NULL OR saga.owner = $3)
+        AND saga.length = given.old_length
+        AND (saga.owner IS NULL OR saga.owner = $3 OR saga.id = ANY($31::text[]))
     RETURNING saga.id
 ), added AS (
     INSERT INTO stage.journal (saga_id, number, epoch, at, name, event)
@@ -175,7 +180,7 @@ WITH counted AS (
     ON CONFLICT (saga_id, number) DO NOTHING
     RETURNING 1
 ), taken AS (
-    UPDATE stage.saga SET owner = $3 WHERE id = ANY($31::text[])
+    UPDATE stage.saga SET owner = $3 WHERE id = ANY($31::text[]) AND id <> ALL($4::text[])
 ), received AS (
     DELETE FROM stage.signal WHERE number = ANY($32::bigint[])
 ), found_by AS (

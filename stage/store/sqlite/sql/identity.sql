@@ -19,6 +19,10 @@ INSERT OR REPLACE INTO stage_identity (
     one, id, stage, born_at, generation, release, restored_as_of, restored_at, released_at
 ) VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8);
 
+-- name: latest_change
+-- When a saga changed last; null where there is none.
+SELECT max(updated_at) FROM saga;
+
 -- name: get_application_id
 -- Four bytes in the head of the file, which copies have too; 0 where nobody has set them.
 PRAGMA application_id;

@@ -246,8 +246,8 @@ INSERT OR REPLACE INTO stage_pause (target, way, at, until_at, actor, reason)
 VALUES (?1, ?2, ?3, ?4, ?5, ?6);
 
 -- name: drop_pause
--- End a pause.
-DELETE FROM stage_pause WHERE target = ?1 AND way = ?2;
+-- End a pause that was put by then.
+DELETE FROM stage_pause WHERE target = ?1 AND way = ?2 AND at <= ?3;
 
 -- name: has_pauses
 -- Whether the database is of a release that has pauses.

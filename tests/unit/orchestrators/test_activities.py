@@ -1,0 +1,81 @@
+"""The activities of a chain at Temporal: the pauses between the requests to a stage."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+from temporalio.exceptions import ApplicationError
+from temporalio.testing import ActivityEnvironment
+
+from stage.orchestrators.temporal import activities
+from stage.orchestrators.temporal.activities import (
+    ASK_AGAIN_SECONDS,
+    ASK_AGAIN_SECONDS_MAX,
+    ChainActivities,
+)
+from stage.orchestrators.temporal.workflow import StageAsk
+from stage.ports.neighbour import NotUnderstood
+from stage.ports.observer import TraceContext
+from stage.ports.stage import Lost
+
+ASK = StageAsk(saga_id="s-1", stage="payment")
+
+
+class Scripted:
+    """A stage that answers each request with what is next."""
+
+    def __init__(self, *replies: Any) -> None:
+        self.replies = list(replies)
+
+    async def forward(self, *_: Any, **__: Any) -> Any:
+        return self.replies.pop(0)
+
+    compensate = forward
+
+
+def chain(*replies: Any) -> ChainActivities:
+    return ChainActivities("temporal", cast(Any, Scripted(*replies)), TraceContext)
+
+
+def at(attempt: int) -> ActivityEnvironment:
+    """Temporal, which runs that attempt."""
+    environment = ActivityEnvironment()
+    environment.info = replace(environment.info, attempt=attempt)
+    return environment
+
+
+@pytest.mark.parametrize(
+    "attempt, retry_after, seconds",
+    [
+        (1, None, None),  # the policy of the workflow, which grows
+        (1, 0.0, 1.0),
+        (4, 0.0, 8.0),
+        (4, 1.0, 8.0),
+        (1, 20.0, 20.0),
+        (200, 0.0, 60.0),
+        (1, 300.0, 60.0),
+        (9_000, 5.0, 60.0),
+    ],
+)
+@pytest.mark.parametrize("verb", ["execute", "compensate"])
+async def test_no_header_makes_a_pause_shorter(
+    verb: str, attempt: int, retry_after: float | None, seconds: float | None
+) -> None:
+    """A gateway that says `Retry-After: 0` for hours, or for a year, changes little."""
+    replies: list[Any] = [Lost(reason="answered 503", retry_after=retry_after)]
+    if verb == "compensate" and attempt < activities.NOT_UNDERSTOOD_ATTEMPTS_MAX:
+        replies.append(NotUnderstood(reason="answered 200", retry_after=retry_after))
+    for reply in replies:
+        with pytest.raises(ApplicationError) as failed:
+            await at(attempt).run(getattr(chain(reply), verb), ASK)
+        delay = failed.value.next_retry_delay
+        assert seconds == (None if delay is None else delay.total_seconds())
+
+
+def test_a_stage_that_works_is_asked_again_after_a_pause() -> None:
+    """Also where the 202 asks for none, or for one of a day."""
+    shortest, longest = ASK_AGAIN_SECONDS, ASK_AGAIN_SECONDS_MAX
+    pauses = [activities.pause_seconds(each) for each in (None, 0.0, 5.0, 86_400.0)]
+    assert [shortest, shortest, 5.0, longest] == pauses
