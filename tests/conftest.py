@@ -22,13 +22,14 @@ from blockbuster import BlockBuster
 
 from stage.bootstrap.process import GC_OBJECTS_MIN
 from stage.demo.postgres_server import Server, running
-from tests import compiling, forked
+from tests import compiling, forked, surroundings
 from tests.databases import Databases
 from tests.kits import PROPERTY, Strikes, add_up, keep, kept, shortcomings, table
 from tests.order import order
 from tests.sizes import KITS, SIZES, TIER
 from tests.workers import prepare_workers
 
+surroundings.settle()
 OURS = ["stage"]
 KIT_SECONDS_MAX = 600
 """The deadline of a kit at level G, where it has no longer one: several of them share the

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from _pytest.mark.expression import Expression
 
+from tests.inner import run_pytest
 from tests.kits import Strikes, Tally, add_up, keep, kept, shortcomings, table
 from tests.prove import ALONE, RUNS, TOGETHER
 from tests.sizes import TIERS, Kit, Sizes, chosen, kits
@@ -168,17 +167,11 @@ def test_a_run_that_lacks_kits_ends_red(root: Path, tmp_path: Path) -> None:
     """
     file = tmp_path / "reports.jsonl"
     keep(file, reported("F1", sagas=LEVEL_G["F1"]["sagas"]), [])
-    result = subprocess.run(
-        [
-            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--every-kit"),
-            "tests/simulation/test_mutants.py",
-            *("-k", "test_a_planted_defect_is_found and the_tombstone_is_forgotten"),
-            f"--kit-reports={file}",
-        ],
+    result = run_pytest(
+        *("-p", "no:cacheprovider", "--every-kit", "tests/simulation/test_mutants.py"),
+        *("-k", "test_a_planted_defect_is_found and the_tombstone_is_forgotten"),
+        f"--kit-reports={file}",
         cwd=root,
-        capture_output=True,
-        text=True,
-        timeout=110,
     )
 
     *_, last = result.stdout.splitlines()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
+
+from tests.inner import run_pytest
 
 TESTS = """
 import gc
@@ -34,17 +33,11 @@ def test_a_later_test_is_not_blamed(root: Path, tmp_path: Path) -> None:
     """The first fails, the second passes, and nothing else is said."""
     file = tmp_path / "test_planted.py"
     file.write_text(TESTS)
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest"),
-            *("-p", "no:cacheprovider", "-c", root / "pyproject.toml", "--rootdir", tmp_path, file),
-        ],
+    done = run_pytest(
+        *("-q", "-p", "tests.conftest", "-p", "no:cacheprovider"),
+        *("-c", root / "pyproject.toml", "--rootdir", tmp_path, file),
         cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root)},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
+        PYTHONPATH=str(root),
     )
 
     *_, last = done.stdout.splitlines() or [""]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.inner import run_pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFTEST = """
@@ -86,13 +85,11 @@ def test_a_run_is_judged(tmp_path: Path, chosen: str, code: int, said: str) -> N
     plugins = ["-p", "tests.second_run"]
     if chosen.startswith(("kit", "passes", "crashes")):
         plugins += ["-p", "xdist", "-n", "1"]  # reports that came from another process
-    ran = subprocess.run(
-        [sys.executable, "-m", "pytest", *plugins, "-k", chosen],
+    ran = run_pytest(
+        *(*plugins, "-k", chosen),
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
+        PYTHONPATH=str(ROOT),
+        PYTEST_DISABLE_PLUGIN_AUTOLOAD="1",
     )
     assert code == ran.returncode, ran.stdout
     assert said in ran.stdout.splitlines()[-1]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
+
+from tests.inner import run_pytest
 
 CONFTEST = """
 from tests import forked
@@ -74,18 +74,12 @@ def test_a_forked_worker_is_as_one_by_exec(root: Path, tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text(CONFTEST)
     (tmp_path / "test_planted.py").write_text(TESTS)
     (tmp_path / "test_warns.py").write_text(WARNS)
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "each"),
-            *("-p", "tests.conftest", "-p", "no:cacheprovider", "-c", root / "pyproject.toml"),
-            *("--continue-on-collection-errors", "--rootdir", tmp_path, tmp_path),
-        ],
+    done = run_pytest(
+        *("-q", "-n", "2", "--dist", "each"),
+        *("-p", "tests.conftest", "-p", "no:cacheprovider", "-c", root / "pyproject.toml"),
+        *("--continue-on-collection-errors", "--rootdir", tmp_path, tmp_path),
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{tmp_path}"},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
+        PYTHONPATH=f"{root}{os.pathsep}{tmp_path}",
     )
 
     *_, last = done.stdout.splitlines() or [""]
