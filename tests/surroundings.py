@@ -1,4 +1,4 @@
-"""What a machine has in its environment, and no test is to depend on.
+"""The environment of the machine, as far as no test is to depend on it.
 
 A company's machine has a proxy, which would be asked for our own addresses on loopback; a build
 server asks for colours, and a terminal has a width: programs print other words then.

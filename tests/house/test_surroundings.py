@@ -10,7 +10,7 @@ from tests import surroundings
 
 
 def test_loopback_is_asked_without_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever has a proxy of the company keeps it for all other hosts, and their exceptions."""
+    """A proxy of the company is kept for all other hosts, and so are its exceptions."""
     monkeypatch.setenv("NO_PROXY", "shop.example,127.0.0.1")
     monkeypatch.delenv("no_proxy", raising=False)
     surroundings.settle()
