@@ -53,6 +53,7 @@ class Run:
     """The settings that both parts of a run share."""
 
     wrk: str
+    nginx: str
     neighbours: str
     folder: Path
     rounds: int
@@ -89,6 +90,7 @@ def main() -> int:
         with neighbours(nginx, folder / "nginx", free_port()) as url:
             run = Run(
                 wrk=wrk,
+                nginx=nginx,
                 neighbours=url,
                 folder=folder,
                 rounds=given.rounds,
@@ -107,7 +109,7 @@ def _on_a_file(run: Run, widths: Sequence[int]) -> int:
     machine = facts(ROOT)
     skipped = {} if has_option("--workers") else {TWO_WORKERS.name: NO_WORKERS}
     contestants = [each for each in CONTESTANTS if each.name not in skipped]
-    with counting(run.folder) as spans:
+    with counting(run.nginx, run.folder / "collector") as spans:
         found = _measured(run, contestants, widths, spans.url)
         served = spans.served()
     kept = durability.check(run.neighbours, run.folder)

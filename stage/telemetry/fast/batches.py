@@ -8,6 +8,7 @@ makes none that would be dropped.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -15,6 +16,10 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from stage.telemetry.fast.spans import FastSpan
+
+PAUSE_SECONDS = 0.002
+"""The exporter pauses for so long between two slices of a batch. A saga lets go of the interpreter
+some twenty times, and without a pause the event loop would wait for a slice each time."""
 
 
 class BoundedBatches(BatchSpanProcessor):
@@ -41,10 +46,24 @@ class BoundedBatches(BatchSpanProcessor):
         self._waiting = self._batch_processor._queue
         self._wakes_at = self._batch_processor._max_export_batch_size - 1
         """With so many spans in the queue the next one makes a batch, which leaves at once."""
+        self._leaving = False
 
     def is_full(self) -> bool:
         """True while a span that ends now would be dropped."""
         return len(self._waiting) >= self._capacity
+
+    def pause(self) -> None:
+        """Let the event loop have the interpreter, in the thread of the exporter.
+
+        Not where the next batch waits already, or the process is about to exit.
+        """
+        if len(self._waiting) < self._wakes_at and not self._leaving:
+            time.sleep(PAUSE_SECONDS)
+
+    def shutdown(self) -> None:
+        """See the SDK."""
+        self._leaving = True
+        super().shutdown()  # type: ignore[no-untyped-call]
 
     def on_end(self, span: ReadableSpan) -> None:
         """Queue it, or drop it when the queue is full."""

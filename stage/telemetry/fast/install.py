@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -90,7 +91,8 @@ def install(
     )
     provider.add_span_processor(batches)
     # The exporter stays the SDK's, with all of its variables, and has no other door for an encoder.
-    trace_exporter.encode_spans = otlp.encode  # type: ignore[assignment, attr-defined]
+    encode = partial(otlp.encode, pause=batches.pause)
+    trace_exporter.encode_spans = encode  # type: ignore[assignment, attr-defined]
     if provider.off:
         report(Off(reason=provider.off))
     return Pipeline(provider=provider, full=batches.is_full)

@@ -31,7 +31,8 @@ from benchmarks.contestants import (
     running,
 )
 from benchmarks.processes import cpu_seconds, tree_cpu_seconds
-from benchmarks.services.collector import served_in
+from benchmarks.spans import counting, served_in
+from tests.acceptance.gateway.nginx import NGINX
 
 ORDER = {"order_id": "o-1", "amount": 100, "currency": "KRW"}
 EXPECTED = {"payment": {"charge_id": "c-1"}, "shipping": {"parcel": "p-1"}}
@@ -121,6 +122,23 @@ def test_the_collector_counts_what_was_served_and_nothing_else() -> None:
     body = encode_spans(exporter.get_finished_spans()).SerializeToString()
     assert 2 == served_in(body)
     assert 0 == served_in(b"")
+
+
+@pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
+async def test_the_collector_keeps_what_it_is_sent(tmp_path: Path) -> None:
+    """Each request of an exporter is answered, and read once all is measured."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    provider.get_tracer("one").start_span("POST /sagas", kind=SpanKind.SERVER).end()
+    body = encode_spans(exporter.get_finished_spans()).SerializeToString()
+    assert NGINX is not None
+    with counting(NGINX, tmp_path) as spans:
+        async with aiohttp.ClientSession() as session:
+            for _ in range(3):
+                async with session.post(f"{spans.url}/v1/traces", data=body) as answer:
+                    assert 200 == answer.status
+        assert 3 == spans.served()
 
 
 CHILD = "import os\nwhile sum(os.times()[:2]) < 0.2: pass\nprint(flush=True)\ninput()"

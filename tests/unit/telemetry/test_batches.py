@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from stage.ports.observer import TraceContext
+from stage.telemetry.fast import batches as fast_batches
 from stage.telemetry.fast.batches import BoundedBatches
 from stage.telemetry.fast.spans import FastProvider, FastSpan
 from stage.telemetry.spans import OtelObserver
@@ -46,7 +48,7 @@ def batches(exporter: Hanging) -> Iterator[BoundedBatches]:
     )
     yield made
     exporter.may.release(1_000)
-    made.shutdown()  # type: ignore[no-untyped-call]
+    made.shutdown()
 
 
 def test_while_the_queue_is_full_no_span_is_made(
@@ -95,6 +97,35 @@ def test_a_span_that_ends_while_it_is_full_is_dropped_and_not_counted(
     assert not batches.is_full()
     expected = [f"first {number}" for number in range(BATCH)]
     assert expected + [f"then {number}" for number in range(CAPACITY)] == exporter.names
+
+
+def test_the_exporter_pauses_only_while_it_keeps_up(
+    exporter: Hanging, batches: BoundedBatches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not where the next batch waits already, nor at the exit."""
+    slept: list[float] = []
+    monkeypatch.setattr(fast_batches, "time", SimpleNamespace(sleep=slept.append))
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(batches)
+    tracer = provider.get_tracer("test")
+    for number in range(BATCH):
+        tracer.start_span(f"{number}").end()
+    exporter.taken.acquire()  # the first batch is out, and hangs
+
+    batches.pause()
+    assert [fast_batches.PAUSE_SECONDS] == slept
+    for number in range(BATCH):
+        tracer.start_span(f"{number}").end()
+    batches.pause()
+    assert 1 == len(slept)
+
+    exporter.may.release(1_000)
+    batches.force_flush()
+    batches.pause()
+    assert 2 == len(slept)
+    batches.shutdown()
+    batches.pause()
+    assert 2 == len(slept)
 
 
 def test_an_exporter_of_another_kind_reads_fast_spans(

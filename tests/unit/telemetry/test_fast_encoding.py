@@ -89,6 +89,17 @@ def test_spans_of_the_author_come_between_them(left: list[str]) -> None:
     assert [] == left
 
 
+def test_a_batch_is_encoded_in_slices() -> None:
+    """Between two of them the event loop may have the interpreter."""
+    pauses: list[str] = []
+    traced = Traced()
+    while len(traced.kept.spans) < 2 * otlp.SLICE_SPANS:
+        a_saga(traced.observer)
+    spans = traced.kept.spans
+    assert by_sdk(spans) == otlp.encode(spans, lambda: pauses.append("paused"))
+    assert (len(spans) - 1) // otlp.SLICE_SPANS == len(pauses)
+
+
 def test_spans_of_two_providers_have_their_own_resource() -> None:
     """A host may have mounted two stages."""
     first, second = Traced(), Traced()
