@@ -12,6 +12,7 @@ from stage.config.values import (
     count,
     file_path,
     one_of,
+    proxy_url,
     rate_between,
     seconds_between,
 )
@@ -48,6 +49,8 @@ PEER_KEYS = (
     PeerKey("ca_file", file_path, EVERY),
     PeerKey("client_cert", file_path, EVERY),
     PeerKey("client_key", file_path, EVERY),
+    PeerKey("proxy", proxy_url, EVERY),
+    PeerKey("proxy_basic_file", file_path, EVERY),
     PeerKey("concurrency_max", count(1, 100_000), EVERY),
     PeerKey("rate_per_second", rate_between(0.01, 100_000), EVERY),
     PeerKey("attempts_max", count(1, 1_000), POLICIES),
@@ -100,4 +103,11 @@ def peer_of(setting: str, parts: Mapping[str, Any]) -> str | Connection | Operat
     tls = [name for name in ("ca_file", "client_cert") if parts.get(name)]
     if tls and not connection.url.startswith("https:"):
         raise ValueError(f"has {tls[0]}, which only TLS uses: give an https URL, or remove it")
+    if connection.proxy_basic_file and not connection.proxy:
+        raise ValueError("has proxy_basic_file without proxy: add proxy, or remove it")
+    if connection.proxy and not connection.url.startswith("https:"):
+        raise ValueError(
+            "has proxy, which could read, change and repeat what is not under TLS: give an https"
+            " URL, or remove it"
+        )
     return connection

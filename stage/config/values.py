@@ -43,6 +43,21 @@ def check_url(value: object) -> str:
     return value.rstrip("/")
 
 
+def proxy_url(value: object) -> str:
+    """The URL of a proxy. Raises ValueError with the fix."""
+    from urllib.parse import urlsplit
+
+    if isinstance(value, str) and "@" in value:
+        raise ValueError(
+            f"{redacted(value)!r} holds credentials: write user:password into proxy_basic_file"
+        )
+    url = check_url(value)
+    parts = urlsplit(url)
+    if parts.scheme != "http" or parts.path or parts.port is None:
+        raise ValueError(f"{url!r} is no proxy: give http://HOST:PORT, without a path")
+    return url
+
+
 def file_path(value: object) -> str:
     """The path of a file. Raises ValueError with the fix."""
     if not isinstance(value, str) or not value or not value.isprintable():

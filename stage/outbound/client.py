@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from stage.outbound.breaker import Breaker
 from stage.outbound.credentials import NotShown, PeerCredentials
+from stage.outbound.proxy import Proxy
 from stage.outbound.secret_files import Shown
 from stage.ports.clock import Clock
 from stage.ports.credentials import OutgoingRequest
@@ -74,6 +75,7 @@ class HttpTransport(Protocol):
         body: bytes,
         timeout: float,
         tls: ssl.SSLContext | None = None,
+        proxy: Proxy | None = None,
         fresh: bool = False,
     ) -> Answer | Lost:
         """Send once and read the whole answer; `timeout` in seconds covers both.
@@ -175,6 +177,7 @@ class PeerClient:
                 body=request.body,
                 timeout=request.timeout,
                 tls=shown.tls,
+                proxy=shown.proxy,
                 fresh=request.fresh,
             )
             if isinstance(answer, Lost):

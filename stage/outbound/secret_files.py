@@ -9,6 +9,7 @@ import stat
 from collections.abc import Callable
 from typing import NamedTuple
 
+from stage.outbound.proxy import Proxy
 from stage.ports.certificates import MINIMUM, Pair, Shows, read_pair, read_pem, words_of
 from stage.ports.connection import Connection
 from stage.ports.credentials import ENGINE_HEADERS
@@ -17,12 +18,16 @@ from stage.ports.file_marks import Mark, mark_of
 FILE_BYTES_MAX = 65_536
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 SECRETS = frozenset(
-    {"token_file", "bearer_file", "basic_file", "headers_file", "webhook_secret_file", "client_key"}
+    {
+        *("token_file", "bearer_file", "basic_file", "headers_file", "webhook_secret_file"),
+        *("client_key", "proxy_basic_file"),
+    }
 )
 HEADERS = ("token_file", "bearer_file", "basic_file", "headers_file")
 AUTHORITIES = ("ca_file",)
 PAIR = ("client_cert", "client_key")
 WEBHOOKS = ("webhook_secret_file",)
+PROXY = ("proxy_basic_file",)
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 _VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
@@ -41,6 +46,8 @@ class Shown(NamedTuple):
     authorities: str = ""
     """The TLS is made of these and of `pair`."""
     pair: Pair | None = None
+    proxy: Proxy | None = None
+    """The way to the peer; its credentials are shown to the proxy alone."""
 
     def __repr__(self) -> str:
         names = ", ".join(name for name, _ in self.headers)
@@ -122,11 +129,26 @@ def with_webhook_secrets(shown: Shown, connection: Connection) -> Shown:
     return shown._replace(webhook_secrets=_webhook_secrets(connection))
 
 
+def with_proxy(shown: Shown, connection: Connection) -> Shown:
+    """By the proxy, with the credentials of now."""
+    if not connection.proxy:
+        return shown
+    key, path = "proxy_basic_file", connection.proxy_basic_file
+    if not path:
+        return shown._replace(proxy=Proxy(connection.proxy))
+    try:
+        ((_, authorization),) = _basic(_text(key, path))
+    except _NotUnderstood as error:
+        raise ValueError(f"{key} {path} {error}") from None
+    return shown._replace(proxy=Proxy(connection.proxy, authorization))
+
+
 PARTS: tuple[tuple[tuple[str, ...], Callable[[Shown, Connection], Shown]], ...] = (
     (HEADERS, with_headers),
     (AUTHORITIES, with_authorities),
     (PAIR, with_pair),
     (WEBHOOKS, with_webhook_secrets),
+    (PROXY, with_proxy),
 )
 """The keys of files that are taken up together or not at all, and how they are read.
 

@@ -1,9 +1,9 @@
 """One HTTP request out: once, without redirects, capped, within a time.
 
 It never raises for what the network does. Connections, their pool, TLS and parsing are aiohttp's.
-Its session is left out: it adds redirects, cookies, proxies and resends without notice, we want
-none of them, and it takes as long as all the rest. Writing is ours: the part of the head that all
-requests to an address have in common is made once.
+Its session is left out: it adds redirects, cookies, proxies of the environment and resends without
+notice, we want none of them, and it takes as long as all the rest. Writing is ours: the part of the
+head that all requests to an address have in common is made once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from aiohttp.connector import Connection
 from aiohttp.http import HttpProcessingError
 from yarl import URL
 
-from stage.outbound.classify import EXPECTED, NeverWritten, classify_exception
+from stage.outbound.classify import CERTAIN, EXPECTED, NeverWritten, classify_exception
+from stage.outbound.proxy import Proxy
 from stage.ports.stage import Answer, Lost
 from stage.ports.time_limit import TimeLimit
 from stage.wire.http import encode_head
@@ -33,6 +34,7 @@ INTERIM_ANSWERS_MAX = 8
 CONNECT_SECONDS_MAX = 5.0
 CONNECT_SHARE = 0.9
 """A share of the timeout: a connection that never came about must not end as a timeout."""
+PROXY_UNAUTHENTICATED = 407
 TARGETS_MAX = 256
 
 _OWN_HEADERS = {hdrs.USER_AGENT: "stage", hdrs.ACCEPT_ENCODING: "identity"}
@@ -81,11 +83,13 @@ class Transport:
         body: bytes,
         timeout: float,
         tls: ssl.SSLContext | None = None,
+        proxy: Proxy | None = None,
         fresh: bool = False,
     ) -> Answer | Lost:
         """Send once and read the whole answer; `timeout` in seconds covers both.
 
-        A connection is used again only under the same `tls`; None is the usual one.
+        A connection is used again only under the same `tls`, where None is the usual one, and by
+        the same `proxy`. A proxy that gives no tunnel was shown nothing of the request.
         A `fresh` request gets a connection of its own. On one that was used before the peer may
         hang up in the moment in which the request arrives, and nobody knows what became of it.
         """
@@ -94,10 +98,10 @@ class Transport:
         assert connector is not None, "open the transport first"
         leaves = judged = False
         try:
-            target = self._target(method, url, tls)
+            target = self._target(method, url, tls, proxy)
             head = _head(target, headers, body)
             with TimeLimit(timeout):
-                connection = await self._connected(connector, target.request, timeout)
+                connection = await self._connected(connector, target, timeout)
                 leaves = True
                 try:
                     protocol = connection.protocol
@@ -120,7 +124,7 @@ class Transport:
             return classify_exception(error, judged=judged)
 
     async def _connected(
-        self, connector: aiohttp.TCPConnector, target: aiohttp.ClientRequest, timeout: float
+        self, connector: aiohttp.TCPConnector, target: _Target, timeout: float
     ) -> Connection:
         """A connection on which nothing waits, behind the last look.
 
@@ -144,23 +148,33 @@ class Transport:
         raise NeverWritten("each connection ended before the request could leave")
 
 
-async def _connect(
-    connector: aiohttp.TCPConnector, target: aiohttp.ClientRequest, timeout: float
-) -> Connection:
+async def _connect(connector: aiohttp.TCPConnector, target: _Target, timeout: float) -> Connection:
     """A connection. Without one in time nothing was written."""
+    if target.proxy is not None:
+        target.show_proxy(target.proxy)
     try:
-        return await connector.connect(target, [], _limits(timeout))
+        return await connector.connect(target.request, [], _limits(timeout))
     except TimeoutError:
-        shown = target.url.with_user(None)  # without the password, too
+        shown = target.request.url.with_user(None)  # without the password, too
         raise aiohttp.ConnectionTimeoutError(f"Connection timeout to host {shown}") from None
+    except aiohttp.ClientHttpProxyError as error:
+        fix = ": look at proxy_basic_file" if error.status == PROXY_UNAUTHENTICATED else ""
+        raise NeverWritten(f"the proxy answers {error.status}{fix}") from error
+    except EXPECTED as error:
+        if target.proxy is None or isinstance(error, CERTAIN):
+            raise
+        raise NeverWritten(f"the proxy gives no tunnel: {type(error).__name__}") from error
 
 
 class _Target:
     """Where requests go, and what the heads of all of them have in common."""
 
-    __slots__ = ("authorized", "defaults", "has_content", "line", "method", "request", "secure")
+    __slots__ = (
+        *("authorized", "defaults", "has_content", "line", "method", "proxy", "request", "secure"),
+    )
 
-    def __init__(self, request: aiohttp.ClientRequest) -> None:
+    def __init__(self, request: aiohttp.ClientRequest, proxy: Proxy | None) -> None:
+        self.proxy = proxy
         self.request = request
         """As aiohttp has checked it. It finds the connection and is never sent itself."""
         self.method = request.method
@@ -173,13 +187,26 @@ class _Target:
         }
         """The usual headers as lines, by name in small letters."""
 
+    def show_proxy(self, proxy: Proxy) -> None:
+        """Say by which proxy the next connection goes.
 
-def _target(method: str, url: str, tls: ssl.SSLContext | None = None) -> _Target:
+        aiohttp adds headers of its own to those for the proxy at each connection, and tells
+        connections apart by them: they begin anew.
+        """
+        shown = proxy.authorization
+        headers = {hdrs.PROXY_AUTHORIZATION: shown} if shown else None
+        self.request.update_proxy(URL(proxy.url), None, headers)
+
+
+def _target(
+    method: str, url: str, tls: ssl.SSLContext | None = None, proxy: Proxy | None = None
+) -> _Target:
     """The target of requests. A stage has few: the paths of its APIs, and `/sagas`."""
     where = URL(url, encoded=True)
-    if where.scheme not in ("http", "https"):
+    if where.scheme not in (("https",) if proxy else ("http", "https")):
         raise aiohttp.NonHttpUrlClientError(where.with_user(None))
-    return _Target(aiohttp.ClientRequest(method, where, headers=_OWN_HEADERS, ssl=tls or True))
+    request = aiohttp.ClientRequest(method, where, headers=_OWN_HEADERS, ssl=tls or True)
+    return _Target(request, proxy)
 
 
 def _head(target: _Target, headers: list[tuple[str, str]], body: bytes) -> bytes:

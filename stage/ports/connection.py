@@ -12,9 +12,12 @@ class Connection:
     """One peer. It names files and holds no secret, so that it may be shown.
 
     A file of credentials holds one line: a token in `token_file` and `bearer_file`, `user:password`
-    in `basic_file`. `headers_file` holds one `Name: value` a line. `webhook_secret_file` holds what
-    the webhooks of an external API are verified with, one secret a line. `ca_file`, `client_cert`
-    and `client_key` are PEM; a `client_cert` may hold its key. An empty path is not set.
+    in `basic_file` and `proxy_basic_file`. `headers_file` holds one `Name: value` a line.
+    `webhook_secret_file` holds what the webhooks of an external API are verified with, one secret a
+    line. `ca_file`, `client_cert` and `client_key` are PEM; a `client_cert` may hold its key. An
+    empty path is not set.
+
+    `proxy` is the URL of an HTTP proxy that tunnels TLS to the peer.
 
     `token_file` is what a neighbour is shown, `accept_file` has the hashes of what it may show.
     `accept_san` is the name in the certificate that it shows, where that is not its own. An
@@ -35,6 +38,8 @@ class Connection:
     ca_file: str = ""
     client_cert: str = ""
     client_key: str = ""
+    proxy: str = ""
+    proxy_basic_file: str = ""
     concurrency_max: int | None = None
     rate_per_second: float | None = None
     attempts_max: int | None = None

@@ -411,6 +411,7 @@ class SimulatedTransport(Transport):
         body: bytes,
         timeout: float,
         tls: object = None,
+        proxy: object = None,
         fresh: bool = False,
     ) -> Answer | Lost:
         """See outbound.transport.Transport."""

@@ -138,6 +138,34 @@ def test_a_peer_without_a_url_and_tls_without_https_are_refused() -> None:
     assert "externals.psp has ca_file, which only TLS uses: give an https URL" in found
 
 
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        (("psp=http://psp", "psp.proxy=http://p:3128"), "give an https URL, or remove it"),
+        (("psp=https://psp", "psp.proxy_basic_file=x"), "has proxy_basic_file without proxy"),
+        (("psp=https://psp", "psp.proxy=https://p:3128"), "give http://HOST:PORT"),
+        (("psp=https://psp", "psp.proxy=http://p"), "give http://HOST:PORT"),
+        (("psp=https://psp", "psp.proxy=http://p:3128/x"), "give http://HOST:PORT"),
+        (("psp=https://psp", "psp.proxy=socks5://p:1080"), "give http://host:8080"),
+        (("psp=https://psp", "psp.proxy=http://kim:pw@p:1"), "into proxy_basic_file"),
+    ],
+)
+def test_a_proxy_that_is_none_is_refused(given: tuple[str, ...], said: str) -> None:
+    """With the fix, and without a password that stands in it."""
+    (found,) = problems({"externals": given})
+    assert said in found and "pw" not in found
+
+
+def test_a_peer_is_reached_by_a_proxy() -> None:
+    """Of any sort; its place is shown, and so is that of its password."""
+    proxy = ("shipping.proxy=http://p:3128/", "shipping.proxy_basic_file=/keys/proxy")
+    config = load({"downstreams": ("shipping=https://s", *proxy), "auth": "none"}, {})
+    expected = Connection(url="https://s", proxy="http://p:3128", proxy_basic_file="/keys/proxy")
+    assert expected == config.downstreams["shipping"]
+    shown = {line.name: line.value for line in describe(config)}
+    assert "http://p:3128" == shown["downstreams.shipping.proxy"]
+
+
 def test_keys_as_other_programs_write_them_are_not_ignored() -> None:
     """The variable may name a credential: what it says must not be dropped with a warning."""
     (found,) = problems({}, {"STAGE_EXTERNALS__PSP__BEARER_FILE": "keys/psp"})

@@ -13,6 +13,7 @@ class Sent:
     """One request that left."""
 
     tls: object = None
+    proxy: object = None
 
     def __init__(self, method: str, url: str, headers: list[tuple[str, str]], body: bytes) -> None:
         self.method = method
@@ -37,11 +38,13 @@ class ScriptedTransport:
         body: bytes,
         timeout: float,
         tls: object = None,
+        proxy: object = None,
         fresh: bool = False,
     ) -> Answer | Lost:
         """Note what would have gone where."""
         self.sent.append(Sent(method, url, headers, body))
         self.sent[-1].tls = tls
+        self.sent[-1].proxy = proxy
         return self.answer
 
 
