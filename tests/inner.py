@@ -11,14 +11,14 @@ import sys
 from pathlib import Path
 from subprocess import CompletedProcess, run
 
-CHANGES_WORDS = ("CI", "BUILD_NUMBER", "PYTEST_ADDOPTS")
+READ_BY_PYTEST = ("CI", "BUILD_NUMBER", "PYTEST_ADDOPTS")
 """Variables that change what pytest prints."""
 SECONDS_MAX = 110.0
 
 
 def run_pytest(*arguments: str | Path, cwd: Path, **environ: str) -> CompletedProcess[str]:
     """Run pytest in a process of its own, with these variables besides ours."""
-    ours = {name: text for name, text in os.environ.items() if name not in CHANGES_WORDS}
+    ours = {name: text for name, text in os.environ.items() if name not in READ_BY_PYTEST}
     return run(
         [sys.executable, "-m", "pytest", *arguments],
         cwd=cwd,

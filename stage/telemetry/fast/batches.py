@@ -55,9 +55,11 @@ class BoundedBatches(BatchSpanProcessor):
     def pause(self) -> None:
         """Let the event loop have the interpreter, in the thread of the exporter.
 
-        Not where the next batch waits already, or the process is about to exit.
+        Not where the next batch waits already, the process is about to exit, or another thread
+        flushes and waits for it.
         """
-        if len(self._waiting) < self._wakes_at and not self._leaving:
+        own = threading.current_thread() is self._batch_processor._worker_thread
+        if own and len(self._waiting) < self._wakes_at and not self._leaving:
             time.sleep(PAUSE_SECONDS)
 
     def shutdown(self) -> None:

@@ -14,7 +14,7 @@ The numbers are those of the fields in opentelemetry/proto/trace/v1/trace.proto.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -98,7 +98,7 @@ def _resource_spans(
         (first,) = sample.spans
         known = _span(spans[0]) == first.SerializePartialToString()
         scope = _field(0x0A, sample.scope.SerializePartialToString())
-        encoded = _spans(spans, pause) if known else _each(spans, _by_sdk)
+        encoded = _spans(spans, pause) if known else _each(spans, _by_sdk, pause)
         within.append(_field(0x12, scope + encoded + _text(0x1A, sample.schema_url)))
     return _field(0x0A, b"".join(within) + _text(0x1A, sample_of.schema_url))
 
@@ -107,21 +107,29 @@ def _spans(spans: Sequence[ReadableSpan | FastSpan], pause: Callable[[], None]) 
     """All spans of a scope: at once where all of them are fast, and one by one where not."""
     written: list[bytes] = []
     try:
-        for first in range(0, len(spans), SLICE_SPANS):
-            if first:
-                pause()
-            for span in spans[first : first + SLICE_SPANS]:
-                encoded = _fast(span)  # type: ignore[arg-type]  # another one raises
-                written += _head(len(encoded)), encoded
+        for span in _paced(spans, pause):
+            encoded = _fast(span)  # type: ignore[arg-type]  # another one raises
+            written += _head(len(encoded)), encoded
     except Exception:
-        return _each(spans, _span)
+        return _each(spans, _span, pause)
     return b"".join(written)
 
 
 def _each(
-    spans: Sequence[ReadableSpan | FastSpan], encode: Callable[[ReadableSpan | FastSpan], bytes]
+    spans: Sequence[ReadableSpan | FastSpan],
+    encode: Callable[[ReadableSpan | FastSpan], bytes],
+    pause: Callable[[], None],
 ) -> bytes:
-    return b"".join([_field(0x12, encode(span)) for span in spans])
+    return b"".join([_field(0x12, encode(span)) for span in _paced(spans, pause)])
+
+
+def _paced(
+    spans: Sequence[ReadableSpan | FastSpan], pause: Callable[[], None]
+) -> Iterator[ReadableSpan | FastSpan]:
+    for number, span in enumerate(spans):
+        if number and not number % SLICE_SPANS:
+            pause()
+        yield span
 
 
 @lru_cache(maxsize=CACHED_MAX)

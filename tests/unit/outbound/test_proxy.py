@@ -239,7 +239,9 @@ async def test_a_proxy_that_reads_along_is_not_believed(
     assert [] == stranger.requests
 
 
-async def test_a_peer_without_tls_is_not_reached_by_a_proxy(transport: Transport, proxy: Tunnels) -> None:
+async def test_a_peer_without_tls_is_not_reached_by_a_proxy(
+    transport: Transport, proxy: Tunnels
+) -> None:
     """It could be read, changed and repeated there."""
     lost = await transport.send(
         "POST", "http://psp:1/x", headers=[], body=b"", timeout=SECONDS, proxy=Proxy(proxy.url)

@@ -102,7 +102,7 @@ def test_a_span_that_ends_while_it_is_full_is_dropped_and_not_counted(
 def test_the_exporter_pauses_only_while_it_keeps_up(
     exporter: Hanging, batches: BoundedBatches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not where the next batch waits already, nor at the exit."""
+    """Not where the next batch waits already, nor at the exit, nor where somebody flushes."""
     slept: list[float] = []
     monkeypatch.setattr(fast_batches, "time", SimpleNamespace(sleep=slept.append))
     provider = TracerProvider(shutdown_on_exit=False)
@@ -112,20 +112,25 @@ def test_the_exporter_pauses_only_while_it_keeps_up(
         tracer.start_span(f"{number}").end()
     exporter.taken.acquire()  # the first batch is out, and hangs
 
-    batches.pause()
+    def pause_of_the_exporter() -> int:
+        with monkeypatch.context() as within:
+            within.setattr(batches._batch_processor, "_worker_thread", threading.current_thread())
+            batches.pause()
+        return len(slept)
+
+    batches.pause()  # in another thread than that of the exporter
+    assert [] == slept
+    assert 1 == pause_of_the_exporter()
     assert [fast_batches.PAUSE_SECONDS] == slept
     for number in range(BATCH):
         tracer.start_span(f"{number}").end()
-    batches.pause()
-    assert 1 == len(slept)
+    assert 1 == pause_of_the_exporter()
 
     exporter.may.release(1_000)
     batches.force_flush()
-    batches.pause()
-    assert 2 == len(slept)
+    assert 2 == pause_of_the_exporter()
     batches.shutdown()
-    batches.pause()
-    assert 2 == len(slept)
+    assert 2 == pause_of_the_exporter()
 
 
 def test_an_exporter_of_another_kind_reads_fast_spans(

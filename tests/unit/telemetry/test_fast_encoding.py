@@ -99,6 +99,10 @@ def test_a_batch_is_encoded_in_slices() -> None:
     assert by_sdk(spans) == otlp.encode(spans, lambda: pauses.append("paused"))
     assert (len(spans) - 1) // otlp.SLICE_SPANS == len(pauses)
 
+    readable = [span.readable() if isinstance(span, FastSpan) else span for span in spans]
+    assert by_sdk(readable) == otlp.encode(readable, lambda: pauses.append("paused"))
+    assert len(pauses) > 2 * ((len(spans) - 1) // otlp.SLICE_SPANS) - 1
+
 
 def test_spans_of_two_providers_have_their_own_resource() -> None:
     """A host may have mounted two stages."""
