@@ -20,6 +20,9 @@ from tests.acceptance.gateway.nginx import NGINX
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "nginx" / "shards.conf"
 SAGAS = 24
+ASKED_TIMES = 3
+"""The first failure is the one after which nginx, left to itself, asks the other shard."""
+UNDO = {"requested_by": "order", "reason": "the customer changed their mind"}
 START_SECONDS_MAX = 30.0
 FRAME = """
 daemon off;
@@ -46,6 +49,7 @@ class Shards:
         self._folder = folder
         self.door, self._psp, self._shipping, *self._ports = free_ports(5)
         self._running: list[Process] = []
+        self._stages: list[Process] = []
 
     @property
     def url(self) -> str:
@@ -58,13 +62,14 @@ class Shards:
         upstream = ("--name", "shipping", "--upstream", self.url)
         await self._python("downstream_stub", "--port", str(self._shipping), *upstream)
         for number, port in enumerate(self._ports):
-            await self._python(
+            stage = await self._python(
                 *("stage", "serve", "stage.demo.payment:payment", "--auth", "none"),
                 *("--port", str(port), "--database", f"sqlite:///{self._file(number)}"),
                 *("--upstream", "order=http://127.0.0.1:9"),
                 *("--downstream", f"shipping=http://{LOOPBACK}:{self._shipping}"),
                 *("--external", f"psp=http://{LOOPBACK}:{self._psp}"),
             )
+            self._stages.append(stage)
         await self._start_nginx()
 
     async def _start_nginx(self) -> None:
@@ -94,7 +99,7 @@ class Shards:
         writer.close()
         return True
 
-    async def _python(self, module: str, *words: str) -> None:
+    async def _python(self, module: str, *words: str) -> Process:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", module, *words, stdout=PIPE, stderr=DEVNULL
         )
@@ -103,6 +108,12 @@ class Shards:
         async with asyncio.timeout(START_SECONDS_MAX):
             while not (line := await process.stdout.readline()).startswith(b"listening on"):
                 assert line, f"{module} did not start"
+        return process
+
+    async def stop_shard(self, number: int) -> None:
+        """End one of the two stages, as a deploy does."""
+        self._stages[number].terminate()
+        await self._stages[number].communicate()
 
     async def stop(self) -> None:
         """End all of them."""
@@ -110,7 +121,8 @@ class Shards:
             if process.returncode is None:
                 process.terminate()
         for process in self._running:
-            await process.communicate()
+            if process not in self._stages or process.returncode is None:
+                await process.communicate()
 
     def _file(self, number: int) -> Path:
         return self._folder / f"shard-{number}.db"
@@ -142,20 +154,24 @@ async def post(session: aiohttp.ClientSession, url: str, body: Any, key: str = "
         return answer.status, await answer.read(), "Idempotency-Replayed" in answer.headers
 
 
+def start_of(saga_id: str) -> dict[str, Any]:
+    """The body that starts it, as upstream sends it."""
+    order = {"order_id": saga_id, "amount": 100, "currency": "KRW"}
+    trail = [{"stage": "order", "at": "2026-11-23T02:29:58.120Z"}]
+    return {"saga_id": saga_id, "data": order, "trail": trail}
+
+
 @pytest.mark.timeout(110)
 async def test_each_saga_stays_at_one_shard(tmp_path: Path) -> None:
     """Its start, its duplicate and its compensation; both shards have some, and none has both."""
     ids = [f"o-{number}" for number in range(SAGAS)]
     async with sharded(tmp_path) as shards, aiohttp.ClientSession() as session:
         for saga_id in ids:
-            order = {"order_id": saga_id, "amount": 100, "currency": "KRW"}
-            trail = [{"stage": "order", "at": "2026-11-23T02:29:58.120Z"}]
-            saga = {"saga_id": saga_id, "data": order, "trail": trail}
+            saga = start_of(saga_id)
             status, body, replayed = await post(session, f"{shards.url}/sagas", saga, saga_id)
             assert (200, False) == (status, replayed), body
             assert (200, body, True) == await post(session, f"{shards.url}/sagas", saga, saga_id)
-        undo = {"requested_by": "order", "reason": "the customer changed their mind"}
-        status, body, _ = await post(session, f"{shards.url}/sagas/{ids[0]}/compensate", undo)
+        status, body, _ = await post(session, f"{shards.url}/sagas/{ids[0]}/compensate", UNDO)
         assert 200 == status, body
         async with session.get(f"{shards.url}/sagas/{ids[1]}") as answer:
             assert 200 == answer.status
@@ -167,3 +183,24 @@ async def test_each_saga_stays_at_one_shard(tmp_path: Path) -> None:
     assert all(states) and set() == states[0].keys() & states[1].keys()
     together = states[0] | states[1]
     assert {each: "compensated" if each == ids[0] else "completed" for each in ids} == together
+
+
+@pytest.mark.timeout(110)
+async def test_no_other_shard_answers_for_one_that_is_away(tmp_path: Path) -> None:
+    """The other one never saw its sagas: it would bury them, and say that nothing stands."""
+    ids = [f"o-{number}" for number in range(SAGAS)]
+    async with sharded(tmp_path) as shards, aiohttp.ClientSession() as session:
+        for saga_id in ids:
+            status, body, _ = await post(session, f"{shards.url}/sagas", start_of(saga_id), saga_id)
+            assert 200 == status, body
+        before = [set(shard) for shard in shards.states()]
+        assert all(before)
+        await shards.stop_shard(0)
+        answers = []
+        for saga_id in before[0]:
+            url = f"{shards.url}/sagas/{saga_id}/compensate"
+            answers += [(await post(session, url, UNDO))[0] for _ in range(ASKED_TIMES)]
+            start = await post(session, f"{shards.url}/sagas", start_of(saga_id), saga_id)
+            answers.append(start[0])
+        assert before == [set(shard) for shard in shards.states()]
+        assert {502} == set(answers)
