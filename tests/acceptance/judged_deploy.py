@@ -29,6 +29,18 @@ SYSTEMD_ANALYZE = shutil.which("systemd-analyze")
 ON_POSTGRES: dict[str, Any] = yaml.safe_load(
     (DEPLOY / "helm" / "postgres.yaml").read_text(encoding="utf-8")
 )
+MORE: dict[str, Any] = {
+    "allowedHosts": ["pay.example.com", "hooks.example.com"],
+    "env": [{"name": "STAGE_HOST", "value": "::"}],
+    "imagePullSecrets": [{"name": "registry"}],
+    "serviceAccountName": "payment",
+    "podAnnotations": {"sidecar.istio.io/inject": "false"},
+    "nodeSelector": {"kubernetes.io/arch": "arm64"},
+    "tolerations": [{"key": "dedicated", "operator": "Exists", "effect": "NoSchedule"}],
+    "volume": {"size": "40Gi"},
+}
+"""Values of a cluster that wants more than the demo does."""
+JOBS = ("database-init.yaml", "database-upgrade.yaml", "release-check.yaml")
 WARNING = 2
 """Of Helm's severities; below it there is only information."""
 
@@ -94,8 +106,9 @@ def test_the_manifests_on_postgresql_are_what_the_chart_renders() -> None:
         {"strategy": "Recreate", "keysSecret": "", "network": {}},
         {"volume": {"size": "1Gi", "storageClassName": "local"}, "settings": {"drain_seconds": 5}},
         ON_POSTGRES,
+        MORE,
     ],
-    ids=["demo", "closed", "other volume", "PostgreSQL"],
+    ids=["demo", "closed", "other volume", "PostgreSQL", "more"],
 )
 def test_every_object_fits_the_schema_of_kubernetes(
     tmp_path: Path, release: str, values: dict[str, Any]
@@ -129,6 +142,11 @@ def test_a_fault_of_a_manifest_is_seen(tmp_path: Path) -> None:
         {"postgres": {"url": "postgresql://stage:secret@db/stage"}},
         {"postgres": {"urlSecret": "payment-database", "replicas": 1}},
         {"settings": {"drain_seconds": "long"}},
+        {"settings": {"allowed_hosts": "pay.example.com"}},
+        {"allowedHosts": ["https://pay.example.com"]},
+        {"allowedHosts": ["a.example.com,b.example.com"]},
+        {"env": [{"name": "STAGE_ALLOWED_HOSTS", "value": "pay.example.com"}]},
+        {"env": [{"value": "nameless"}]},
     ],
 )
 def test_values_that_are_wrong_are_refused(values: dict[str, Any]) -> None:
@@ -144,6 +162,26 @@ def test_times_follow_from_the_settings() -> None:
     assert 320 == spec["terminationGracePeriodSeconds"]
     waits = {each["name"]: each["value"] for each in spec["containers"][0]["env"]}
     assert "335" == waits["STAGE_LOCK_WAIT_SECONDS"]
+
+
+@pytest.mark.parametrize("name", ["deployment.yaml", *JOBS])
+def test_a_pod_has_what_its_cluster_wants(name: str) -> None:
+    """Webhooks and the console come under names that only the operator knows; SDKs have variables.
+
+    The environment outranks the settings, so that the names can be given here alone. VACUUM
+    writes a copy of the database to /tmp: the pod must not be evicted for it.
+    """
+    made = list(yaml.safe_load_all(rendered(MORE)[name]))[-1]["spec"]["template"]
+    spec = made["spec"]
+    for member in ("imagePullSecrets", "serviceAccountName", "nodeSelector", "tolerations"):
+        assert MORE[member] == spec[member]
+    assert MORE["podAnnotations"].items() <= made["metadata"]["annotations"].items()
+    given = {each["name"]: each["value"] for each in spec["containers"][0]["env"]}
+    assert "::" == given["STAGE_HOST"]
+    allowed = given["STAGE_ALLOWED_HOSTS"].split(",")
+    assert ["payment", "payment.default"] == allowed[:2] and MORE["allowedHosts"] == allowed[-2:]
+    (temporary,) = (each for each in spec["volumes"] if each["name"] == "temporary")
+    assert "40Gi" == temporary["emptyDir"]["sizeLimit"]
 
 
 @pytest.mark.parametrize("name", ["compose.yaml", "compose.postgres.yaml"])

@@ -71,6 +71,17 @@ def test_a_pod_is_given_the_time_that_the_stage_takes_to_stop(deploy: Path, tmp_
     assert probe["failureThreshold"] * probe["periodSeconds"] > wait + 60
 
 
+def test_temporary_files_have_the_room_of_the_database(deploy: Path) -> None:
+    """`stage erase` copies the database to /tmp: a pod that grows beyond its limit is evicted."""
+    (temporary,) = (
+        each["emptyDir"]
+        for each in pod(deploy, "deployment.yaml")["volumes"]
+        if each["name"] == "temporary"
+    )
+    volume = manifest(deploy, "volume.yaml")["spec"]["resources"]["requests"]["storage"]
+    assert volume == temporary["sizeLimit"]
+
+
 def test_one_pod_may_end_before_the_next_is_ready(deploy: Path) -> None:
     """With one file they would otherwise wait for each other for ever."""
     spec = manifest(deploy, "deployment.yaml")["spec"]

@@ -40,6 +40,26 @@ app.kubernetes.io/part-of: stage
 {{- add (include "stage.stopSeconds" . | int) 15 -}}
 {{- end }}
 
+{{/* All that the pods of the stage and of its jobs share, but for containers and volumes. */}}
+{{- define "stage.pod" -}}
+automountServiceAccountToken: false
+enableServiceLinks: false
+{{- with .Values.serviceAccountName }}
+serviceAccountName: {{ . | quote }}
+{{- end }}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+affinity: {{- include "stage.placement" . | nindent 2 }}
+securityContext: {{- include "stage.podSecurity" . | nindent 2 }}
+{{- end }}
+
 {{- define "stage.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: 10001
@@ -59,13 +79,17 @@ capabilities: {drop: [ALL]}
 - {name: STAGE_CONFIG, value: /etc/stage/config/stage.toml}
 {{- $name := .Release.Name }}
 {{- $full := printf "%s.%s" $name .Release.Namespace }}
-- {name: STAGE_ALLOWED_HOSTS, value: {{ printf "%s,%s,%s.svc,%s.svc.cluster.local" $name $full $full $full | quote }}}
+{{- $inside := list $name $full (printf "%s.svc" $full) (printf "%s.svc.cluster.local" $full) }}
+- {name: STAGE_ALLOWED_HOSTS, value: {{ concat $inside .Values.allowedHosts | join "," | quote }}}
 {{- if .Values.postgres.urlSecret }}
 - name: STAGE_DATABASE
   valueFrom:
     secretKeyRef: {name: {{ .Values.postgres.urlSecret | quote }}, key: url}
 {{- else }}
 - {name: STAGE_LOCK_WAIT_SECONDS, value: {{ include "stage.lockWaitSeconds" . | quote }}}
+{{- end }}
+{{- with .Values.env }}
+{{ toYaml . }}
 {{- end }}
 {{- end }}
 
@@ -78,7 +102,7 @@ capabilities: {drop: [ALL]}
 - {name: keys, mountPath: /etc/stage/keys, readOnly: true}
 {{- end }}
 {{- if not .Values.postgres.urlSecret }}
-# SQLite sorts large results in a temporary file.
+# SQLite sorts large results in a temporary file; VACUUM copies the database to one.
 {{- end }}
 - {name: temporary, mountPath: /tmp}
 {{- end }}
@@ -100,7 +124,7 @@ capabilities: {drop: [ALL]}
   secret: {secretName: {{ .Values.keysSecret | quote }}, defaultMode: 0440}
 {{ end -}}
 - name: temporary
-  emptyDir: {sizeLimit: 1Gi}
+  emptyDir: {sizeLimit: {{ ternary "1Gi" .Values.volume.size (ne .Values.postgres.urlSecret "") | quote }}}
 {{- end }}
 
 {{/* The volume is attached to one node: be where the pod is that has it. Replicas on a server keep apart. */}}
