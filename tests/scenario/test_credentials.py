@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -22,8 +23,10 @@ from stage.core.errors import ConfigurationError
 from stage.demo.payment import Order
 from stage.ports.connection import Connection
 from stage.testing import SpanCollector
+from tests.certificates import Authority
 from tests.scenario.attacks.world import World, running_world
 from tests.scenario.chain import HOST, running_chain
+from tests.tunnels import OPENED, tunnelling
 
 OLD, NEW, SIGNED = "canary-old-7f3a", "canary-new-91bc", "canary-signed-22d0"
 
@@ -148,6 +151,38 @@ async def test_a_key_that_the_api_does_not_take_costs_time_and_no_saga(tmp_path:
     assert "step_in_doubt" not in events and events.count("step_transient") >= 2
     refused = gate.shown.count(f"Bearer {OLD}")
     assert f'stage_peer_answers_total{{answer="401",peer="psp"}} {refused}.0' in metrics.decode()
+
+
+async def test_a_proxy_costs_time_and_no_saga_while_it_gives_no_tunnel(tmp_path: Path) -> None:
+    """Its password is wrong at first: nothing leaves, and nothing is in doubt. It lies nowhere."""
+    world, authority = World(), Authority(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*authority.sign("psp", HOST))
+    app = web.Application()
+    app.router.add_route("*", "/{tail:.*}", world.handle)
+    server = TestServer(app, host=HOST, scheme="https")
+    await server.start_server(ssl=context, shutdown_timeout=0.1)
+    async with tunnelling() as proxy:
+        proxy.answer = b"HTTP/1.1 407 Who are you?\r\nContent-Length: 0\r\n\r\n"
+        psp = Connection(
+            url=f"https://{HOST}:{server.port}",
+            ca_file=str(authority.file),
+            proxy=proxy.url,
+            proxy_basic_file=str(key_file(tmp_path, f"kim:{OLD}")),
+        )
+        async with running_chain(tmp_path, stage=charging(), externals={"psp": psp}) as chain:
+            sending = asyncio.create_task(chain.send("s-1"))
+            saga = await chain.until("s-1", lambda saga: saga["steps"][0]["attempts"] >= 2)
+            assert "the proxy answers 407" in saga["steps"][0]["last_error"]
+            assert not world.seen
+            proxy.answer = OPENED
+            assert 200 == (await sending)[0]
+            assert 1 == world.count("charge")
+            await chain.compensate("s-1")
+            assert 0 == world.count("charge")
+            assert "step_in_doubt" not in await chain.events("s-1")
+        assert OLD.encode() not in stored(tmp_path)
+    await server.close()
 
 
 @pytest.mark.parametrize("name", ["Authorization", "cookie", "Proxy-Authorization", "X-Api-Key"])
