@@ -32,12 +32,14 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """How the answers to a function are read, and how many requests it may make.
 
     `requests_max` is None for a probe and a compensation: of a look before an undo no second
-    effect follows. `keyed` is False of a call whose API ignores idempotency keys.
+    effect follows. `keyed` is False of a call whose API ignores idempotency keys. `noes` are codes
+    that the function is given, and that count for nothing where it does not look at the body.
     """
 
     transient_on: frozenset[int] = frozenset()
     refused_on: frozenset[int] = frozenset()
     pending_on: frozenset[int] = frozenset()
+    noes: frozenset[int] = frozenset()
     requests_max: int | None = None
     keyed: bool = True
     never_retry: frozenset[int | type[Exception]] = frozenset()
@@ -198,6 +200,8 @@ class FunctionConversation:
     def _finish(self, value: Any) -> Turn:
         try:
             self._http.check_awaited()
+            if self._rules.noes:
+                self._http.check_read(self._rules.noes)
             return Finished(result=msgspec.Raw(self._encode(value)))
         except Exception as error:
             return self._failed(error)

@@ -21,6 +21,7 @@ from stage.ports.credentials import CREDENTIAL_HEADERS, ENGINE_HEADERS
 from stage.ports.stage import Answer, Send
 from stage.wire import headers as h
 from stage.wire.flood import EXPONENTS_OF_ANSWERS_MAX, has_more_exponents
+from stage.wire.http import SAFE_METHODS
 
 T = TypeVar("T")
 
@@ -45,6 +46,10 @@ class TooManyRequests(StageError):
     """A call function wanted to make more requests than its step declares."""
 
 
+class NotRead(AuthorDefect):
+    """An undo returned without a look at an answer whose code its call declares as a no."""
+
+
 class NotJson(StageError, msgspec.DecodeError):
     """The body of an answer is no JSON, or not of the type that was asked for: a gateway's page."""
 
@@ -54,6 +59,8 @@ class Response:
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
+        self.looked_at = False
+        """Whether the function has asked for its body, where the API's own word is."""
 
     @property
     def status(self) -> int:
@@ -68,11 +75,12 @@ class Response:
     @property
     def body(self) -> bytes:
         """The body as it came."""
+        self.looked_at = True
         return self._answer.body
 
     def text(self) -> str:
         """The body as UTF-8. Raises UnicodeDecodeError, which leaves the step in doubt."""
-        return self._answer.body.decode()
+        return self.body.decode()
 
     @overload
     def json(self) -> Any: ...
@@ -84,7 +92,7 @@ class Response:
 
         Raises NotJson, a msgspec.DecodeError, which leaves the step in doubt.
         """
-        if has_more_exponents(self._answer.body, EXPONENTS_OF_ANSWERS_MAX):
+        if has_more_exponents(self.body, EXPONENTS_OF_ANSWERS_MAX):
             raise NotJson(
                 f"answered {self.status} with more than {EXPONENTS_OF_ANSWERS_MAX} numbers that"
                 " have a large exponent: reading them would hold all other sagas up"
@@ -133,6 +141,8 @@ class Exchange(Coroutine[Any, Any, Response]):
         self._generator: Generator[Send, Answer, Response] | None = None
         self.awaited = False
         """Whether it was handed out; one that never was has sent nothing."""
+        self.response: Response | None = None
+        """Its answer, once the function has it."""
 
     def __await__(self) -> Generator[Send, Answer, Response]:
         if self.awaited:
@@ -146,7 +156,8 @@ class Exchange(Coroutine[Any, Any, Response]):
                 " await it in the function itself. Calls at the same time are steps with one"
                 " together='word'"
             ) from None
-        return Response(answer)
+        self.response = Response(answer)
+        return self.response
 
     def __getattr__(self, name: str) -> Any:
         """Raise NotAwaited for what only its answer has, and AttributeError otherwise."""
@@ -203,6 +214,22 @@ class Http:
                 raise NotAwaited(
                     f"{exchange.place}: {exchange} was not awaited, so nothing was sent: write"
                     f" await http.{exchange.method}(...)"
+                )
+
+    def check_read(self, noes: frozenset[int]) -> None:
+        """Raise NotRead for an answer with such a code of which the function saw no body.
+
+        It may be a gateway's: it proves neither that the effect is gone, nor that it stays.
+        """
+        for exchange in self._exchanges:
+            answer = exchange.response
+            if answer is None or answer.status not in noes or answer.looked_at:
+                continue
+            if exchange.intent.request.method not in SAFE_METHODS:
+                raise NotRead(
+                    f"{exchange.place}: {exchange} was answered {answer.status}, which refused_on"
+                    " calls a no, and the undo returned without a look at its body: raise Transient"
+                    " unless the API's own word is there"
                 )
 
     def _checked(self, headers: Mapping[str, str]) -> list[tuple[str, str]]:

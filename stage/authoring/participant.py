@@ -169,17 +169,20 @@ class StageParticipant(Generic[P, A]):
         """How the answers to such an attempt are read.
 
         A no to the call is one to its look-up in no API: there a 404 says that the key is unknown,
-        and the call may be on its way. So `refused_on` does not speak for a probe.
+        and the call may be on its way. Nor is it one to its undo, which is tried for days, and of
+        which an API says 202 for its own reasons. So `refused_on` speaks for the call alone, and
+        `pending_on` for no undo (decision 0108).
         """
-        executes = kind is AttemptKind.EXECUTE
+        executes, compensates = kind is AttemptKind.EXECUTE, kind is AttemptKind.COMPENSATE
         never_retry = declared.never_retry | self.plan.step(declared.name).never_retry
         keyed = declared.rules.idempotent or not executes
         if not isinstance(declared, CallStep):
             return Reading(never_retry=never_retry, keyed=keyed)
         return Reading(
             transient_on=declared.transient_on,
-            refused_on=frozenset() if kind is AttemptKind.PROBE else declared.refused_on,
-            pending_on=declared.pending_on,
+            refused_on=declared.refused_on if executes else frozenset(),
+            pending_on=frozenset() if compensates else declared.pending_on,
+            noes=declared.refused_on if compensates else frozenset(),
             requests_max=declared.requests if executes else None,
             keyed=keyed,
             never_retry=never_retry,
