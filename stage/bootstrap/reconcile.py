@@ -5,11 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from stage.authoring.declaration import StageDeclaration
 from stage.bootstrap.credentials import credentials_of
-from stage.bootstrap.database import make_store, open_database
+from stage.bootstrap.database import (
+    database_server,
+    make_store,
+    migration_folders,
+    open_database,
+    open_server_database,
+)
 from stage.config import Config
 from stage.core.errors import ConfigurationError
 from stage.engine.clock import SystemClock
@@ -26,8 +32,14 @@ from stage.ports.clock import Clock
 from stage.ports.neighbour import Neighbours
 from stage.ports.stage import Participant
 from stage.ports.store import Store
+from stage.store.postgres.address import POSTGRESQL
 from stage.telemetry.null import NullObserver
 from stage.wire.answers import render_ending
+
+STOP_OR_ASK: Final = (
+    "a saga that the database lacks may be on its way there. Stop it, or let it take the lost sagas"
+    " over while it is up: /console/reconcile, or POST /reconcile"
+)
 
 
 async def reconcile(
@@ -48,11 +60,29 @@ async def reconcile(
             "no neighbour is configured, so nobody would be asked: give every --upstream and"
             " --downstream of the stage"
         )
+    if not dry_run and config.database.startswith(POSTGRESQL):
+        await asyncio.to_thread(_refuse_beside_replicas, stage, config)
     found = await _ask(stage, config, peers, without, since=since, dry_run=dry_run)
     if not dry_run:
         # A database on a server runs an event loop of its own.
         await asyncio.to_thread(_remember, stage, config, answers_of(found, without))
     return found
+
+
+def _refuse_beside_replicas(stage: StageDeclaration[Any, Any], config: Config) -> None:
+    """Raise ConfigurationError while a replica serves. A file has a lock for that."""
+    server = database_server(stage, config)
+    with open_server_database(server, migration_folders(stage), make=False) as database:
+        database.refuse_beside_replicas(STOP_OR_ASK)
+
+
+async def _refuse_company(store: Store) -> None:
+    """Raise ConfigurationError where a replica has come while the neighbours were asked."""
+    await store.ownership.renew()
+    if store.ownership.share.replicas > 1:
+        raise ConfigurationError(
+            f"a replica began to serve from the database meanwhile: {STOP_OR_ASK}"
+        )
 
 
 def _remember(
@@ -83,7 +113,7 @@ async def _ask(
     ).neighbours
     store = make_store(stage, replace(config, database_must_exist=True))
     await credentials.open()
-    await store.open()
+    await store.open(upgrade=not dry_run)
     try:
         await transport.open()
         adoption = _adoption(stage, config, store, clock)
@@ -96,6 +126,7 @@ async def _ask(
             )
         found = await reconciler.reconcile(peers, as_of, without)
         if not dry_run:
+            await _refuse_company(store)
             await reconciler.adopt(found)
         return found
     finally:

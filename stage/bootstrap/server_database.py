@@ -166,6 +166,14 @@ class ServerDatabase:
             " or as your platform does"
         )
 
+    def refuse_beside_replicas(self, fix: str) -> None:
+        """Raise ConfigurationError with that fix while a replica serves from the database."""
+        ((can_register,),) = self.read("has_replicas")
+        if can_register and (serving := [name for (name,) in self.read("live_replicas")]):
+            raise ConfigurationError(
+                f"{', '.join(serving)} still serves from the database {self.path}: {fix}"
+            )
+
     def read(self, name: str, *parameters: object) -> list[Row]:
         """The rows of a statement that only reads."""
         return self._run(self._link.fetch(name, *parameters))
@@ -181,10 +189,7 @@ class ServerDatabase:
             raise ConfigurationError(
                 f"the database {self.path} has no identity yet: run `stage db upgrade`"
             )
-        if serving := [name for (name,) in self._run(self._link.fetch("live_replicas"))]:
-            raise ConfigurationError(
-                f"{', '.join(serving)} still serves from the database {self.path}: stop it"
-            )
+        self.refuse_beside_replicas("stop it")
         changed = change(found, self._server.now())
         self._run(self._link.fetch("put_identity", *values(changed)))
         self._run(self._link.fetch("bury_all"))

@@ -31,8 +31,8 @@ def reconcile(
 ) -> int:
     """Ask every neighbour for its sagas since the backup, and adopt those that are missing.
 
-    The stage has to be stopped. Exit status 1 when a neighbour did not answer, or when one that
-    has opened sagas is not configured.
+    The stage has to be stopped; on PostgreSQL a dry run may go on beside it. Exit status 1 when a
+    neighbour did not answer, or when one that has opened sagas is not configured.
     """
     import asyncio
 

@@ -519,8 +519,12 @@ class Unit(Protocol):
 class Store(Protocol):
     """A journal on a database. Opened once, closed once, used from one event loop."""
 
-    async def open(self) -> None:
-        """Check or take what is needed (file lock, schema). Raises ConfigurationError."""
+    async def open(self, *, upgrade: bool = True) -> None:
+        """Check or take what is needed (file lock, schema). Raises ConfigurationError.
+
+        Without `upgrade` a database is read as it stands: a migration that is pending is an error,
+        and the release that opens it is not written down.
+        """
         ...
 
     async def close(self) -> None:

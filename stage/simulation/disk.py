@@ -145,7 +145,7 @@ class SimulatedStore:
         """Whether no other process can write."""
         return self._disk.exclusive
 
-    async def open(self) -> None:
+    async def open(self, *, upgrade: bool = True) -> None:
         """Begin to use a disk that was opened before."""
         if self._replica is not None:
             await self._store.open()

@@ -124,9 +124,9 @@ class BlockingStore:
         self._store = self._make()
         self._run(self._store.open())
 
-    async def open(self) -> None:
+    async def open(self, *, upgrade: bool = True) -> None:
         """See ports.store.Store."""
-        self._run(self._store.open())
+        self._run(self._store.open(upgrade=upgrade))
 
     async def close(self) -> None:
         """See ports.store.Store."""

@@ -99,8 +99,8 @@ class MemoryStore:
         self._sole_owner = SoleOwner(self._database.due)
         self._open = False
 
-    async def open(self) -> None:
-        """See ports.store.Store."""
+    async def open(self, *, upgrade: bool = True) -> None:
+        """See ports.store.Store. A database in memory is made by this release."""
         self._database.open()
         self._open = True
 

@@ -164,7 +164,9 @@ class PostgresStore(StatementQueries):
         else:
             await migrate.check_known(dialect, known)
         await record_key(link, self._codec)
-        self._timeline.identity, self._made = await take(link, self._server)
+        found = None if upgrade else await read_identity(link)
+        taken = await take(link, self._server) if found is None else (found, False)
+        self._timeline.identity, self._made = taken
         if missing := await unpromised(link, self._server):
             self._listeners.unpromised(missing)
 

@@ -23,7 +23,6 @@ from stage.store import rows
 from stage.store.asked import earliest
 from stage.store.batches import Committed
 from stage.store.codec import PLAIN
-from stage.store.migrate import Migration
 from stage.store.queries import StatementQueries
 from stage.store.queue import ThreadChannel
 from stage.store.sole_owner import SoleOwner
@@ -114,7 +113,7 @@ class SqliteStore(StatementQueries):
         try:
             home = await self._connections.open(
                 partial(refuse_foreign, file=self._file),
-                partial(self._prepare, dialect.upgrade_now if upgrade else dialect.check),
+                partial(self._prepare, upgrade=upgrade),
             )
             await self._writer.open(home)
             self._watch.start()
@@ -179,17 +178,18 @@ class SqliteStore(StatementQueries):
             self._lock.remember(timeline.mark)
         self._lock.release()
 
-    def _prepare(
-        self,
-        migrate: Callable[[sqlite3.Connection, Sequence[Traversable]], Sequence[Migration] | None],
-        connection: sqlite3.Connection,
-    ) -> None:
+    def _prepare(self, connection: sqlite3.Connection, *, upgrade: bool) -> None:
         """Bring the schema up to date, and see whose database it is."""
         refuse_owner(read_identity(connection), self._file)
         refuse_worker(connection, self._file)
-        self._migrated = tuple(each.title for each in migrate(connection, self._migrations) or ())
+        if upgrade:
+            applied = dialect.upgrade_now(connection, self._migrations)
+            self._migrated = tuple(each.title for each in applied)
+        else:
+            dialect.check(connection, self._migrations)
         record_key(connection, self._codec)
-        identity = take(connection, self._file, self._file.now())
+        found = None if upgrade else read_identity(connection)
+        identity = found or take(connection, self._file, self._file.now())
         left, without_log = self._lock.mark, self._without_log
         self._connections.timeline.opened(connection, identity, left, without_log=without_log)
 
