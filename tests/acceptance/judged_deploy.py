@@ -147,6 +147,7 @@ def test_a_fault_of_a_manifest_is_seen(tmp_path: Path) -> None:
         {"allowedHosts": ["a.example.com,b.example.com"]},
         {"env": [{"name": "STAGE_ALLOWED_HOSTS", "value": "pay.example.com"}]},
         {"env": [{"value": "nameless"}]},
+        {"env": [{"name": "STAGE_TLS_CERT", "value": "/etc/stage/keys/payment.pem"}]},
     ],
 )
 def test_values_that_are_wrong_are_refused(values: dict[str, Any]) -> None:
@@ -182,6 +183,18 @@ def test_a_pod_has_what_its_cluster_wants(name: str) -> None:
     assert ["payment", "payment.default"] == allowed[:2] and MORE["allowedHosts"] == allowed[-2:]
     (temporary,) = (each for each in spec["volumes"] if each["name"] == "temporary")
     assert "40Gi" == temporary["emptyDir"]["sizeLimit"]
+
+
+@pytest.mark.parametrize(
+    "settings, scheme", [({}, None), ({"tls_cert": "/etc/stage/keys/payment.pem"}, "HTTPS")]
+)
+def test_probes_speak_as_the_ports_do(settings: dict[str, Any], scheme: str | None) -> None:
+    """With a certificate every port speaks TLS: a pod that is asked in plain is never ready."""
+    given = {"settings": {"drain_seconds": 20, **settings}}
+    spec = yaml.safe_load(rendered(given)["deployment.yaml"])["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    asked = [container[f"{kind}Probe"]["httpGet"] for kind in ("startup", "readiness", "liveness")]
+    assert [scheme] * 3 == [each.get("scheme") for each in asked]
 
 
 @pytest.mark.parametrize("name", ["compose.yaml", "compose.postgres.yaml"])

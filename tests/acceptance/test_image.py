@@ -20,6 +20,7 @@ import pytest
 from stage.config import SETTINGS
 from stage.demo.chain import free_ports
 from tests.acceptance.image import Image, read_image
+from tests.certificates import Authority
 
 ROOT = Path(__file__).resolve().parents[2]
 HOST = "127.0.0.1"
@@ -103,6 +104,28 @@ async def test_the_start_command_of_the_image_serves(
         async with asyncio.timeout(START_SECONDS_MAX):
             assert 0 == await process.wait()
     assert [] == os.listdir(code)  # it writes into its volume alone
+
+
+@pytest.mark.parametrize("by", ["variables", "settings"])
+async def test_the_image_is_healthy_with_a_certificate(
+    image: Image, environment: dict[str, str], tmp_path: Path, by: str
+) -> None:
+    """Every port speaks TLS then, under names that are none of loopback. No proxy is asked."""
+    cert, key = Authority(tmp_path).sign("payment", "payment.internal")
+    given = {"tls_cert": str(cert), "tls_key": str(key)}
+    environment["http_proxy"] = environment["https_proxy"] = "http://127.0.0.1:9"
+    if by == "variables":
+        environment |= {f"STAGE_{name.upper()}": value for name, value in given.items()}
+    else:
+        settings = tmp_path / "stage.toml"
+        settings.write_text("".join(f"{name} = '{value}'\n" for name, value in given.items()))
+        environment["STAGE_CONFIG"] = str(settings)
+    init = ("db", "init", image.command[-1])
+    status, said = await run(environment, tmp_path, *image.entrypoint, *init)
+    assert 0 == status, said
+    async with serving(image, environment, tmp_path):
+        healthy, said = await run(environment, tmp_path, *image.health)
+        assert 0 == healthy, said
 
 
 async def test_the_start_command_of_the_image_serves_on_postgresql(

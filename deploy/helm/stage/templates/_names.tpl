@@ -75,6 +75,11 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
+{{/* A probe of the admin port, which speaks TLS where the stage has a certificate. */}}
+{{- define "stage.scheme" -}}
+{{- if .Values.settings.tls_cert }}, scheme: HTTPS{{ end }}
+{{- end }}
+
 {{- define "stage.environment" -}}
 - {name: STAGE_CONFIG, value: /etc/stage/config/stage.toml}
 {{- $name := .Release.Name }}
