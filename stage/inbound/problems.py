@@ -9,7 +9,6 @@ from msgspec.structs import replace
 from stage.core.errors import CommitInDoubt, JournalMismatch, NewerJournal, StoreUnavailable
 from stage.inbound.admission import NotSaid
 from stage.inbound.console_paths import is_console
-from stage.inbound.outcomes import OUTCOMES
 from stage.inbound.request import PROBLEM_JSON, Answer, Request
 from stage.ports.engine import (
     Busy,
@@ -98,7 +97,7 @@ def refusal(error: PayloadDiffers | DeadlineOver | NotYours) -> WireError:
             str(error),
             hint="the outcome is that of the saga which has this id: a retry sends the same data,"
             " a new saga has a new id; compensate here before yourself",
-            outcome=OUTCOMES[error.state],
+            outcome=error.outcome,
             type=ProblemType.ID_REUSED,
         )
     if isinstance(error, NotYours):

@@ -17,12 +17,12 @@ from stage.core.questions import standing_apart, standing_in, standing_of_saga
 from stage.core.saga import Saga
 from stage.core.states import EXTERNAL_KINDS, ParkCause, SagaState, Tell
 from stage.core.steps import Plan, Step, StepKind
-from stage.inbound.outcomes import OUTCOMES
 from stage.inbound.service import Service
 from stage.ports.engine import Snapshot
 from stage.ports.store import Entry, SagaRow
 from stage.wire.envelope import format_instant, optional_instant
 from stage.wire.problem import WireError
+from stage.wire.saga_outcome import outcome_of
 from stage.wire.views import JournalView, SagaView, StepView
 
 JOURNAL_BYTES_MAX = 262_144
@@ -70,7 +70,7 @@ def view_of_snapshot(service: Service, snapshot: Snapshot) -> SagaView:
     return msgspec.structs.replace(
         listed,
         state=saga.state.value,
-        outcome=OUTCOMES[saga.state],
+        outcome=outcome_of(saga.state, forgotten=saga.forgotten or row.forgotten),
         parked=bool(saga.parked),
         parked_reason=saga.parked or None,
         parked_cause=_value_of(saga.parked_cause),
@@ -137,7 +137,7 @@ def row_view(service: Service, row: SagaRow) -> SagaView:
         saga_id=row.id,
         stage=service.participant.plan.stage,
         state=row.state.value,
-        outcome=OUTCOMES[row.state],
+        outcome=outcome_of(row.state, forgotten=row.forgotten),
         parked=bool(row.parked),
         parked_reason=row.parked or None,
         parked_cause=_value_of(row.parked_cause),

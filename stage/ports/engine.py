@@ -19,6 +19,7 @@ from stage.ports.observer import TraceContext
 from stage.ports.peers import PeerStanding
 from stage.ports.store import Act, Backlog, Changes, Entry, Filter, Group, SagaRow
 from stage.wire.envelope import Envelope
+from stage.wire.outcome import Outcome
 from stage.wire.replies import CompensateRequest
 from stage.wire.shared import SharedSaga
 
@@ -336,12 +337,12 @@ class KeyReused(Exception):
 class PayloadDiffers(Exception):
     """The saga id was used before with another payload; the saga it names is unaffected.
 
-    `state` is that of the saga.
+    `outcome` is that of the saga.
     """
 
-    def __init__(self, reason: str, state: SagaState) -> None:
+    def __init__(self, reason: str, outcome: Outcome) -> None:
         super().__init__(reason)
-        self.state = state
+        self.outcome = outcome
 
 
 class DeadlineOver(Exception):

@@ -96,6 +96,16 @@ class SagaRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return self.answered and self.closed_at is not None and not self.answer_body
 
     @property
+    def forgotten(self) -> bool:
+        """True when a person forgot it before it had ended well: it answers 410, and runs no more.
+
+        A saga that has not ended has no answer otherwise.
+        """
+        if self.state in (SagaState.COMPLETED, SagaState.COMPENSATED):
+            return False
+        return self.answer_status == 410
+
+    @property
     def given_up(self) -> bool:
         """True when a person forgot it before it had ended well, and it is not closed yet.
 

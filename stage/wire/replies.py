@@ -109,7 +109,7 @@ SAGA_VIEW_REPLIES: dict[int, dict[str, ReplyKind]] = {
         Outcome.IN_PROGRESS: ReplyKind.ACCEPTED,
         Outcome.NOT_EXECUTED: ReplyKind.GONE,
         Outcome.COMPENSATED: ReplyKind.GONE,
-        Outcome.UNKNOWN: ReplyKind.GONE,  # it failed to compensate; asking it to shows what stands
+        Outcome.UNKNOWN: ReplyKind.GONE,  # not undone, or forgotten: compensate says which
     },
     404: {Outcome.NOT_EXECUTED: ReplyKind.GONE},
     405: {Outcome.NOT_EXECUTED: ReplyKind.GONE, Outcome.UNKNOWN: ReplyKind.GONE},

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
 from stage import Http, Saga, Stage, Tx
 from stage.authoring.steps import CallStep
 from stage.demo.payment import Order
-from tests.scenario.chain import Chain, running_chain
+from stage.engine.embedded.commands import EmbeddedCommands
+from tests.scenario.chain import ORDER, Chain, running_chain
 
 WHO = {"actor": "kim", "reason": "ticket 17"}
 
@@ -84,6 +86,45 @@ async def test_forget_gives_the_saga_up_and_leaves_a_tombstone(chain: Chain) -> 
     assert (410, ["charge"]) == (code, msgspec.json.decode(body)["stands"])
     assert 410 == (await chain.send("s-1"))[0]
     assert 409 == (await do(chain, "s-1", "retry"))[0]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("closed", [False, True])
+async def test_no_look_says_that_a_forgotten_saga_still_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turned: bool, closed: bool
+) -> None:
+    """Its state stays as it was; nothing happens any more that a caller could wait for."""
+    if not closed:  # the process is lost between the verb and the closing
+        monkeypatch.setattr(EmbeddedCommands, "_close", not_closed)
+    async with running_chain(tmp_path, stage=undoable()) as chain:
+        await chain.script(chain.psp, script="effect-then-drop")
+        assert 202 == (await chain.send("s-1"))[0]
+        await chain.until("s-1", lambda saga: saga["parked"])
+        if turned:
+            assert 202 == (await chain.compensate("s-1"))[0]
+        _, before = await do(chain, "s-1", "forget", dry_run=True)
+        assert "in_progress" == (await chain.view("s-1"))["outcome"]
+
+        assert 200 == (await do(chain, "s-1", "forget"))[0]
+
+        shown, url = await chain.view("s-1"), f"{chain.stage}/sagas"
+        assert ("compensating" if turned else "active") == shown["state"]
+        listed = (await chain.get(url))["sagas"]
+        stages = (await chain.get(f"{url}/s-1?view=chain"))["stages"]
+        looks = [before, shown, *listed, *(each for each in stages if each["stage"] == "payment")]
+        assert ["unknown"] * 4 == [each["outcome"] for each in looks]
+        answers = [
+            await chain.send("s-1"),
+            await chain.compensate("s-1"),
+            await chain.send("s-1", {**ORDER, "amount": 999}),
+        ]
+        assert [410, 410, 422] == [status for status, _, _ in answers]
+        outcomes = [msgspec.json.decode(body)["outcome"] for _, _, body in answers]
+        assert ["unknown"] * 3 == outcomes
+
+
+async def not_closed(self: EmbeddedCommands, saga_id: str) -> None:
+    """In place of the closing."""
 
 
 async def test_forget_changes_no_answer_of_a_saga_of_which_nothing_stands(chain: Chain) -> None:

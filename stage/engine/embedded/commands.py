@@ -59,6 +59,7 @@ from stage.wire.envelope import Envelope, check_room
 from stage.wire.outcome import Outcome
 from stage.wire.problem import WireError
 from stage.wire.replies import CompensateRequest
+from stage.wire.saga_outcome import outcome_of
 
 UNREAD = "its journal cannot be read: it can only be forgotten"
 COMPENSATION_OVER = frozenset({SagaState.COMPENSATED, SagaState.FAILED_TO_COMPENSATE})
@@ -114,7 +115,7 @@ class EmbeddedCommands(EmbeddedErasing):
                 assert live.row is not None
                 exists = True
                 if live.context is not own:
-                    _check_same(live.context, live.row.state, envelope, fingerprint)
+                    _check_same(live.context, live.row, envelope, fingerprint)
                 replayed = live.replayed or (joined and _answered(live))
                 first = first or (live.request.deposit and not (joined or live.replayed))
                 if respond_async and not _answered(live):
@@ -191,7 +192,7 @@ class EmbeddedCommands(EmbeddedErasing):
             row = await self._elsewhere.row_when(saga_id, until, lambda row: row.answered)
             if row is None:
                 return None
-            _check_same(context_of(row, self._store.codec), row.state, envelope, fingerprint)
+            _check_same(context_of(row, self._store.codec), row, envelope, fingerprint)
             if row.answered:
                 return row
             deferred = e.AnswerDeferred(at=self._clock.now())
@@ -526,7 +527,7 @@ def _was_buried(live: LiveSaga) -> bool:
     return live.saga is not None and live.saga.tombstone and not live.replayed
 
 
-def _check_same(context: Context, state: SagaState, envelope: Envelope, fingerprint: str) -> None:
+def _check_same(context: Context, row: SagaRow, envelope: Envelope, fingerprint: str) -> None:
     """Refuse another neighbour's saga, and another payload under the same id.
 
     The trail's last name tells who opened it, and once the trail was dropped, what was kept of the
@@ -537,7 +538,8 @@ def _check_same(context: Context, state: SagaState, envelope: Envelope, fingerpr
     if foreign or not same_opener(context.fingerprint, fingerprint):
         raise NotYours(f"saga {envelope.saga_id} was opened by another neighbour than you")
     if not same_payload(context.fingerprint, fingerprint):
-        raise PayloadDiffers(f"saga {envelope.saga_id} was accepted with other data", state)
+        outcome = outcome_of(row.state, forgotten=row.forgotten)
+        raise PayloadDiffers(f"saga {envelope.saga_id} was accepted with other data", outcome)
 
 
 def _reply(row: SagaRow | None, *, replayed: bool) -> Reply | None:

@@ -7,22 +7,15 @@ import msgspec
 from stage.core.questions import Standing, standing
 from stage.core.requester import opener_hash
 from stage.core.saga import Saga
-from stage.core.states import Phase, SagaState
+from stage.core.states import Phase
 from stage.core.steps import FORWARD_PREFIX, Plan
 from stage.engine.saga.context import PAYLOAD_HASH_CHARS, Context
 from stage.ports.engine import Snapshot
 from stage.wire.envelope import encode_envelope, format_instant
 from stage.wire.outcome import Outcome
+from stage.wire.saga_outcome import outcome_of
 from stage.wire.shared import ENVELOPE_BYTES_MAX, SharedSaga, Side
 
-OF_THIS_STAGE = {
-    SagaState.ACTIVE: Outcome.IN_PROGRESS,
-    SagaState.COMPENSATING: Outcome.IN_PROGRESS,
-    SagaState.COMPLETED: Outcome.EXECUTED,
-    SagaState.COMPENSATED: Outcome.COMPENSATED,
-    SagaState.FAILED_TO_COMPENSATE: Outcome.UNKNOWN,
-}
-"""The outcome for the neighbour that opened the saga here."""
 OF_THE_FORWARD = {
     Standing.STANDS: Outcome.EXECUTED,
     Standing.MAY_STAND: Outcome.UNKNOWN,
@@ -44,7 +37,8 @@ def shared_with(
     if envelope is None:
         return _without_contents(neighbour, plan, snapshot, context.fingerprint)
     if envelope.upstream == neighbour:
-        outcome = OF_THIS_STAGE[saga.state] if snapshot.readable else Outcome.UNKNOWN
+        shown = outcome_of(saga.state, forgotten=saga.forgotten)
+        outcome = shown if snapshot.readable else Outcome.UNKNOWN
         return _item(snapshot, Side.DOWNSTREAM, outcome, encode_envelope(envelope))
     name = FORWARD_PREFIX + neighbour
     if name not in saga.steps:
@@ -66,9 +60,7 @@ def _without_contents(
     saga = snapshot.saga
     if not fingerprint:
         return None
-    outcome = OF_THIS_STAGE[saga.state]
-    if saga.state not in (SagaState.COMPLETED, SagaState.COMPENSATED):
-        outcome = Outcome.UNKNOWN
+    outcome = outcome_of(saga.state, forgotten=True)
     if fingerprint[PAYLOAD_HASH_CHARS:] == opener_hash(saga.id, neighbour):
         return _item(snapshot, Side.DOWNSTREAM, outcome, b"")
     if FORWARD_PREFIX + neighbour in saga.under(plan).by_name:

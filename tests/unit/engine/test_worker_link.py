@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from stage.core.states import SagaState
 from stage.engine.workers.link import WorkerDoor, WorkerLink
 from stage.inbound.local import open_socket
 from stage.ports.engine import Busy, PayloadDiffers, SagaLost, Stopping, WorkerLost
+from stage.wire.outcome import Outcome
 from stage.wire.problem import WireError
 from tests.waits import HANG_SECONDS
 
 ERRORS = (
-    PayloadDiffers("other data", SagaState.ACTIVE),
+    PayloadDiffers("other data", Outcome.IN_PROGRESS),
     Busy("full", 2.0),
     SagaLost("not here", certain=True),
     Stopping(),
