@@ -169,6 +169,13 @@ def test_a_pod_has_no_rights(deploy: Path, name: str) -> None:
         assert set() == set(variables(container)) - VARIABLES
 
 
+@pytest.mark.parametrize("name", ["deployment.yaml", *JOBS])
+def test_no_pod_makes_a_database_by_the_way(deploy: Path, name: str) -> None:
+    """By the chart, since the image of an author may be another one than ours."""
+    (container,) = pod(deploy, name)["containers"]
+    assert "true" == variables(container)["STAGE_DATABASE_MUST_EXIST"]
+
+
 def variables(container: Any) -> dict[str, str]:
     """The environment of a container."""
     return {each["name"]: each["value"] for each in container["env"]}
@@ -243,3 +250,17 @@ def test_the_unit_of_systemd_knows_settings_and_times(deploy: Path) -> None:
     granted = re.search(r"^TimeoutStopSec=(\d+)$", text, flags=re.MULTILINE)
     assert granted is not None
     assert int(granted[1]) > Config().drain_seconds + EXIT_SECONDS_MAX
+
+
+def test_the_commands_for_systemd_work_in_their_order(root: Path) -> None:
+    """A module is imported from the folder of the unit; the database is there at the start."""
+    page = (root / "docs" / "deploy.md").read_text(encoding="utf-8")
+    section = page.partition("\n## systemd\n")[2].partition("\n## ")[0]
+    commands = "".join(re.findall(r"```\n(.*?)```", section, flags=re.DOTALL))
+    unit = (root / "deploy" / "systemd" / "stage@.service").read_text(encoding="utf-8")
+    folder = re.search(r"^WorkingDirectory=(\S+)$", unit, flags=re.MULTILINE)
+    assert folder is not None
+    enter, init, start = (
+        commands.index(word) for word in (f"cd {folder[1]}", "db init", "systemctl enable --now")
+    )
+    assert enter < init < start

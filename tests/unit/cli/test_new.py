@@ -136,6 +136,15 @@ def test_its_undo_believes_no_gateway(project: Path) -> None:
     assert 0 == done.returncode, done.stdout + done.stderr
 
 
+def test_its_image_makes_no_database_by_the_way(project: Path) -> None:
+    """A volume that was forgotten is a start that is refused. `db init` is a command of the image,
+    as the start is: the chart gives either as arguments."""
+    text = (project / "Dockerfile").read_text(encoding="utf-8")
+    assert "STAGE_DATABASE_MUST_EXIST=true" in text
+    assert 'ENTRYPOINT ["stage"]\nCMD ["serve", "card_payment.stage:card_payment"]\n' in text
+    assert "db init card_payment.stage:card_payment" in text
+
+
 def test_no_word_of_a_template_is_left(project: Path) -> None:
     """Every file is filled in, its settings are read, and its requirements name this release."""
     for file in project.rglob("*"):

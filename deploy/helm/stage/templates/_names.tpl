@@ -86,6 +86,7 @@ capabilities: {drop: [ALL]}
 {{- $full := printf "%s.%s" $name .Release.Namespace }}
 {{- $inside := list $name $full (printf "%s.svc" $full) (printf "%s.svc.cluster.local" $full) }}
 - {name: STAGE_ALLOWED_HOSTS, value: {{ concat $inside .Values.allowedHosts | join "," | quote }}}
+- {name: STAGE_DATABASE_MUST_EXIST, value: "true"}
 {{- if .Values.postgres.urlSecret }}
 - name: STAGE_DATABASE
   valueFrom:
