@@ -14,7 +14,7 @@ import msgspec
 from stage.authoring.declaration import StageDeclaration
 from stage.bootstrap.database_log import report_unpromised, report_waiting
 from stage.bootstrap.encryption import codec_of, sealed_codec
-from stage.bootstrap.generations import Change, released, restored
+from stage.bootstrap.generations import Accepted, Change, released, restored, stop_sweeps
 from stage.bootstrap.seat import Seat
 from stage.config import Config
 from stage.core.errors import ConfigurationError
@@ -279,12 +279,17 @@ class Database:
             take(self._connection, self._file, now)
         return applied
 
-    def restored(self, as_of: float) -> Identity:
-        """Accept a backup of that age that was put back: a new generation begins with it."""
+    def restored(self, as_of: float) -> Accepted:
+        """Accept a backup of that age that was put back: a new generation begins with it.
+
+        No sweep of it goes on by itself.
+        """
         ((latest,),) = self.read("latest_change")
-        accepted = self._write(restored(as_of, latest, self._newest_generation))
-        mark_restored(self._connection, self.path, accepted)
-        return accepted
+        found = self._to_be_changed()
+        stopped = stop_sweeps(self.read, SystemClock().now())
+        identity = self._write(found, restored(as_of, latest, self._newest_generation))
+        mark_restored(self._connection, self.path, identity)
+        return Accepted(identity=identity, stopped_sweeps=stopped)
 
     def reconciled(self, answers: Mapping[str, str]) -> None:
         """Remember which neighbours were asked, with what each of them answered."""
@@ -307,7 +312,8 @@ class Database:
 
         Raises ConfigurationError while one of these neighbours was not asked.
         """
-        return self._write(released(self.unreconciled(neighbours)))
+        change = released(self.unreconciled(neighbours))
+        return self._write(self._to_be_changed(), change)
 
     def reencrypt(self, key_file: str) -> Reencrypted:
         """Bring all contents under the first key of the file, also beside a stage that is up."""
@@ -331,7 +337,7 @@ class Database:
         return made
 
     def read(self, name: str, *parameters: object) -> list[Row]:
-        """The rows of a statement that only reads."""
+        """The rows of a statement."""
         return self._connection.execute(statement(name), parameters).fetchall()
 
     def lost_sagas(self) -> list[Row]:
@@ -344,13 +350,17 @@ class Database:
         known = mark.generation if mark is not None and mark.id == found.id else 0
         return max(found.generation, known)
 
-    def _write(self, change: Change) -> Identity:
+    def _to_be_changed(self) -> Identity:
+        """The identity, under the lock of the file. Raises ConfigurationError."""
         self._lock.acquire()
         found = self.identity
         if found is None:
             raise ConfigurationError(
                 f"the database {self.path} has no identity yet: run `stage db upgrade`"
             )
+        return found
+
+    def _write(self, found: Identity, change: Change) -> Identity:
         changed = change(found, SystemClock().now())
         write_identity(self._connection, changed)
         self._remember(changed)

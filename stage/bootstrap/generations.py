@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final, Protocol
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from stage.core.errors import ConfigurationError
+from stage.core.sweep import SweepState
 from stage.ports.identity import Identity
+from stage.ports.store import Act, Row
+from stage.store import rows
 
 Change = Callable[[Identity, float], Identity]
 """Makes the next identity out of the present one and the instant, in epoch seconds."""
+
+ACTOR: Final = "stage db restored"
+PUT_BACK: Final = "stopped: an older database was put back"
+"""The actor and the reason of the acts by which the sweeps of a backup are stopped."""
+
+
+class Accepted(Struct, frozen=True, kw_only=True):
+    """A database that was accepted as restored, and the numbers of the sweeps that ran in it."""
+
+    identity: Identity
+    stopped_sweeps: tuple[int, ...]
+
+
+class Execute(Protocol):
+    """Runs a statement by its name in a transaction of its own, and gives its rows."""
+
+    def __call__(self, name: str, *parameters: object) -> list[Row]: ...
 
 
 def restored(as_of: float, latest: float | None, newest: Callable[[Identity], int]) -> Change:
@@ -27,6 +49,30 @@ def restored(as_of: float, latest: float | None, newest: Callable[[Identity], in
         restored_at=now,
         released_at=None,
     )
+
+
+def stop_sweeps(execute: Execute, now: float) -> tuple[int, ...]:
+    """Stop every sweep that runs in a backup; their numbers.
+
+    A person may have stopped it since, or have done its work by hand: it goes on when a person
+    says so. The act is written first, so that a stop between the two leaves no sweep
+    without one. No row is read as a value: its verb may be one of a newer release.
+    """
+    ((there,),) = execute("has_sweeps")
+    running = execute("running_sweeps") if there else []
+    for number, verb, where, sagas in running:
+        act = Act(
+            at=now,
+            actor=ACTOR,
+            act=f"sweep_{verb}",
+            target=f"sweep {number}",
+            reason=PUT_BACK,
+            before=SweepState.RUNNING.value,
+            after=f"{SweepState.STOPPED.value}, {sagas} sagas: {where}",
+        )
+        execute("keep_act", *rows.act_values(act))
+        execute("set_sweep", number, SweepState.STOPPED.value)
+    return tuple(number for number, *_ in running)
 
 
 def released(unasked: Sequence[str]) -> Change:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from stage.bootstrap.encryption import sealed_codec
-from stage.bootstrap.generations import Change, released, restored
+from stage.bootstrap.generations import Accepted, Change, released, restored, stop_sweeps
 from stage.core.errors import ConfigurationError
 from stage.core.lost import unasked
 from stage.ports.identity import Identity
@@ -113,10 +113,16 @@ class ServerDatabase:
         self._run(take(self._link, self._server))
         return applied
 
-    def restored(self, as_of: float) -> Identity:
-        """Accept a backup of that age that was put back: a new generation begins with it."""
+    def restored(self, as_of: float) -> Accepted:
+        """Accept a backup of that age that was put back: a new generation begins with it.
+
+        No sweep of it goes on by itself.
+        """
         ((latest,),) = self.read("latest_change")
-        return self._write(restored(as_of, latest, lambda found: found.generation))
+        found = self._to_be_changed()
+        stopped = stop_sweeps(self.read, self._server.now())
+        identity = self._write(found, restored(as_of, latest, lambda found: found.generation))
+        return Accepted(identity=identity, stopped_sweeps=stopped)
 
     def reconciled(self, answers: Mapping[str, str]) -> None:
         """Remember which neighbours were asked, with what each of them answered."""
@@ -137,7 +143,8 @@ class ServerDatabase:
 
         Raises ConfigurationError while one of these neighbours was not asked.
         """
-        return self._write(released(self.unreconciled(neighbours)))
+        change = released(self.unreconciled(neighbours))
+        return self._write(self._to_be_changed(), change)
 
     def reencrypt(self, key_file: str) -> Reencrypted:
         """Bring all contents under the first key of the file, also beside replicas that are up."""
@@ -175,7 +182,7 @@ class ServerDatabase:
             )
 
     def read(self, name: str, *parameters: object) -> list[Row]:
-        """The rows of a statement that only reads."""
+        """The rows of a statement."""
         return self._run(self._link.fetch(name, *parameters))
 
     def lost_sagas(self) -> list[Row]:
@@ -183,13 +190,17 @@ class ServerDatabase:
         found = self._run(self._link.fetch("lost_sagas", LOST_SAGAS_MAX))
         return [(saga_id, by, reason) for saga_id, by, reason, _, _ in found]
 
-    def _write(self, change: Change) -> Identity:
+    def _to_be_changed(self) -> Identity:
+        """The identity, while nobody serves. Raises ConfigurationError."""
         found = self.identity
         if found is None:
             raise ConfigurationError(
                 f"the database {self.path} has no identity yet: run `stage db upgrade`"
             )
         self.refuse_beside_replicas("stop it")
+        return found
+
+    def _write(self, found: Identity, change: Change) -> Identity:
         changed = change(found, self._server.now())
         self._run(self._link.fetch("put_identity", *values(changed)))
         self._run(self._link.fetch("bury_all"))

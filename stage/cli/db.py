@@ -143,7 +143,8 @@ def restored(target: str, as_of: str, all_files: bool, **given: Any) -> None:
         raise Failure(f"--as-of is {error}: give for example 2026-11-23T02:30:00Z") from error
     with _open_chosen(target, given, all_files=all_files) as databases:
         for database in databases:
-            identity = database.restored(instant)
+            accepted = database.restored(instant)
+            identity = accepted.identity
             click.echo(
                 f"generation {identity.generation} of {database.path} begins with the backup of"
                 f" {as_of}. Until `stage reconcile` and `stage db released` sagas that are not in"
@@ -153,6 +154,12 @@ def restored(target: str, as_of: str, all_files: bool, **given: Any) -> None:
                 click.echo(
                     f"no saga in it changed behind {format_instant(since)}, so the neighbours are"
                     " asked from there on"
+                )
+            if stopped := accepted.stopped_sweeps:
+                numbers = ", ".join(map(str, stopped))
+                click.echo(
+                    f"{len(stopped)} sweeps that ran in it are stopped: {numbers}. `stage sweeps N"
+                    " --resume --reason TEXT` lets one go on"
                 )
 
 

@@ -114,7 +114,7 @@ async def test_a_backup_put_back_knows_no_saga_since_then(tmp_path: Path) -> Non
     with pytest.raises(ConfigurationError, match="older copy"):
         await make_store(payment, config).open()
     with open_database(payment, config) as database:
-        assert 2 == database.restored(parse_instant(BEFORE)).generation
+        assert 2 == database.restored(parse_instant(BEFORE)).identity.generation
 
     async with running_chain(tmp_path) as chain:
         assert 503 == (await chain.request("GET", f"{chain.stage}/readyz"))[0]

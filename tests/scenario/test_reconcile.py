@@ -124,7 +124,7 @@ def test_a_backup_without_a_saga_lacks_all_since_its_birth(tmp_path: Path) -> No
     with open_database(payment, config, make=True):
         pass
     with open_database(payment, config) as database:
-        identity = database.restored(time.time() + 5 * 3600.0)
+        identity = database.restored(time.time() + 5 * 3600.0).identity
     assert identity.born_at == identity.restored_as_of
 
 

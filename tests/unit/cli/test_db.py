@@ -211,11 +211,15 @@ def test_the_database_of_another_stage_is_refused(folder: Path) -> None:
 def test_a_backup_that_was_put_back_is_accepted_by_name(folder: Path) -> None:
     """A new generation, which awaits a release; what it lacks is listed then."""
     assert 0 == db("init", folder).status
+    sweep = "INSERT INTO stage_sweep VALUES (7, 1.0, 'kim', 'retry', 'x', '', '', 1.0, 'running')"
+    with closing(sqlite3.connect(folder / "p.db")) as connection, connection:
+        connection.execute(sweep)
     done = stage(
         *("db", "restored", "pay:payment", *DATABASE, "--as-of", "2026-11-23T02:30:00Z"),
         cwd=folder,
     )
     assert 0 == done.status and "generation 2" in done.out, done
+    assert "sweeps that ran in it are stopped: 7. `stage sweeps N --resume" in done.out
     assert "generation 2" in db("status", folder).out
     with closing(sqlite3.connect(folder / "p.db")) as connection:
         connection.execute("INSERT INTO lost_saga VALUES ('o-7', 'shipping', 'late', NULL, 1.0)")

@@ -110,7 +110,7 @@ async def test_without_the_log_it_is_accepted_by_name(restored: Path) -> None:
     with pytest.raises(ConfigurationError, match="older copy"):
         await SqliteStore(file(restored)).open()
     with Database(file(restored), (), make=False) as database:
-        assert 2 == database.restored(0.0).generation
+        assert 2 == database.restored(0.0).identity.generation
     store = SqliteStore(file(restored))
     await store.open()
     try:

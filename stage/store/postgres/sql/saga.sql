@@ -437,6 +437,15 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING number;
 INSERT INTO stage.sweep_saga (sweep, saga_id, ended, detail)
 SELECT $1, unnest($2::text[]), 'pending', '';
 
+-- name: has_sweeps
+-- Whether the database is of a release that has sweeps.
+SELECT to_regclass('stage.sweep') IS NOT NULL;
+
+-- name: running_sweeps
+-- Every sweep that runs: its number, verb, words and number of sagas.
+SELECT number, verb, named, (SELECT count(*) FROM stage.sweep_saga WHERE sweep = number)
+FROM stage.sweep WHERE state = 'running' ORDER BY number;
+
 -- name: set_sweep
 -- Let a sweep be in another state.
 UPDATE stage.sweep SET state = $2 WHERE number = $1;

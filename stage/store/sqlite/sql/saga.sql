@@ -301,6 +301,15 @@ VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) RETURNING number;
 INSERT INTO stage_sweep_saga (sweep, saga_id, ended, detail)
 SELECT ?1, value, 'pending', '' FROM json_each(?2);
 
+-- name: has_sweeps
+-- Whether the database is of a release that has sweeps.
+SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'stage_sweep');
+
+-- name: running_sweeps
+-- Every sweep that runs: its number, verb, words and number of sagas.
+SELECT number, verb, named, (SELECT count(*) FROM stage_sweep_saga WHERE sweep = number)
+FROM stage_sweep WHERE state = 'running' ORDER BY number;
+
 -- name: set_sweep
 -- Let a sweep be in another state.
 UPDATE stage_sweep SET state = ?2 WHERE number = ?1;
