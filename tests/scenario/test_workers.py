@@ -32,6 +32,7 @@ from tests.scenario.chain import HOST, Chain
 from tests.scenario.restored import AS_OF, RestoredChain, restored_chain
 from tests.scenario.test_live_reconcile import ask
 from tests.scenario.test_reconcile import compensated
+from tests.scenario.test_sweeps import post
 
 pytestmark = pytest.mark.blocking
 
@@ -184,3 +185,23 @@ async def test_a_lost_file_is_not_released_before_its_neighbours_were_asked(
     async with stage.serving(2) as workers:
         assert 200 != (await workers[1].send(THERE[0]))[0]
         assert (2, 2) == await stage.chain.charges()
+
+
+async def test_a_file_that_was_put_back_holds_what_the_others_hold(stage: Workers) -> None:
+    """An API that charges twice stays held at every worker, and any of them ends that pause."""
+    before, since = ({"target": target} for target in ("downstreams.shipping", "intake"))
+    async with stage.serving() as chains:
+        await post(chains[0], "/pauses", **before, seconds=600)
+        copy = stage.back_up(1)
+        await post(chains[0], "/pauses/end", **before)
+        await post(chains[0], "/pauses", **since, seconds=600)
+    stage.put_back(1, copy)
+    async with stage.serving() as chains:
+        assert [["intake"], ["intake"]] == [await held(chain) for chain in chains]
+        assert 200 == (await post(chains[1], "/pauses/end", **since))[0]
+        assert [[], []] == [await held(chain) for chain in chains]
+
+
+async def held(chain: Chain) -> list[str]:
+    """The targets that are paused at one worker."""
+    return [each["target"] for each in (await chain.get(f"{chain.stage}/pauses"))["pauses"]]

@@ -29,6 +29,7 @@ from stage.store.sqlite.identity import (
     WORKERS_MAX,
     DatabaseFile,
     is_made,
+    last_number,
     missing,
     numbers_of_workers,
     read_identity,
@@ -42,7 +43,7 @@ from stage.store.sqlite.identity import (
     write_worker,
 )
 from stage.store.sqlite.left_log import refuse_foreign_log, refuse_foreign_log_beside
-from stage.store.sqlite.lock import LOOK_SECONDS, DatabaseInUse, FileLock
+from stage.store.sqlite.lock import LOOK_SECONDS, DatabaseInUse, FileLock, read_mark
 from stage.store.sqlite.making import make_database, sync
 from stage.store.sqlite.statements import statement
 
@@ -158,6 +159,7 @@ def check_listed(file: DatabaseFile, sizes: tuple[int, ...], member: int) -> Non
     with _opened(_member(file, member)) as connection:
         for number in sorted(set(sizes) - numbers_of_workers(connection)):
             record_number_of_workers(connection, number, file.now())
+    _renew_pauses(file, files, member)
 
 
 def prepare_files(file: DatabaseFile, folders: Sequence[Traversable], workers: int) -> FileSet:
@@ -276,6 +278,49 @@ def _pauses_of(file: DatabaseFile) -> list[Row]:
         if connection.execute(statement("has_pauses")).fetchone() is None:
             return []
         return connection.execute(statement("get_pauses")).fetchall()
+
+
+def _renew_pauses(file: DatabaseFile, files: FileSet, member: int) -> None:
+    """Give a file that was restored the pauses of the others, which all workers have alike.
+
+    Its own are as old as the backup: its worker would send to a peer that an operator has paused
+    since, or hold one that was resumed. The pauses of the file that was restored before it, or
+    never, are in force. Called under the lock of the file.
+    """
+    if not (own := _restored_at(file, files, member)):
+        return
+    found = [(_restored_at(file, files, each), each) for each in range(len(files.databases))]
+    if not (before := [(at, each) for at, each in found if at is not None and at < own]):
+        return
+    pauses = _pauses_of(_member(file, min(before)[1]))
+    of_member = _member(file, member)
+    with _opened(of_member) as connection:
+        if connection.execute(statement("has_pauses")).fetchone() is None:
+            return
+        if pauses == connection.execute(statement("get_pauses")).fetchall():
+            return
+        connection.execute(statement("begin_batch"))
+        connection.execute(statement("drop_pauses"))
+        connection.executemany(statement("put_pause"), pauses)
+        connection.execute(statement("commit_batch"))
+
+
+def _restored_at(file: DatabaseFile, files: FileSet, member: int) -> float | None:
+    """When the file of a worker was restored; 0 for never, and None for one that says nothing.
+
+    That is one that is not there, or an older copy that nobody has accepted yet.
+    """
+    of_member = _member(file, member)
+    if not is_made(of_member.path):
+        return None
+    mark = read_mark(of_member.path)  # before the number: its worker may be up
+    with _opened(of_member) as connection:
+        found, number = read_identity(connection), last_number(connection)
+    if found is None or found.id != files.databases[member]:
+        return None
+    if mark is not None and (found.generation, number) < (mark.generation, mark.number):
+        return None
+    return found.restored_at or 0.0
 
 
 def _member(file: DatabaseFile, member: int) -> DatabaseFile:

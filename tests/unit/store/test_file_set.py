@@ -14,6 +14,7 @@ import pytest
 from stage.bootstrap.database import Database
 from stage.core.errors import ConfigurationError
 from stage.core.pause import Pause, Way
+from stage.ports.store import Unit
 from stage.store.migrate import Applied, MigrationState, collected, pending_of
 from stage.store.sqlite import dialect, file_set, making
 from stage.store.sqlite.dialect import SqliteDialect
@@ -188,6 +189,67 @@ async def test_new_files_have_the_pauses_of_the_first(file: DatabaseFile) -> Non
         found = await added.pauses()
         await added.close()
         assert [held] == found
+
+
+async def paused(file: DatabaseFile, member: int, *pauses: Pause) -> list[Pause]:
+    """The pauses of a worker as it has them once it is up, with these ones put then."""
+    check = partial(check_listed, file, (3,), member)
+    path = member_path(file.path, member)
+    store = SqliteStore(msgspec.structs.replace(file, path=path, worker=member, check=check))
+    await store.open()
+    for pause in pauses:
+        await store.transact(partial(_put, pause))
+    found = await store.pauses()
+    await store.close()
+    return found
+
+
+async def _put(pause: Pause, unit: Unit) -> None:
+    await unit.put_pause(pause)
+
+
+@pytest.mark.blocking  # the parent makes them before there is an event loop
+@pytest.mark.parametrize("restored", [(0,), (1,), (2,), (2, 0), (0, 1), (0, 1, 2)])
+async def test_a_restored_file_has_the_pauses_of_the_others(
+    file: DatabaseFile, restored: tuple[int, ...]
+) -> None:
+    """Its own are as old as the backup: one that was ended came back, and the newest was missing.
+
+    Of several that were put back, each gets those of the same file.
+    """
+    ended, held = (
+        Pause(target=target, way=None, at=1.0, until=9e9, actor="kim", reason="ticket 7")
+        for target in ("bank", "psp")
+    )
+    prepare_files(file, (), 3)
+    for member in range(3):
+        backup = member in restored
+        assert 1 == len(await paused(file, member, ended if backup else held))
+    for member in restored:
+        of_member = msgspec.structs.replace(file, path=member_path(file.path, member))
+        with Database(of_member, (), make=False) as database:
+            database.restored(1.0)
+    prepare_files(file, (), 3)
+    everywhere = [ended if len(restored) == 3 else held]
+    assert [everywhere] * 3 == [await paused(file, member) for member in range(3)]
+
+
+@pytest.mark.blocking  # the parent makes them before there is an event loop
+async def test_a_copy_that_nobody_has_accepted_has_no_word_on_pauses(file: DatabaseFile) -> None:
+    """A file that was restored long ago keeps its own, which are newer than such a copy."""
+    held = Pause(target="psp", way=None, at=1.0, until=9e9, actor="kim", reason="ticket 7")
+    prepare_files(file, (), 3)
+    with Database(file, (), make=False) as database:
+        database.restored(1.0)
+    others = [member_path(file.path, member) for member in (1, 2)]
+    copies = [path.read_bytes() for path in others]
+    for member in range(3):
+        await paused(file, member, held)
+    for path, copy in zip(others, copies, strict=True):
+        path.write_bytes(copy)
+    assert [held] == await paused(file, 0)
+    with pytest.raises(ConfigurationError, match="older copy"):
+        await paused(file, 1)
 
 
 @pytest.mark.blocking  # the parent makes them before there is an event loop

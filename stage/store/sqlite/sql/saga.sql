@@ -249,6 +249,10 @@ VALUES (?1, ?2, ?3, ?4, ?5, ?6);
 -- End a pause that was put by then.
 DELETE FROM stage_pause WHERE target = ?1 AND way = ?2 AND at <= ?3;
 
+-- name: drop_pauses
+-- Drop all of them, for those of another file.
+DELETE FROM stage_pause;
+
 -- name: has_pauses
 -- Whether the database is of a release that has pauses.
 SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'stage_pause';
