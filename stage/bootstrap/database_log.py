@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from contextlib import suppress
 from typing import Final
@@ -14,6 +15,7 @@ from stage.inbound.service import Service
 from stage.ports.clock import Clock
 from stage.ports.engine import Queries, SagaLost, Snapshot
 from stage.ports.store import Changes, SagaRow, Store
+from stage.store.postgres.address import POSTGRESQL, unverified
 from stage.telemetry import logs
 from stage.wire.envelope import format_instant
 
@@ -49,6 +51,21 @@ def log_skew(store: Store) -> None:
     shared = store.ownership.time
     if shared is not None and abs(ahead := time.time() - shared) > JUMP_SECONDS:
         logs.default_logger().warning("clock_skewed", seconds=round(ahead, 3), path=store.place)
+
+
+def log_unverified(url: str) -> None:
+    """A warning at start about a server that need not prove who it is.
+
+    The driver's default over TCP is TLS where the server offers it, without a look at its
+    certificate: a machine that answers in its place reads every saga, and may read the password.
+    """
+    if url.startswith(POSTGRESQL) and (host := unverified(url, os.environ)):
+        logs.default_logger().warning(
+            "database_not_verified",
+            path=host,
+            reason="the server need not prove who it is: give the URL sslmode=verify-full and"
+            " sslrootcert=FILE, the authority of its certificate",
+        )
 
 
 def report_waiting(reason: str) -> None:

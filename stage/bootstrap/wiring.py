@@ -30,6 +30,7 @@ from stage.bootstrap.database_log import (
     log_newer,
     log_skew,
     log_trouble,
+    log_unverified,
 )
 from stage.bootstrap.listener import check_not_ours
 from stage.bootstrap.process_log import log_readiness
@@ -215,6 +216,7 @@ class WiredStage:
             begin(self.service.clock)
             log_database(self._store)
             log_skew(self._store)
+            log_unverified(self._config.database)
             await rooms.enter_async_context(self._watched_store())
             await rooms.enter_async_context(self._watch.opened())
             await self._transport.open()
