@@ -10,6 +10,7 @@ activity leave no events, so a history has some ten events a stage, however long
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -35,6 +36,8 @@ HEARTBEAT_SECONDS = 10.0
 """After so long without a sign of its worker an attempt is given to another one."""
 BUDGET_SECONDS = 3600.0
 """The way forward of a saga without a deadline."""
+ASKS_ON = "asks-on-when-cancelled"
+"""The mark of runs that were cancelled on their way back under a release that goes on asking."""
 _RETRY = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=60))
 
 
@@ -113,8 +116,7 @@ class SagaChain:
         if reason is None:
             return ChainEnd(outcome=EXECUTED, data=self._added)
         self._state = "compensating"
-        for stage in reversed(self._reached):
-            await self._compensate(stage, reason)
+        await _to_its_end(self._go_back(reason))
         self._state = FAILED_TO_COMPENSATE if self._stands else COMPENSATED
         end = ChainEnd(outcome=self._state, reason=reason, stands=self._stands)
         raise ApplicationError(reason, end, type=self._state, non_retryable=True)
@@ -174,8 +176,12 @@ class SagaChain:
             )
             passed.append(stage)
 
+    async def _go_back(self, reason: str) -> None:
+        for stage in reversed(self._reached):
+            await self._compensate(stage, reason)
+
     async def _compensate(self, stage: str, reason: str) -> None:
-        """Ask until it is answered: no time-out cuts it."""
+        """Ask until it is answered: no time-out cuts it, and no cancellation of the workflow."""
         if stage in self._cleared:
             return
         try:
@@ -196,6 +202,22 @@ class SagaChain:
         if asked is None:
             return "it was asked to compensate"
         return asked.reason or f"{asked.requested_by} asked to compensate"
+
+
+async def _to_its_end(way_back: Coroutine[Any, Any, None]) -> None:
+    """Go the way back to its end. A cancelled workflow compensates, also where it does so already.
+
+    A cancellation of the workflow reaches the task that awaits this, and not the way back. An
+    eviction ends both: Temporal cancels each task, and `workflow.patched` cannot be called then.
+    """
+    going = asyncio.ensure_future(way_back)
+    while not going.done():
+        try:
+            await asyncio.shield(going)
+        except asyncio.CancelledError:
+            if not workflow.patched(ASKS_ON):
+                going.cancel()  # as it went in this history: the stage that was asked is given up
+    going.result()
 
 
 def _left(deadline: float | None) -> float:

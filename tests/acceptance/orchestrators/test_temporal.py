@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest_asyncio
 from temporalio.client import Client
 
 from examples.temporal.processes import (
+    POLL_SECONDS,
     STAGES,
     NoServer,
     Services,
@@ -18,13 +21,16 @@ from examples.temporal.processes import (
     Worker,
     program,
 )
-from stage.orchestrators.temporal.client import Chain, end_of
-from stage.orchestrators.temporal.workflow import ChainEnd, CompensateAsk
+from stage.orchestrators.temporal.client import Chain, Handle, end_of
+from stage.orchestrators.temporal.workflow import COMPENSATE, ChainEnd, CompensateAsk
 
 DATA = {"order_id": "o-1", "amount": 100}
 EXECUTED = [(1, 1)] * 3
 ONLY_COMPENSATED = [(1, 0)] * 3
 NOTHING = (0, 0)
+WAIT_SECONDS_MAX = 60.0
+CANCELLED_SECONDS = 1.0
+"""The worker hears of a cancellation meanwhile."""
 
 
 class World:
@@ -155,6 +161,31 @@ async def test_a_cancelled_workflow_leaves_nothing(world: World) -> None:
     await running.cancel()
     assert "compensated" == (await end_of(running)).outcome
     assert all(standing == 0 for _, standing in await world.services.books("t-cancel"))
+
+
+async def test_a_cancellation_on_the_way_back_ends_no_asking(world: World) -> None:
+    """A stage is away, an operator cancels in impatience: it is asked until it is back."""
+    saga_id = "t-back"
+    await world.services.script("shipping", script="refuse", match=saga_id)
+    away = {"script": "compensate-gateway", "code": 503, "match": saga_id}
+    await world.services.script("payment", **away)
+    assert world.chain is not None
+    running = await world.chain.start(saga_id, DATA)
+    async with asyncio.timeout(WAIT_SECONDS_MAX):
+        while not (await pending(running))[COMPENSATE] > 1:  # noqa: ASYNC110 - another process
+            await asyncio.sleep(POLL_SECONDS)
+    await running.cancel()
+    await asyncio.sleep(CANCELLED_SECONDS)
+    await world.services.script("payment", script="accept", match=saga_id)
+    assert "compensated" == (await end_of(running)).outcome
+    assert [(1, 0), (1, 0), NOTHING] == await world.services.books(saga_id)
+
+
+async def pending(running: Handle) -> Counter[str]:
+    """How often the activities that are not done were begun, by type."""
+    described = await running.describe()
+    activities = described.raw_description.pending_activities
+    return Counter({each.activity_type.name: each.attempt for each in activities})
 
 
 async def test_duplicates_are_one_run_with_one_answer(world: World) -> None:

@@ -6,6 +6,8 @@ is new: `temporal workflow show --output json --workflow-id ID` of a dev server 
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,12 +19,18 @@ from stage.orchestrators.temporal.workflow import SagaChain
 from tests.unit.orchestrators.changed import Forwards, Patched, Waits
 
 HISTORIES = Path(__file__).with_name("histories")
-STORIES = ("completed", "refused", "turned")
+STORIES = ("asks_on", "completed", "given_up", "refused", "turned")
+ON_THE_WAY_BACK = {"asks_on": 35, "given_up": 29}
+"""So many events are there while a stage is asked to compensate: one run was cancelled by then."""
 
 
-async def replay(story: str, workflow: type) -> None:
-    """Replay a recorded run. Raises NondeterminismError where the code wants something else."""
+async def replay(story: str, workflow: type, events: int | None = None) -> None:
+    """Replay a recorded run, or its first `events`, and evict it.
+
+    Raises NondeterminismError where the code wants something else.
+    """
     history = WorkflowHistory.from_json(story, (HISTORIES / f"{story}.json").read_text("utf-8"))
+    history = replace(history, events=history.events[:events])
     await Replayer(workflows=[workflow]).replay_workflow(history)
 
 
@@ -33,8 +41,21 @@ def test_every_recorded_story_is_replayed() -> None:
 
 @pytest.mark.parametrize("story", STORIES)
 async def test_a_run_of_an_earlier_release_is_taken_up(story: str) -> None:
-    """Completed, refused, and turned round by a signal."""
+    """Completed, refused, turned round by a signal, and cancelled on the way back.
+
+    `given_up` is of a release whose cancelled runs gave up the stage that they were asking.
+    """
     await replay(story, SagaChain)
+
+
+@pytest.mark.parametrize("story, events", ON_THE_WAY_BACK.items())
+async def test_a_run_on_its_way_back_is_evicted(
+    story: str, events: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No task of it is left, though a cancellation does not reach the way back."""
+    with caplog.at_level(logging.WARNING):
+        await replay(story, SagaChain, events)
+    assert [] == [record.getMessage() for record in caplog.records]
 
 
 @pytest.mark.parametrize("story", ["refused", "turned"])
