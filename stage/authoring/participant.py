@@ -19,7 +19,7 @@ from stage.authoring.outcomes import Refused, Transient
 from stage.authoring.payload import Codec, encode_json
 from stage.authoring.saga import Saga
 from stage.authoring.steps import ApprovalStep, CallStep, DeclaredStep, EffectStep, ExternalStep
-from stage.authoring.webhook import Declined, Landed, run_webhook
+from stage.authoring.webhook import Declined, Landed, WebhookFunction, run_webhook
 from stage.core import events as e
 from stage.core.commands import AttemptKind
 from stage.core.errors import StageError
@@ -28,7 +28,7 @@ from stage.core.raised import exit_raised, raised
 from stage.core.steps import Plan
 from stage.ports.stage import Conversation, Failed, RunView
 from stage.ports.store import Term, Tx
-from stage.ports.webhook import Heard, NotVerified, WebhookRequest
+from stage.ports.webhook import Heard, Said, WebhookRequest
 from stage.wire.limits import DEFAULT_LIMITS, VALUE_BYTES_MIN
 from stage.wire.problem import ProblemType, WireError
 from stage.wire.strict_json import values_kept
@@ -200,24 +200,15 @@ class StageParticipant(Generic[P, A]):
             raise exit_raised(step, error) from error
         return None if body is None else msgspec.Raw(body)
 
-    def hear(self, request: WebhookRequest) -> Heard | None:
+    def hear(self, request: WebhookRequest) -> list[Said]:
         """See `ports.stage.Participant`."""
-        refused: NotVerified | None = None
-        for step in self._steps.values():
-            if not isinstance(step, ExternalStep) or step.hearing is None:
-                continue
-            if step.rules.peer != request.external:
-                continue
-            try:
-                said = run_webhook(place_of(step.hearing), step.hearing, request)
-            except NotVerified as error:
-                refused = refused or error
-                continue
-            if said is not None:
-                return _heard(step, said, request.now)
-        if refused is not None:
-            raise refused
-        return None
+        return [
+            _said(step, step.hearing, request)
+            for step in self._steps.values()
+            if isinstance(step, ExternalStep)
+            and step.hearing is not None
+            and step.rules.peer == request.external
+        ]
 
     def output(self, view: RunView) -> msgspec.Raw | None:
         """See `ports.stage.Participant`."""
@@ -240,6 +231,16 @@ class StageParticipant(Generic[P, A]):
         if len(body) > most * VALUE_BYTES_MIN and values_kept(msgspec.json.decode(body)) > most:
             raise StageError(f"it has more than {most} members and items: add less")
         return msgspec.Raw(body)
+
+
+def _said(
+    step: ExternalStep[Any, Any], function: WebhookFunction[Any], request: WebhookRequest
+) -> Said:
+    try:
+        said = run_webhook(place_of(function), function, request)
+        return None if said is None else _heard(step, said, request.now)
+    except Exception as error:
+        return error
 
 
 def _heard(step: ExternalStep[Any, Any], said: Landed[Any] | Declined, at: float) -> Heard:

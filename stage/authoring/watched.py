@@ -27,7 +27,7 @@ from stage.ports.stage import (
     Turn,
 )
 from stage.ports.store import Tx
-from stage.ports.webhook import Heard, NotVerified, WebhookRequest
+from stage.ports.webhook import NotVerified, Said, WebhookRequest
 from stage.wire.problem import WireError
 
 P = ParamSpec("P")
@@ -114,9 +114,13 @@ class WatchedParticipant:
         """See ports.stage.Participant."""
         return self._marked(view.id, step, self._participant.shown, step, view)
 
-    def hear(self, request: WebhookRequest) -> Heard | None:
+    def hear(self, request: WebhookRequest) -> list[Said]:
         """See ports.stage.Participant."""
-        return self._marked("", WEBHOOK, self._participant.hear, request)
+        ends = self._marked("", WEBHOOK, self._participant.hear, request)
+        for said in ends:
+            if isinstance(said, Exception):
+                self._raised("", said)
+        return ends
 
     def output(self, view: RunView) -> msgspec.Raw | None:
         """See ports.stage.Participant."""

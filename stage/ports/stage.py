@@ -18,7 +18,7 @@ from stage.core.events import Request
 from stage.core.failure import FailureKind
 from stage.core.steps import Plan
 from stage.ports.store import Tx
-from stage.ports.webhook import Heard, WebhookRequest
+from stage.ports.webhook import Said, WebhookRequest
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -209,10 +209,10 @@ class Participant(Protocol):
         """
         ...
 
-    def hear(self, request: WebhookRequest) -> Heard | None:
-        """The word in a webhook of an external API; None where it concerns no call of this version.
+    def hear(self, request: WebhookRequest) -> list[Said]:
+        """The end of each function that this version has for webhooks of that external API.
 
-        Raises NotVerified, and whatever a function of the author raises on a verified one.
+        Raises nothing of theirs: an exception of one hides no word of another.
         """
         ...
 

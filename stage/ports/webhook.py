@@ -36,5 +36,12 @@ class Heard(msgspec.Struct, frozen=True, kw_only=True):
     number: Term | None = None
 
 
+Said = Heard | Exception | None
+"""The end of one webhook function: its word, what it raised, or that no call of its is concerned.
+
+A `NotVerified` says that it did not believe the webhook; it raises anything else behind that.
+"""
+
+
 class NotVerified(Exception):
     """The webhook did not prove where it comes from, or is too old. The text holds no secret."""

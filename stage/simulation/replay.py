@@ -26,7 +26,7 @@ from stage.engine.saga.versions import Versions
 from stage.ports.observer import Attempt, TraceContext
 from stage.ports.stage import Answer, Conversation, Failed, Lost, Participant, RunView, Send, Turn
 from stage.ports.store import SagaRow, Tx
-from stage.ports.webhook import Heard, WebhookRequest
+from stage.ports.webhook import Said, WebhookRequest
 from stage.telemetry.null import NullObserver, PassthroughSpan
 from stage.wire.answers import render_ending
 
@@ -178,9 +178,9 @@ class _Script:
         """An approval never takes the fast path."""
         raise Unusual
 
-    def hear(self, request: WebhookRequest) -> Heard | None:
+    def hear(self, request: WebhookRequest) -> list[Said]:
         """Nobody says anything."""
-        return None
+        return []
 
     def output(self, view: RunView) -> msgspec.Raw | None:
         """The output of the author's function, which the journal does not hold."""

@@ -13,7 +13,7 @@ from stage.core import events as e
 from stage.core.saga import Saga
 from stage.core.states import SagaState
 from stage.core.steps import Plan, Step, StepKind, plan_of
-from stage.inbound.webhooks import _is_key_of_closed
+from stage.inbound.webhooks import _is_key_of_closed, _speaker
 from stage.ports.engine import LeftToNewer, Snapshot
 from stage.ports.store import SagaRow, Term
 from stage.ports.webhook import Heard
@@ -71,3 +71,13 @@ def test_a_saga_of_a_newer_release_is_left_to_it() -> None:
     """It is answered 503, and the API says it again."""
     with pytest.raises(LeftToNewer):
         is_key("s-1:payment:charge:do", version=3)
+
+
+@pytest.mark.parametrize("accepted_by, speaks", [(1, 1), (2, 2), (3, 2)])
+def test_a_version_speaks_for_its_own_sagas(accepted_by: int, speaks: int) -> None:
+    """The newest also for those of a version that is declared no more, or not yet."""
+    first = SimpleNamespace(plan=plan("pay", 1), supersedes=None)
+    service: Any = SimpleNamespace(
+        participant=SimpleNamespace(plan=plan("charge", 2), supersedes=first)
+    )
+    assert speaks == _speaker(service, accepted_by)
