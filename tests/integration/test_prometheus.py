@@ -117,6 +117,10 @@ ALERTS = {
         "stage_draining": ("0x65", "0x28 1x37"),
     },
     "StageDown": {"up": ("1x5 0x60", "1x65"), "stage_ready": ("1x5 _x60", "1x5 0 1x60")},
+    "StageGone": {
+        "stage_ready": ("1x5 _x60", "1x5 _x60"),
+        'stage_ready{pod="next"}': ("_x65", "_x6 0x59"),
+    },
     "StageWorkerAway": {'stage_worker_up{worker="1"}': ("1x5 0x60", "1x28 0 1x40")},
     "StageCodeStuck": {'stage_code_stuck_total{thread="writer"}': ("0x25 1x40", "0x65")},
     "StagePeerLeftAlone": {'stage_breaker_open{peer="psp"}': ("1x65", "0 1 1 0x63")},
@@ -151,6 +155,7 @@ ALERTS = {
     "StageDefect": {'stage_defects_total{where="run"}': ("0x25 1x40", "0x65")},
 }
 """By rule: the series under which it fires, and those under which it does not, a minute apart."""
+PODS = "kubernetes_sd_configs:\n      - role: pod\n"
 AT = "30m"
 INTERVALS = {"StageStandsStill": "5s"}
 """Between the samples of a rule whose windows are shorter than a minute."""
@@ -191,6 +196,26 @@ def test_every_alert_fires_when_it_should_and_only_then(tmp_path: Path) -> None:
     test = tmp_path / "test.yaml"
     test.write_text(f"rule_files: ['{rules}']\nevaluation_interval: 1m\ntests:\n{cases}")
     promtool("test", "rules", str(test))
+
+
+@needs_promtool
+def test_the_scrapes_of_the_page_are_configurations(tmp_path: Path) -> None:
+    """Of hosts, and of the pods of the chart: by labels and a port that these have.
+
+    Some builds of the tool know no Kubernetes, so that its rules are judged with hosts.
+    """
+    found = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/metrics.md").read_text(), re.DOTALL)
+    assert 2 == len(found)
+    for text in found:
+        file = tmp_path / "prometheus.yml"
+        file.write_text(text.replace(PODS, "static_configs:\n      - targets: [a]\n"))
+        promtool("check", "config", "--syntax-only", str(file))
+    assert PODS in found[1]
+    template = (ROOT / "deploy/kubernetes/deployment.yaml").read_text()
+    for label in ("app.kubernetes.io/name", "app.kubernetes.io/part-of"):
+        assert f"{label}: " in template.partition("  template:")[2]
+        assert "__meta_kubernetes_pod_label_" + re.sub(r"\W", "_", label) in found[1]
+    assert "{name: admin, containerPort: 9080}" in template and "regex: admin" in found[1]
 
 
 @needs_promtool
