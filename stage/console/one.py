@@ -27,6 +27,8 @@ MILLISECONDS_BELOW: Final = 10.0
 """Longer ones are told in seconds, minutes and so on."""
 ANEW: Final = ("anew", "new_key")
 """The requests of a retry other than the stored one."""
+LANDED: Final = {"yes": "yes, it happened", "no": "no, nothing happened"}
+"""The claims of settle. A person has to choose: neither may be made by overlooking the question."""
 AWAITING: Final = Phase.AWAITING_APPROVAL.value
 
 
@@ -88,6 +90,7 @@ async def saga(service: Service, request: Request, *, trace_url: str) -> Answer:
             )
             for each in verbs.verbs
         ],
+        landed=LANDED,
         way_out=way_out(found.parked_cause),
         phases={
             each.name: phase_in_words(found.state, each.phase, each.standing)
@@ -157,6 +160,7 @@ async def press_saga(service: Service, request: Request) -> Answer:
         before=before,
         after=after,
         changes=[] if after is None else _changes(before.steps, after.steps),
+        claim=_claim(form) if verb == "settle" else [],
         forecast=forecast,
         problem=problem,
         fields=form.rest("press", "key"),
@@ -177,11 +181,20 @@ def _order(reader: Reader, verb: str, form: Form) -> dict[str, Any]:
         order |= {"anew": True, "new_key": form.text("request") == "new_key"}
         if form.text("step"):
             order["step"] = form.text("step")
-    if verb == "settle" and form.text("landed"):
+    if verb == "settle" and form.text("landed") in LANDED:
         order["landed"] = form.text("landed") == "yes"
         if form.text("result"):
             order["result"] = _result(form.text("result"))
     return order
+
+
+def _claim(form: Form) -> list[tuple[str, str]]:
+    """The claim of a person about the world, as the order holds it."""
+    return [
+        ("Step", form.text("step")),
+        ("Has it landed?", LANDED.get(form.text("landed"), "")),
+        ("Its result", form.text("result") or "none given"),
+    ]
 
 
 def _lines(shown: Any) -> list[tuple[str, str]]:

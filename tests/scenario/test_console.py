@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import AsyncIterator
-from html import escape
+from html import escape, unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from stage.wire.chain import ChainView
 from stage.wire.chain_rows import rows_of
 from tests.scenario.attacks.names import named_chain, shown_by, token_of
 from tests.scenario.chain import Chain, running_chain
-from tests.scenario.test_operator import audit, do, stuck
+from tests.scenario.test_operator import audit, do, stuck, unrepeatable
 from tests.scenario.test_sweeps import acts_on, until_done
 
 SCRIPT = "<script>alert(1)</script>"
@@ -36,13 +36,17 @@ WHO = {"actor": "kim", "reason": "ticket 17"}
 
 
 class Fields(HTMLParser):
-    """The hidden fields of a page, and the tags in it."""
+    """The hidden fields of a page, its choices, and the tags in it."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
         self.hidden: list[tuple[str, str]] = []
         self.tags: set[str] = set()
         self.attributes: set[str] = set()
+        self.options: dict[str, list[str]] = {}
+        """The values of each select by its id; a browser sends the first unless one is chosen."""
+        self.required: set[str] = set()
+        self._select = ""
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -50,6 +54,13 @@ class Fields(HTMLParser):
         given = dict(attrs)
         self.tags.add(tag)
         self.attributes.update(given)
+        if tag == "select":
+            self._select = given.get("id") or ""
+            self.options[self._select] = []
+        elif tag == "option":
+            self.options[self._select].append(given.get("value") or "")
+        if "required" in given:
+            self.required.add(given.get("id") or "")
         if given.get("type") == "hidden":
             self.hidden.append((str(given["name"]), given["value"] or ""))
 
@@ -489,3 +500,40 @@ async def test_files_and_pages_that_are_not_there(chain: Chain) -> None:
     for path in ("/files/..%2Fdraw.py", "/files/none.css", "/attic"):
         assert 404 == (await see(chain, path))[0]
     assert 400 == (await press(chain, "/sagas/s-1", {"verb": "explode"}))[0]
+
+
+async def test_a_claim_about_the_world_is_never_preselected(tmp_path: Path) -> None:
+    """An overlooked question would say that a charge which landed never happened."""
+    async with running_chain(tmp_path, stage=unrepeatable()) as chain:
+        await chain.script(chain.psp, script="effect-then-drop")
+        await chain.send("s-1")
+        await chain.until("s-1", lambda saga: saga["parked"])
+        page = Fields((await see(chain, "/sagas/s-1"))[1])
+        assert ["", "yes", "no"] == page.options["settle-landed"]
+        assert {"settle-landed", "settle-step"} <= page.required
+        fields = {**WHO, "verb": "settle", "step": page.options["settle-step"][0]}
+        for overlooked in ("", "perhaps"):
+            asked = {**fields, "landed": overlooked, "press": "preview"}
+            status, _, shown = await press(chain, "/sagas/s-1", asked)
+            assert 422 == status and "Not done: settle needs `step` and `landed`: " in shown
+            assert 422 == (await press(chain, "/sagas/s-1", {**asked, "press": "act"}))[0]
+        assert [] == await audit(chain, "s-1")
+
+
+async def test_the_preview_of_settle_shows_the_claim(tmp_path: Path) -> None:
+    """The answer and the result, so that a wrong one is seen before it counts."""
+    async with running_chain(tmp_path, stage=unrepeatable()) as chain:
+        await chain.script(chain.psp, script="effect-then-drop")
+        await chain.send("s-1")
+        await chain.until("s-1", lambda saga: saga["parked"])
+        fields = {**WHO, "verb": "settle", "step": "charge", "press": "preview"}
+        _, _, page = await press(chain, "/sagas/s-1", {**fields, "landed": "no"})
+        assert "<dd>no, nothing happened</dd>" in page and "<dd>none given</dd>" in page
+        found = {**fields, "landed": "yes", "result": '{"id": "ch_000001"}'}
+        _, _, page = await press(chain, "/sagas/s-1", found)
+        assert "<dt>Has it landed?</dt><dd>yes, it happened</dd>" in page
+        assert f"<dd>{found['result']}</dd>" in unescape(page)
+        done = [*Fields(page).hidden, ("press", "act")]
+        assert 303 == (await press(chain, "/sagas/s-1", done))[0]
+        await chain.until("s-1", lambda saga: saga["state"] == "completed")
+        assert (1, 1) == await chain.charges()
