@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
@@ -172,7 +172,7 @@ class Source:
         """The calls that are awaited whenever the function ends: those in no branch."""
         for statement in self.body:
             if isinstance(statement, ast.Expr | ast.Assign | ast.AnnAssign | ast.Return):
-                waits = (each for each in ast.walk(statement) if isinstance(each, ast.Await))
+                waits = (each for each in _evaluated(statement) if isinstance(each, ast.Await))
                 yield from (each.value for each in waits if isinstance(each.value, ast.Call))
             elif any(isinstance(each, ast.Return) for each in ast.walk(statement)):
                 return
@@ -305,6 +305,18 @@ class Source:
                     seen.add(found.code)
                     waiting.append(found)
 
+    def makes(self, node: ast.AST, *kinds: type) -> bool:
+        """Whether a thing of one of our types, or of a type made of one, stands there.
+
+        A name that the function imports itself is known by its module alone.
+        """
+        made = node.func if isinstance(node, ast.Call) else node
+        found = self.value_of(made)
+        if found is not None:
+            return isinstance(found, type) and issubclass(found, kinds)
+        module, _, name = self.full_name(made).rpartition(".")
+        return module.partition(".")[0] == "stage" and name in {each.__name__ for each in kinds}
+
     def beside(self, call: ast.Call) -> Source | None:
         """The source of the function that is called, where the author wrote it; None otherwise."""
         found = self.called(call)
@@ -334,6 +346,32 @@ _OF_TEXT: Final = frozenset(
     }
 )
 """Methods that make a text of texts."""
+
+
+def _evaluated(node: ast.AST) -> Iterator[ast.AST]:
+    """A node, and all within it that is evaluated whenever it is: no arm of a condition."""
+    yield node
+    within: Iterable[ast.AST]
+    match node:
+        case ast.IfExp(test=test):
+            within = (test,)
+        case ast.BoolOp(values=[first, *_]):
+            within = (first,)
+        case ast.Compare(left=left, comparators=[second, *_]):
+            within = (left, second)
+        case (
+            ast.ListComp(generators=[first, *_])
+            | ast.SetComp(generators=[first, *_])
+            | ast.DictComp(generators=[first, *_])
+            | ast.GeneratorExp(generators=[first, *_])
+        ):
+            within = (first.iter,)  # it may be empty
+        case ast.Lambda():
+            within = ()
+        case _:
+            within = ast.iter_child_nodes(node)
+    for each in within:
+        yield from _evaluated(each)
 
 
 def _bound_by(target: ast.expr) -> Iterator[str]:

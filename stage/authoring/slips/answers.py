@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from stage.authoring.annotations import MISSING
 from stage.authoring.http import Http
+from stage.authoring.outcomes import Refused
 from stage.authoring.slips.step_function import Rule, Slip, StepFunction, arguments, shown
 from stage.authoring.source import REQUESTS
 from stage.authoring.steps import CallStep, alternatives
@@ -139,7 +140,7 @@ def _is_a_no(function: StepFunction, statement: ast.stmt) -> bool:
     """Whether it ends the function with "nothing is there", or "nothing happened"."""
     match statement:
         case ast.Raise(exc=raised) if raised is not None:
-            return function.source.full_name(raised).endswith(".Refused")
+            return function.source.makes(raised, Refused)
         case ast.Return(value=None | ast.Constant(value=None)):
             return function.kind is not AttemptKind.EXECUTE
     return False

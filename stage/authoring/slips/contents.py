@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from stage.authoring.declaration import StageDeclaration
 from stage.authoring.payload import Codec
-from stage.authoring.slips.outcomes import OUTCOME
+from stage.authoring.slips.outcomes import RAISED
 from stage.authoring.slips.step_function import Rule, Slip, StepFunction, arguments, is_log, shown
 
 _MONEY: Final = re.compile(
@@ -69,7 +69,7 @@ def words_that_stay(function: StepFunction) -> Iterator[Slip]:
         quoted = next((found for part in arguments(call) if (found := _quotes(function, part))), "")
         if not quoted:
             continue
-        if OUTCOME.search(function.source.full_name(call)):
+        if function.source.makes(call, *RAISED):
             if function.stage.redact is None:
                 yield function.warning(
                     call,

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Final
 
+from stage.authoring.outcomes import Refused
 from stage.authoring.slips.step_function import Rule, Slip, StepFunction, arguments, is_log, shown
 from stage.authoring.source import Source
 from stage.core.commands import AttemptKind
@@ -235,7 +236,7 @@ def _takes_for_a_no(function: StepFunction, caught: ast.ExceptHandler) -> str:
     refuses = any(
         isinstance(each, ast.Raise)
         and each.exc is not None
-        and function.source.full_name(each.exc).endswith(".Refused")
+        and function.source.makes(each.exc, Refused)
         for each in caught.body
     )
     doubtful = caught.type is None or _is_doubtful(function, _caught(function, caught))

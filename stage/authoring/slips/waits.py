@@ -18,8 +18,26 @@ _CLIENTS: Final = frozenset(
 )
 """Packages that send something when they are called."""
 _CLIENTS_WITHIN: Final = ("http.client.", "urllib.request.")
-_DRIVERS: Final = frozenset({"aiosqlite", "asyncpg", "psycopg", "psycopg2", "pymysql", "sqlite3"})
-"""Packages that open a connection to a database."""
+_CONNECTS: Final = {
+    "aiosqlite": frozenset({"Connection", "Cursor", "connect"}),
+    "asyncpg": frozenset({"Connection", "Pool", "connect", "create_pool"}),
+    "psycopg": frozenset({"AsyncConnection", "AsyncCursor", "Connection", "Cursor", "connect"}),
+    "psycopg2": frozenset(
+        {
+            *("AbstractConnectionPool", "SimpleConnectionPool", "ThreadedConnectionPool"),
+            *("connect", "connection", "cursor"),
+        }
+    ),
+    "psycopg_pool": frozenset(
+        {"AsyncConnectionPool", "AsyncNullConnectionPool", "ConnectionPool", "NullConnectionPool"}
+    ),
+    "pymysql": frozenset({"Connect", "Connection", "Cursor", "connect"}),
+    "sqlite3": frozenset({"Connection", "Cursor", "connect"}),
+}
+"""By package: functions that open a connection to a database, and types whose methods use one.
+
+Other names of these packages are values, such as `asyncpg.Range`, which a statement may be given.
+"""
 _TASKS: Final = frozenset(
     {
         *("asyncio.create_task", "asyncio.ensure_future"),
@@ -45,7 +63,7 @@ def other_client(function: StepFunction) -> Iterator[Slip]:
 def _goes_behind(function: StepFunction, name: str) -> str:
     """The cost of a call of that name, and its mend; empty where it has none."""
     root = name.partition(".")[0]
-    if root in _DRIVERS:
+    if _connects(name):
         if function.is_transaction:
             return (
                 "is another connection to a database, whose writes stand when this one is rolled"
@@ -68,6 +86,11 @@ def _goes_behind(function: StepFunction, name: str) -> str:
         "talks to a server, and a transaction that waits for one is stopped: move it to a call or"
         " an effect"
     )
+
+
+def _connects(name: str) -> bool:
+    package, *within = name.removeprefix("_").split(".")  # _sqlite3.connect
+    return not _CONNECTS.get(package, frozenset()).isdisjoint(within)
 
 
 def work_behind_the_step(function: StepFunction) -> Iterator[Slip]:

@@ -29,7 +29,7 @@ HEAD = """
 import asyncio, contextlib, random, sqlite3, threading, time, uuid, os
 from datetime import datetime, UTC
 from pathlib import Path
-import aiohttp, msgspec
+import aiohttp, asyncpg, msgspec
 from stage import Http, Pending, Refused, Saga, Stage, Transient, Tx
 
 class Order(msgspec.Struct):
@@ -72,6 +72,13 @@ async def drop_all(tx):
 async def post_elsewhere():
     async with aiohttp.ClientSession() as session:
         await session.post("http://psp/charges")
+
+async def no_of(http, code):
+    return Refused(f"code {code}")
+
+BOOKS = sqlite3.connect(":memory:")
+
+class Declined(Refused): ...
 
 pay = Stage("pay", accepts=Order, migrations="sql")
 """
@@ -152,6 +159,24 @@ SLIPS: dict[str, tuple[str, str, str, str]] = {
     "a connection of its own": (
         TRANSACTION,
         'sqlite3.connect("pay.db")',
+        "error: .*another connection to a database.*use tx",
+        'await tx.fetchval("SELECT 1")',
+    ),
+    "a connection by a name of its own": (
+        TRANSACTION,
+        'from sqlite3 import connect\n    connect("pay.db")',
+        "error: .*another connection to a database.*use tx",
+        'await tx.fetchval("SELECT 1")',
+    ),
+    "a pool of connections": (
+        CALL,
+        f'await asyncpg.create_pool("postgresql://")\n    {POST}',
+        "warning: .*another connection to a database.*make a transaction of it",
+        POST,
+    ),
+    "a connection of the process": (
+        TRANSACTION,
+        'BOOKS.execute("DELETE FROM payment")',
         "error: .*another connection to a database.*use tx",
         'await tx.fetchval("SELECT 1")',
     ),
@@ -322,6 +347,12 @@ SLIPS: dict[str, tuple[str, str, str, str]] = {
         'if saga.input.amount < 1:\n        Refused("nothing")',
         r"error: .*Refused\(\.\.\.\) is not raised, and says nothing: write raise Refused",
         'if saga.input.amount < 1:\n        raise Refused("nothing")',
+    ),
+    "a refusal of its own type that is not raised": (
+        TRANSACTION,
+        'if saga.input.amount < 1:\n        Declined("nothing")',
+        r"error: .*Declined\(\.\.\.\) is not raised, and says nothing: write raise Declined",
+        'if saga.input.amount < 1:\n        raise Declined("nothing")',
     ),
     "a doubt that is returned": (
         CHARGE + UNDO,
@@ -754,6 +785,56 @@ SLIPS: dict[str, tuple[str, str, str, str]] = {
     ),
 }
 
+# Functions as they should be, of which an error was said once: the frame, and what stands in it.
+RIGHT: dict[str, tuple[str, str]] = {
+    "a request in each arm of a condition": (
+        CALL,
+        ('answer = (await http.post("/a")) if saga.input.amount else (await http.post("/b"))'),
+    ),
+    "a request where the first one found nothing": (
+        PROBE.replace("charge.probe", 'pay.call(to="psp", compensation=None, reason="r")'),
+        'answer = (await http.get(f"/a/{saga.id}")) or (await http.get(f"/b/{saga.id}"))',
+    ),
+    "requests in a list that may be empty": (
+        CALL,
+        (
+            "answers = [await http.get(path) for path in ()]\n    "
+            'answer = await http.post("/c", json={"n": len(answers)})'
+        ),
+    ),
+    "a value of a driver": (
+        TRANSACTION,
+        'await tx.execute("INSERT INTO payment VALUES ($1)", sqlite3.Binary(b"1"))',
+    ),
+    "a range of a driver": (
+        TRANSACTION,
+        'await tx.execute("INSERT INTO payment VALUES ($1)", asyncpg.Range(1, 2))',
+    ),
+    "a result that is called as an outcome": (
+        (
+            "class Pending(msgspec.Struct):\n    charge_id: str\n"
+            '@pay.call(to="psp", compensation=None, reason="r")\n'
+            "async def charge(http: Http, saga: Saga[Order]) -> Pending:\n    HERE"
+        ),
+        f'{ASKED}return Pending(answer.json()["id"])',
+    ),
+    "an outcome that another function raises": (
+        CALL,
+        (
+            f"{ASKED}if 'id' not in answer.json():\n"
+            "        raise await no_of(http, answer.json()['code'])"
+        ),
+    ),
+    "an error that is called as an outcome": (
+        "class Refused(Exception): ...\n" + CALL,
+        f'{ASKED}if answer.status == 404:\n        raise Refused("in doubt")',
+    ),
+    "an error that is called as an outcome, behind an except": (
+        "class Refused(Exception): ...\n" + CALL,
+        f"try:\n        {POST}\n    except Exception:\n        raise Refused('in doubt')",
+    ),
+}
+
 # Slips of a whole stage: what stands there, and what is said.
 OF_A_STAGE: dict[str, tuple[str, str]] = {
     "money as a float": (
@@ -859,6 +940,15 @@ def test_nothing_is_said_of_a_function_as_it_should_be(
     """A warning that is wrong teaches its reader to read none."""
     frame, _, _, right = SLIPS[slip]
     assert [] == said(frame.replace("HERE", right, 1))
+
+
+@pytest.mark.parametrize("right", RIGHT)
+def test_nothing_is_said_of_a_function_that_only_looks_like_a_slip(
+    right: str, said: Callable[[str], list[str]]
+) -> None:
+    """An error that is wrong stops a right release."""
+    frame, text = RIGHT[right]
+    assert [] == said(frame.replace("HERE", text, 1))
 
 
 @pytest.mark.parametrize("slip", OF_A_STAGE)
