@@ -111,15 +111,16 @@ def draw_now(view: NowView) -> str:
     counts = ", ".join(f"{count} {state}" for state, count in view.sagas.items())
     head = (
         f"{view.stage} {view.release} at {view.at}:"
-        f" {'ready' if view.ready else 'NOT READY'}; under way {view.live}, in doubt"
-        f" {view.in_doubt}, parked {sum(view.parked.values())}, undo delayed: {delayed}"
+        f" {'ready' if view.ready else 'NOT READY'}; under way in this replica"
+        f" {view.live}, in doubt there or parked so {view.in_doubt},"
+        f" parked {sum(view.parked.values())}, undo delayed: {delayed}"
     )
     lines = [head, counts, *(_approvals(each, view.at) for each in view.approvals)]
     lately = view.lately
     if lately is not None:
         ratio = lately.success_ratio
         share = "none ended" if ratio is None else f"{100 * ratio:.1f} % completed"
-        lines.append(f"last hour: {share}")
+        lines.append(f"last hour in this replica: {share}")
         lines += [
             f"{each.sagas} turned back{f' at {each.step}' if each.step else ''}: {each.reason}"
             for each in lately.refusals[:REFUSALS_MAX]
@@ -127,7 +128,9 @@ def draw_now(view: NowView) -> str:
     places = [f"{each.what} {each.in_use} of {each.limit}" for each in view.places]
     sizes = [f"{part} {count / 1e6:.1f} MB" for part, count in view.database_bytes.items()]
     replicas = f"{view.replicas} {'replica' if view.replicas == 1 else 'replicas'}"
-    lines.append(", ".join([*places, *sizes, replicas]))
+    if places:
+        lines.append(f"limits of this replica: {', '.join(places)}")
+    lines.append(", ".join([*sizes, replicas]))
     return "\n".join(one_line(line) for line in lines)
 
 

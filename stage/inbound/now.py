@@ -23,7 +23,7 @@ async def now(service: Service, request: Request) -> Answer:
             ready=engine.ready,
             clock_jump_seconds=engine.clock_jump,
             live=engine.live,
-            in_doubt=engine.in_doubt,
+            in_doubt=engine.in_doubt + backlog.parked_in_doubt,
             sagas={state.value: count for state, count in (await engine.count()).items()},
             parked={cause.value: count for cause, count in backlog.parked.items()},
             approvals=approvals_view(backlog.approvals),

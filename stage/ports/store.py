@@ -30,7 +30,7 @@ import msgspec
 from stage.core.act_key import ActKey, KeptAct
 from stage.core.events import Event
 from stage.core.pause import Pause, Way
-from stage.core.states import ParkCause, SagaState
+from stage.core.states import PARKED_IN_DOUBT, ParkCause, SagaState
 from stage.core.steps import VERSION_MAX
 from stage.core.sweep import Sweep, SweepEnd, SweepState
 from stage.ports.codec import Codec
@@ -188,6 +188,11 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     """The approvals by step, for each that the stage declares. The engine adds them."""
     sizes: Mapping[str, int] = msgspec.field(default_factory=dict)
     """Bytes of the database on its disk, by part; empty where it has no disk."""
+
+    @property
+    def parked_in_doubt(self) -> int:
+        """The sagas that are parked for a doubt, each of which counts as one."""
+        return sum(self.parked.get(cause, 0) for cause in PARKED_IN_DOUBT)
 
 
 TRACE_TERM = "trace_id"

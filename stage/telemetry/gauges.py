@@ -10,7 +10,7 @@ import msgspec
 
 from stage.core.errors import StoreUnavailable
 from stage.core.pause import INTAKE, Pause
-from stage.core.states import PARKED_IN_DOUBT, ParkCause, SagaState
+from stage.core.states import ParkCause, SagaState
 from stage.ports.certificates import FileState
 from stage.ports.clock import Clock
 from stage.ports.figures import Places
@@ -159,8 +159,7 @@ class Gauges:
                 # Without the database a parked doubt would seem to be settled.
                 if backlog is None:
                     return {}
-                doubts = sum(backlog.parked.get(cause, 0) for cause in PARKED_IN_DOUBT)
-                return {(): self._engine.in_doubt + doubts}
+                return {(): self._engine.in_doubt + backlog.parked_in_doubt}
             case names.M_CLOCK_JUMP:
                 return {(): self._engine.clock_jump}
             case names.M_CERTIFICATE_EXPIRY:

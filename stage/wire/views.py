@@ -159,8 +159,9 @@ class ApprovalsView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NowView(msgspec.Struct, frozen=True, kw_only=True):
-    """A stage at this instant. `live`, `in_doubt`, `ready` are of the replica that answers.
+    """A stage at this instant. `live` and `ready` are of the replica that answers.
 
+    `in_doubt` are the steps in doubt of its live sagas, and the sagas that are parked for a doubt.
     `sagas` are those of the whole stage by state, `parked` those that wait for a person, by cause,
     `approvals` those that wait for one to approve them: they are not parked. The instants are None
     where nothing is under way, due, or being undone. `left_to_newer` are sagas of a newer release,

@@ -11,6 +11,7 @@ import pytest
 
 from stage import Http, Saga, Stage
 from stage.demo.payment import Order
+from stage.engine.embedded.engine import EmbeddedEngine
 from tests.scenario.chain import Chain, running_chain
 from tests.scenario.test_metrics import at_rest, scrape
 from tests.scenario.test_operator import do
@@ -91,6 +92,21 @@ async def test_a_parked_doubt_is_in_doubt(tmp_path: Path) -> None:
         assert 1 == found.value("stage_sagas_parked_total", cause="in_doubt")
     async with running_chain(tmp_path, stage=unrepeatable()) as chain:
         assert 1 == (await scrape(chain)).value("stage_in_doubt")
+
+
+async def test_now_counts_the_doubts_that_the_metric_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of running sagas, and the parked ones: a doubt that got worse was one fewer."""
+    async with running_chain(tmp_path, stage=unrepeatable()) as chain:
+        await chain.script(chain.psp, script="effect-then-drop")
+        assert 202 == (await chain.send("s-1"))[0]
+        await at_rest(chain)
+        for running in (0, 2):
+            monkeypatch.setattr(EmbeddedEngine, "in_doubt", running)
+            found = await scrape(chain)
+            assert running + 1 == found.value("stage_in_doubt")
+            assert running + 1 == (await chain.get(f"{chain.stage}/now"))["in_doubt"]
 
 
 async def test_a_saga_that_was_given_up_stays_closed_whoever_asks(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_the_stage_is_drawn_with_its_figures() -> None:
     """An undo that is not done for two hours is said, and a replica that takes nothing."""
     now = NowView(
         stage="pay\x1b[31m", release="1.0", at="2026-11-23T04:30:00.000Z", ready=True,
-        clock_jump_seconds=0.0, live=3, in_doubt=1, sagas={"active": 3, "completed": 9},
+        clock_jump_seconds=0.0, live=3, in_doubt=3, sagas={"active": 3, "completed": 9},
         parked={"in_doubt": 2},
         approvals=[
             ApprovalsView(
@@ -159,11 +159,13 @@ def test_the_stage_is_drawn_with_its_figures() -> None:
         database_bytes={"database": 4_100_000, "wal": 20_000},
     )  # fmt: skip
     drawn = draw_now(now)
-    assert "ready; under way 3, in doubt 1, parked 2, undo delayed: 2 h" in drawn
+    assert ": ready; under way in this replica 3, in doubt there or parked so 3, parked 2" in drawn
+    assert "parked 2, undo delayed: 2 h\n" in drawn
     assert "3 active, 9 completed\n2 await approval at risk, the oldest for 2.5 h;" in drawn
     assert "risk, the oldest for 2.5 h; silence is a no in 5 min\n" in drawn
-    assert "last hour: 90.0 % completed\n1 turned back at charge: no" in drawn
-    assert drawn.endswith("sagas 3 of 1000, database 4.1 MB, wal 0.0 MB, 2 replicas")
+    assert "last hour in this replica: 90.0 % completed\n1 turned back at charge: no" in drawn
+    assert "limits of this replica: sagas 3 of 1000\n" in drawn
+    assert drawn.endswith("database 4.1 MB, wal 0.0 MB, 2 replicas")
     assert "\x1b" not in drawn
     assert "NOT READY" in draw_now(replace(now, ready=False))
 
