@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -39,6 +39,12 @@ from stage.core.steps import Plan, Step, StepKind
 from stage.store.migrate import OWNER, MigrationState, MigrationStatus
 from stage.store.postgres.address import POSTGRESQL
 from stage.store.sqlite.preparing import Preparing
+
+_SYNTAX: Final = "syntax error"
+_ELSEWHERE: Final = (
+    ". In SQLite: where the stage is served on PostgreSQL, say so by --database, or by"
+    " assert_no_slips(..., database='postgresql://')"
+)
 
 
 class Level(StrEnum):
@@ -248,7 +254,8 @@ def _check_source(stage: StageDeclaration[Any, Any], config: Config, findings: _
                     continue
                 count += 1
                 if why := tables.refused(statement.sql, statement.parameters):
-                    findings.add(Level.ERROR, About.SOURCE, f"{statement.place}: {why}")
+                    text = f"{statement.place}: {why}{_ELSEWHERE if _SYNTAX in why else ''}"
+                    findings.add(Level.ERROR, About.SOURCE, text)
     return count
 
 

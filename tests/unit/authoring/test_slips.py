@@ -972,6 +972,25 @@ def test_a_slip_fails_the_tests_of_a_project(tmp_path: Path) -> None:
         sys.modules.pop(name)
 
 
+def test_a_statement_of_postgresql_fails_no_test_of_a_stage_that_is_served_there(
+    tmp_path: Path,
+) -> None:
+    """`FOR UPDATE` is our own advice; in SQLite it is an error, which says the way out."""
+    locks = TRANSACTION.replace(
+        "HERE", 'await tx.fetchone("SELECT free FROM stock WHERE id = $1 FOR UPDATE", 1)'
+    )
+    (tmp_path / "sql").mkdir()
+    (tmp_path / "sql" / "0001_pay.sql").write_text(MIGRATION)
+    stage = module_of(tmp_path / "locks.py", HEAD + locks).pay
+    with pytest.raises(AssertionError, match=r"error: locks\.py:.* database='postgresql://'"):
+        assert_no_slips(stage)
+    assert_no_slips(stage, database="postgresql://")
+    dropped = module_of(tmp_path / "locks.py", HEAD + locks.replace("await ", "")).pay
+    with pytest.raises(AssertionError, match="is not awaited"):
+        assert_no_slips(dropped, database="postgresql://")
+    sys.modules.pop("locks")
+
+
 def test_nothing_is_said_of_our_own_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The demo, the example and a new project are as we say that a stage should be."""
     write_project(tmp_path / "new", "hotel")
