@@ -446,14 +446,15 @@ def _fail_for_certain(plan: Plan, saga: Saga, event: e.StepTransient) -> Saga:
     # A defect without a deadline has them too: nothing else would end it.
     endless = event.defect and saga.deadline is None
     free = rules.kind not in LOCAL_KINDS and not event.may_stand and not endless
-    unkeyed = event.may_come and not rules.idempotent  # it must be settled before it is repeated
+    # A part of it has left, or may come: without keys that is settled before it is repeated.
+    unkeyed = (event.may_come or event.may_stand) and not rules.idempotent
     waiting = replace(
         step,
         phase=Phase.IN_DOUBT if unkeyed else Phase.WAITING,
         attempts=attempts,
         forgiven=step.forgiven + free,
         final=event.final,
-        not_there=0 if event.may_come else step.not_there,
+        not_there=0 if event.may_come or unkeyed else step.not_there,
         doubted=step.doubted or event.may_stand or unkeyed,
         may_come=step.may_come or event.may_come,
         since=age_at(saga, event.at) if step.since is None else step.since,
@@ -665,10 +666,11 @@ _SETTLED_BY_WEBHOOK = (ParkCause.IN_DOUBT, ParkCause.PIVOT_IN_DOUBT, ParkCause.R
 def _hear(plan: Plan, saga: Saga, event: e.Webhook) -> Saga:
     """Keep the word that an API sends by itself, of a call that has no end here yet.
 
-    That it landed outweighs that it did not, in whatever order the two arrive.
+    That it landed outweighs that it did not, in whatever order the two arrive. Behind an undo it
+    says nothing new: its probe is asked whether anything stands.
     """
     step = saga.steps.get(event.step)
-    if step is None or saga.forgotten:
+    if step is None or saga.forgotten or (step.looked_for and step.phase in _HEARING):
         return saga
     if step.phase not in _HEARING and not _contradicts(plan, saga, step, event):
         return saga

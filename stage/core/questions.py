@@ -286,7 +286,10 @@ def pivot_given_up(plan: Plan, saga: Saga) -> bool:
 
 
 def pivot_undecided(plan: Plan, saga: Saga) -> bool:
-    """True while nobody knows whether the pivot has happened, so that neither way is open."""
+    """True while nobody knows whether the pivot has happened, so that neither way is open.
+
+    A no does not end the doubt about an attempt before it, or about a part that was done.
+    """
     if plan.pivot is None:
         return False
     pivot = plan.steps[plan.pivot]
@@ -295,5 +298,5 @@ def pivot_undecided(plan: Plan, saga: Saga) -> bool:
         return False
     doubtful = known.doubted or pivot_may_come(pivot, known)
     return known.phase in (Phase.STARTED, Phase.PROBING) or (
-        doubtful and known.phase in (Phase.IN_DOUBT, Phase.WAITING, Phase.PENDING)
+        doubtful and known.phase in (Phase.IN_DOUBT, Phase.WAITING, Phase.PENDING, Phase.REFUSED)
     )

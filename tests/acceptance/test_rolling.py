@@ -22,7 +22,7 @@ READ_SECONDS = 60
 ROLLING_SECONDS = 30.0
 """The load ends by then at the latest; with the update it ends sooner."""
 SETTLED_SECONDS = 0.3
-DRAIN_DELAY_SECONDS = 1.5
+DRAIN_DELAY_SECONDS = 3.0
 """The proxy lets go of a connection 0.2 s after it was used, or as late as a busy machine lets it:
 where the replica closes it first, the proxy answers 502 to what it was about to send there."""
 EXPECTED = {200, 202, 409, 410, 503}

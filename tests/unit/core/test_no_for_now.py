@@ -123,6 +123,23 @@ def test_an_api_that_ignores_keys_is_not_asked_again_before_it_is_settled(probed
     assert 0 == saga.steps["charge"].not_there  # of the attempt before
 
 
+def test_an_answered_part_of_a_call_without_keys_is_settled_before_it_is_repeated() -> None:
+    """Its first request was answered, and the second never left: the first would act twice."""
+    part = replace(CERTAIN, may_stand=True)
+    unprobed = fold(plan_with(idempotent=False), *STARTED, part)
+    parked = only(plan_with(idempotent=False), unprobed, 2.0)
+    assert isinstance(parked, Record) and isinstance(parked.event, e.Parked)
+    assert ParkCause.IN_DOUBT is parked.event.cause
+
+    plan = plan_with(probed=True, idempotent=False)
+    saga = looked_for_twice(plan, fold(plan, *STARTED, part), 4.0)
+    assert replace(UNDO, kind=AttemptKind.EXECUTE, attempt=2) == only(plan, saga, 9.9)
+    saga = fold(plan, e.StepStarted(at=9.9, step="charge", attempt=2), part, saga=saga)
+    assert 0 == saga.steps["charge"].not_there  # of the attempt before
+    keyed = plan_with()
+    assert Phase.WAITING is fold(keyed, *STARTED, part).steps["charge"].phase
+
+
 def test_under_a_forgotten_key_it_is_not_repeated() -> None:
     """The first request may have acted, and the API would take the next for a new one."""
     plan = plan_with(key_lifetime_seconds=HOUR)
@@ -211,6 +228,39 @@ def test_a_pivot_that_cannot_be_looked_for_waits_for_a_person() -> None:
     assert refuse_verb(plan, saga, settled) is None
     saga = turned_back(plan, fold(plan, settled, saga=saga), 12.0)
     assert (replace(UNDO, step="hold"),) == decide(plan, saga, 12.0)
+
+
+REFUSED = {
+    "behind a time-out": (
+        e.StepInDoubt(at=1.0, step="pay", reason="timeout"),
+        e.StepStarted(at=2.0, step="pay", attempt=2),
+        e.StepRefused(at=3.0, step="pay", reason="declined", said=True),
+    ),
+    "of a part": (e.StepRefused(at=3.0, step="pay", reason="declined", may_stand=True),),
+}
+
+
+@pytest.mark.parametrize("landed", [False, True], ids=["did not land", "landed"])
+@pytest.mark.parametrize("no", list(REFUSED))
+def test_nobody_compensates_around_a_pivot_whose_no_is_in_doubt(no: str, landed: bool) -> None:
+    """A request of upstream waits for the person: it is not answered as if nothing stood."""
+    plan = unprobed_pivot()
+    saga = fold(plan, *PAID[:-1], *REFUSED[no])
+    parked = only(plan, saga, 4.0)
+    assert isinstance(parked, Record) and isinstance(parked.event, e.Parked)
+    assert ParkCause.PIVOT_IN_DOUBT is parked.event.cause
+    saga = fold(plan, parked.event, ASKED, saga=saga)
+    assert SagaState.ACTIVE is saga.state and saga.parked and pivot_undecided(plan, saga)
+    assert refuse_verb(plan, saga, e.Resolved(at=5.0, actor="kim", why="x")) is not None
+
+    settled = e.Settled(at=6.0, actor="kim", why="asked the bank", step="pay", landed=landed)
+    assert refuse_verb(plan, saga, settled) is None
+    saga = fold(plan, settled, saga=saga)
+    if landed:
+        assert Do(kind=AttemptKind.EXECUTE, step="note") == only(plan, saga, 7.0)
+    else:
+        saga = turned_back(plan, saga, 7.0)
+        assert (replace(UNDO, step="hold"),) == decide(plan, saga, 7.0)
 
 
 def test_a_no_of_the_api_to_a_pivot_ends_the_doubt() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 from msgspec.structs import replace
 
 from stage.core import events as e
 from stage.core.commands import AttemptKind, Command, Do, Record
-from stage.core.machine import decide, evolve
+from stage.core.machine import decide, evolve, heard_before
 from stage.core.saga import Saga
 from stage.core.states import Phase, SagaState
 from stage.core.steps import Plan, Step, StepKind, adjusted, plan_of
@@ -160,6 +161,22 @@ def test_a_look_behind_an_undo_begins_anew() -> None:
     )  # fmt: skip
     once = fold(plan, *looked(3.0, found=False), saga=saga)
     assert Phase.IN_DOUBT is once.steps["charge"].phase
+
+
+@pytest.mark.parametrize("probing", [False, True])
+def test_a_webhook_behind_an_undo_orders_no_other(probing: bool) -> None:
+    """It says that the call landed once, and the undo was for that: its probe says what stands."""
+    plan = plan_with(**LOOKS, hooked=True)
+    saga = fold(plan, *STARTED, DOUBT, *UNDONE)
+    if probing:
+        saga = fold(plan, e.ProbeStarted(at=3.0, step="charge"), saga=saga)
+    for word in (
+        e.WebhookFound(at=4.0, step="charge", result=ONE),
+        e.WebhookRefused(at=4.0, step="charge", reason="declined"),
+    ):
+        assert heard_before(plan, saga, word)
+        after = fold(plan, word, saga=saga)
+        assert (saga.steps, saga.heard) == (after.steps, after.heard)
 
 
 def test_an_effect_found_after_an_undo_is_undone_under_a_new_key() -> None:

@@ -276,6 +276,7 @@ PIVOT_PHASES = {
     Phase.IN_DOUBT: None,
     Phase.WAITING: None,
     Phase.PENDING: None,
+    Phase.REFUSED: None,
 }
 """Whether the pivot is undecided; None: where there is a doubt about it."""
 

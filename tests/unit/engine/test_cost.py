@@ -186,7 +186,8 @@ async def test_the_usual_saga_takes_so_many_commits_statements_and_hops(
     assert 2 == counts["COMMIT"], counts
     # The thread of the writer waits for units where it is, and calls back once a batch.
     # A slow machine meets a round of the engine meanwhile, which reads; a saga itself does not.
-    assert counted.hops.pop("_fetch", 0) < SAGAS / 2
+    fetched = counted.hops.pop("_fetch", 0)
+    assert fetched < SAGAS / 2
     assert {"_hand_over": 2 * SAGAS} == counted.hops
     # Nothing is marked as long as no function of the author fails after it has written.
     assert "SAVEPOINT" not in counts and "RELEASE" not in counts, counts
@@ -194,7 +195,7 @@ async def test_the_usual_saga_takes_so_many_commits_statements_and_hops(
     # the journal appended by each, and the number of the batch.
     assert 1 + 1 + units == counts["INSERT"], counts
     assert 1 + (units - 1) + 2 == counts["UPDATE"], counts
-    assert 1 == counts["SELECT"], counts
+    assert SAGAS <= Counting.counted["SELECT"] <= SAGAS + fetched, counts
 
 
 async def test_sagas_that_come_at_once_share_commits(counted: Counted) -> None:
