@@ -18,7 +18,7 @@ from stage.core.steps import Step, StepKind
 from stage.ports.stage import Answer, Failed, Finished, Turn
 from stage.testing.effects import FakeApi
 from stage.testing.fakes import reply
-from stage.testing.trial import NAMED, Trial, given
+from stage.testing.trial import NAMED, Gateway, Given, Trial, given
 
 P = TypeVar("P")
 
@@ -39,6 +39,7 @@ async def assert_doubts_gateways(
     """No call, probe or compensation of a stage believes a page that its API did not write.
 
     A call and a probe may take it neither for a yes nor for a no, a compensation not for a yes.
+    A function of several requests meets the gateway at its first, then at its second, and so on.
     `data` and `apis` are those of `assert_compensates`: the steps before run as they are. Raises
     AssertionError that names the function, the code, and what was believed.
     """
@@ -49,11 +50,30 @@ async def assert_doubts_gateways(
         if step.kind is not StepKind.CALL:
             continue
         for kind in _functions(step):
-            trial = Trial(about)
-            async with trial.opened() as run:
-                await trial.forward(steps[: number + (kind is not AttemptKind.EXECUTE)], run)
-                for page in (*PAGES, *WORDS):
-                    _judge(kind, step, page, await trial.end_of(kind, step, run, page))
+            before = steps[: number + (kind is not AttemptKind.EXECUTE)]
+            first = 1
+            while await _meets(about, before, kind, step, first):
+                first += 1
+
+
+async def _meets(
+    about: Given, before: tuple[Step, ...], kind: AttemptKind, step: Step, first: int
+) -> bool:
+    """Answer a function by each page from that request on; False where it makes none so late.
+
+    Each page has a world of its own: the requests before it may act.
+    """
+    __tracebackhide__ = True
+    for page in (*PAGES, *WORDS):
+        trial = Trial(about)
+        gateway = Gateway(page=page, first=first)
+        async with trial.opened() as run:
+            await trial.forward(before, run)
+            turn = await trial.end_of(kind, step, run, gateway)
+        if not gateway.met:
+            return False
+        _judge(kind, step, gateway, turn)
+    return True
 
 
 def _functions(step: Step) -> list[AttemptKind]:
@@ -65,9 +85,9 @@ def _functions(step: Step) -> list[AttemptKind]:
     return kinds
 
 
-def _judge(kind: AttemptKind, step: Step, page: Answer, turn: Turn) -> None:
+def _judge(kind: AttemptKind, step: Step, gateway: Gateway, turn: Turn) -> None:
     __tracebackhide__ = True
-    believed = ""
+    believed, page = "", gateway.page
     if isinstance(turn, Finished):
         nothing = kind is AttemptKind.PROBE and turn.result == msgspec.Raw(b"null")
         believed = "the word that nothing is there" if nothing else "a success"
@@ -77,5 +97,6 @@ def _judge(kind: AttemptKind, step: Step, page: Answer, turn: Turn) -> None:
     if believed:
         raise AssertionError(
             f"{NAMED[kind].format(step.name)} takes {page.status} with {body} of a gateway for"
-            f" {believed}: look for a member that only the API gives, such as answer.json()['code']"
+            f" {believed}, in answer to its {gateway.met}: look for a member that only the API"
+            " gives, such as answer.json()['code']"
         )

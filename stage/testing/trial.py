@@ -93,6 +93,27 @@ class Run(msgspec.Struct, kw_only=True):
     """The step whose answer is lost: where its API takes it on, its end is never known."""
 
 
+class Gateway(msgspec.Struct, kw_only=True):
+    """Answers by one page in place of an API, from one request of a function on.
+
+    The requests before that one reach the API. All behind it get the page too: a function may let
+    a look go unanswered and ask the API itself for its word.
+    """
+
+    page: Answer
+    first: int
+    met: str = ""
+    """The request of that number; empty where the function made fewer."""
+
+    def answer(self, send: Send) -> Answer | None:
+        """The page, or None for a request that reaches the API."""
+        if send.ordinal < self.first:
+            return None
+        if send.ordinal == self.first:
+            self.met = f"{send.request.method} {send.request.path}"
+        return self.page
+
+
 class Trial:
     """One world, in which some steps run and are undone."""
 
@@ -264,9 +285,9 @@ class Trial:
         return await self.end_of(AttemptKind.PROBE, step, run)
 
     async def end_of(
-        self, kind: AttemptKind, step: Step, run: Run, answered: Answer | None = None
+        self, kind: AttemptKind, step: Step, run: Run, gateway: Gateway | None = None
     ) -> Turn:
-        """How a function ends that asks an API: what its fake answers, or `answered` each time."""
+        """How a function ends that asks an API: its fake answers, or a gateway in front of it."""
         view = self._view(kind, step, run)
         conversation = self._participant.converse(kind, step.name, view)
         turn: Turn = conversation.begin()
@@ -279,7 +300,8 @@ class Trial:
         while isinstance(turn, Send):
             key = view.key if turn.ordinal == 1 else f"{view.key}:{turn.ordinal}"
             api = self._apis[step.peer]
-            turn = await conversation.resume(answered or api.answer(turn.request, key))
+            page = None if gateway is None else gateway.answer(turn)
+            turn = await conversation.resume(page or api.answer(turn.request, key))
             if api.slips:
                 raise AssertionError(f"{NAMED[kind].format(step.name)}: {api.slips[0]}")
         return turn
