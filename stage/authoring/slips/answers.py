@@ -9,6 +9,7 @@ from typing import Any, Final
 from stage.authoring.annotations import MISSING
 from stage.authoring.http import Http
 from stage.authoring.outcomes import Refused
+from stage.authoring.slips.codes import WayTo, block_of, codes_asked, ends, is_status, takes_any
 from stage.authoring.slips.step_function import Rule, Slip, StepFunction, arguments, shown
 from stage.authoring.source import REQUESTS
 from stage.authoring.steps import CallStep, alternatives
@@ -83,13 +84,13 @@ def believes_a_code(function: StepFunction) -> Iterator[Slip]:
         return
     answers = set(function.answers())
     for branch in function.source.of(ast.If):
-        codes = _codes(branch.test, answers)
+        codes = codes_asked(branch.test, answers)
         if codes is None or (codes == {_OWN_NO} and function.kind is not AttemptKind.PROBE):
             continue
         if any(_is_a_no(function, each) for each in branch.body):
             yield function.warning(branch, _believed(function, shown(branch.test)))
     for choice in function.source.of(ast.Match):
-        if not _is_status(choice.subject, answers):
+        if not is_status(choice.subject, answers):
             continue
         for case in choice.cases:
             codes = {
@@ -101,6 +102,49 @@ def believes_a_code(function: StepFunction) -> Iterator[Slip]:
                 yield function.warning(case.body[0], _believed(function, f"case {sorted(codes)}"))
 
 
+def believes_any_other_code(function: StepFunction) -> Iterator[Slip]:
+    """A no for every code that is not named: a gateway's 403, 404 and 409 are among them.
+
+    A request that only reads leaves nothing behind a wrong no, and an undo is judged by whether
+    its answer is read at all.
+    """
+    if not function.is_call or function.compensates:
+        return
+    for no in function.source.of(ast.stmt):
+        if not _is_a_no(function, no) or not _is_of_other_codes(function, no):
+            continue
+        if isinstance(no, ast.Return) and function.passed_as is not None:
+            continue  # its caller may look further
+        way = WayTo(function, no)
+        asked = way.decided_by()
+        if asked is None or (_method(asked) == _SAFE and function.kind is AttemptKind.EXECUTE):
+            continue
+        if codes := sorted(way.codes_of_gateways()):
+            which = " and ".join(map(str, codes[:1] + codes[1:][-1:]))
+            yield function.warning(
+                no, _believed(function, f"{shown(no)} for any other code, such as {which},")
+            )
+
+
+def _is_of_other_codes(function: StepFunction, no: ast.stmt) -> bool:
+    """Whether it stands in an `else`, in a `case _`, or right behind a test that ends."""
+    block, at = block_of(function, no)
+    answers = set(function.answers())
+    match function.source.parent(no):
+        case ast.If(orelse=other) if other is block:
+            return True
+        case ast.match_case() as case if takes_any(case):
+            return True
+        case ast.If(test=test) if codes_asked(test, answers) is not None:
+            return False  # another rule says that
+    match block[at - 1] if at else None:
+        case ast.If(test=test, body=body):
+            return codes_asked(test, answers) is not None and ends(body)
+        case ast.Match(subject=subject, cases=cases):
+            return is_status(subject, answers) and all(ends(each.body) for each in cases)
+    return False
+
+
 def _believed(function: StepFunction, test: str) -> str:
     cost = {
         AttemptKind.EXECUTE: "the effect may stand, and would not be compensated",
@@ -108,32 +152,6 @@ def _believed(function: StepFunction, test: str) -> str:
         AttemptKind.COMPENSATE: "the effect may stand in a saga that is called compensated",
     }[function.kind]
     return f"{test} believes a code alone, which a gateway gives too; {cost}: {_LOOK}"
-
-
-def _codes(test: ast.expr, answers: set[str]) -> set[Any] | None:
-    """The codes that a test asks for, -1 for a range; None where it asks for anything else."""
-    codes: set[Any] = set()
-    for name in (each for each in ast.walk(test) if isinstance(each, ast.Name)):
-        if name.id not in answers:
-            return None
-    for node in ast.walk(test):
-        if isinstance(node, ast.Call) or (
-            isinstance(node, ast.Attribute) and not _is_status(node, answers)
-        ):
-            return None
-        if isinstance(node, ast.Compare):
-            given = [each for part in node.comparators for each in ast.walk(part)]
-            equal = all(isinstance(op, ast.Eq | ast.In) for op in node.ops)
-            found = {each.value for each in given if isinstance(each, ast.Constant)}
-            codes |= found if equal else {-1}
-    return codes or None
-
-
-def _is_status(node: ast.expr, answers: set[str]) -> bool:
-    match node:
-        case ast.Attribute(value=ast.Name(id=name), attr="status"):
-            return name in answers
-    return False
 
 
 def _is_a_no(function: StepFunction, statement: ast.stmt) -> bool:
@@ -209,7 +227,7 @@ def any_answer_is_a_yes(function: StepFunction) -> Iterator[Slip]:
 
 def _asks_for_the_status(function: StepFunction) -> bool:
     answers = function.answers()
-    return any(_is_status(each, set(answers)) for each in function.source.of(ast.Attribute))
+    return any(is_status(each, set(answers)) for each in function.source.of(ast.Attribute))
 
 
 def effects_of_a_probe(function: StepFunction) -> Iterator[Slip]:
@@ -370,6 +388,7 @@ ANSWERS: Final[tuple[Rule, ...]] = (
     paths,
     headers,
     believes_a_code,
+    believes_any_other_code,
     answers_not_read,
     any_answer_is_a_yes,
     effects_of_a_probe,

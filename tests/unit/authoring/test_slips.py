@@ -835,6 +835,171 @@ RIGHT: dict[str, tuple[str, str]] = {
     ),
 }
 
+JUDGED = ANY_CALL.replace("HERE", f"{ASKED}HERE")
+LOOKED_UP = (
+    CHARGE
+    + """
+@charge.probe
+async def find(http: Http, saga: Saga[Order]) -> Charge | None:
+    answer = await http.get(f"/charges/{saga.id}")
+    HERE
+"""
+    + RIGHT_UNDO
+)
+YES = "return Charge(answer.json()['id'])"
+# A no for every other code than those that are named: the frame, and what stands in it.
+OTHER_CODES: dict[str, tuple[str, str]] = {
+    "behind an if": (
+        JUDGED,
+        f"if answer.status == 201:\n        {YES}\n    raise Refused('declined')",
+    ),
+    "behind an if, with the body at hand": (
+        JUDGED,
+        (
+            "body = answer.json()\n    if answer.status // 100 == 2:\n"
+            "        return Charge(body['id'])\n    raise Refused('declined')"
+        ),
+    ),
+    "behind several": (
+        JUDGED,
+        (
+            f"if answer.status == 201:\n        {YES}\n    if answer.status in (408, 409):\n"
+            "        raise Transient('later')\n    raise Declined('declined')"
+        ),
+    ),
+    "in an else": (
+        JUDGED,
+        (
+            f"if answer.status == 201:\n        {YES}\n    elif answer.status == 402:\n"
+            "        raise Refused('declined')\n    else:\n        raise Refused('no')"
+        ),
+    ),
+    "in a case": (
+        JUDGED,
+        (
+            f"match answer.status:\n        case 200 | 201:\n            {YES}\n"
+            "        case _:\n            raise Refused('declined')"
+        ),
+    ),
+    "behind a match": (
+        JUDGED,
+        (
+            f"match answer.status:\n        case 201:\n            {YES}\n"
+            "    raise Refused('declined')"
+        ),
+    ),
+    "of a probe behind an if": (
+        LOOKED_UP,
+        f"if answer.status == 200:\n        {YES}\n    return None",
+    ),
+    "of a probe in an else": (
+        LOOKED_UP,
+        f"if answer.status < 300:\n        {YES}\n    else:\n        return None",
+    ),
+}
+# The same, where it is no such slip.
+OWN_WORDS: dict[str, tuple[str, str]] = {
+    "the code that no gateway gives": (
+        JUDGED,
+        f"if answer.status != 402:\n        {YES}\n    raise Refused('declined')",
+    ),
+    "the code that is left": (
+        JUDGED,
+        (
+            "if answer.status not in (201, 402):\n        raise ValueError('in doubt')\n"
+            f"    if answer.status == 201:\n        {YES}\n    raise Refused('declined')"
+        ),
+    ),
+    "the case that is left": (
+        JUDGED,
+        (
+            f"match answer.status:\n        case 201:\n            {YES}\n"
+            "        case 402:\n            raise Refused('declined')\n"
+            "        case _:\n            raise ValueError('in doubt')"
+        ),
+    ),
+    "a member in the no": (
+        JUDGED,
+        (
+            f"if answer.status == 201:\n        {YES}\n"
+            "    raise Refused(f\"code {answer.json()['code']}\")"
+        ),
+    ),
+    "a member before the no": (
+        JUDGED,
+        (
+            "word = answer.json()['code']\n    if answer.status == 201:\n"
+            f"        {YES}\n    raise Refused(word)"
+        ),
+    ),
+    "a look before the codes": (
+        JUDGED,
+        (
+            "body = answer.json()\n    if 'code' not in body:\n"
+            "        raise ValueError('a page')\n    if answer.status == 201:\n"
+            f"        {YES}\n    raise Refused('declined')"
+        ),
+    ),
+    "a look around the codes": (
+        JUDGED,
+        (
+            "if answer.json()['kind'] == 'charge':\n        if answer.status == 201:\n"
+            f"            {YES}\n        else:\n            raise Refused('declined')\n"
+            "    raise ValueError('in doubt')"
+        ),
+    ),
+    "a look behind the codes": (
+        JUDGED,
+        (
+            f"if answer.status == 201:\n        {YES}\n"
+            "    if answer.json()['code'] == 'declined':\n"
+            "        raise Refused('declined')\n    raise ValueError('in doubt')"
+        ),
+    ),
+    "a test that reads the body": (
+        JUDGED,
+        (
+            "if answer.status == 201 or answer.json()['code'] != 'declined':\n"
+            f"        {YES}\n    raise Refused('declined')"
+        ),
+    ),
+    "a function that looks": (
+        JUDGED,
+        (
+            "await push(answer)\n    if answer.status == 201:\n"
+            f"        {YES}\n    raise Refused('declined')"
+        ),
+    ),
+    "an if that does not end": (
+        JUDGED,
+        (
+            "if answer.status == 201:\n        made = answer.json()['id']\n"
+            "    else:\n        made = answer.json()['code']\n"
+            "    if saga.input.amount:\n        return made\n    raise Refused('declined')"
+        ),
+    ),
+    "a call that only reads": (
+        JUDGED.replace(POST, 'answer = await http.get("/customers/1")'),
+        f"if answer.status == 200:\n        {YES}\n    raise Refused('nobody')",
+    ),
+    "a search of a probe": (
+        LOOKED_UP,
+        (
+            "if answer.status != 200:\n        raise ValueError('in doubt')\n"
+            "    for each in answer.json()['data']:\n"
+            "        return Charge(each['id'])\n    return None"
+        ),
+    ),
+    "a probe of an API that says 200": (
+        LOOKED_UP,
+        (
+            "if answer.status == 404 and answer.json()['code'] == 'unknown_key':\n"
+            f"        return None\n    if answer.status == 200:\n        {YES}\n"
+            "    raise ValueError('in doubt')"
+        ),
+    ),
+}
+
 # Slips of a whole stage: what stands there, and what is said.
 OF_A_STAGE: dict[str, tuple[str, str]] = {
     "money as a float": (
@@ -948,6 +1113,24 @@ def test_nothing_is_said_of_a_function_that_only_looks_like_a_slip(
 ) -> None:
     """An error that is wrong stops a right release."""
     frame, text = RIGHT[right]
+    assert [] == said(frame.replace("HERE", text, 1))
+
+
+@pytest.mark.parametrize("slip", OTHER_CODES)
+def test_a_no_for_every_other_code_is_found(slip: str, said: Callable[[str], list[str]]) -> None:
+    """A 403, 404 or 409 of a gateway would be a certain no, and the effect may stand."""
+    frame, text = OTHER_CODES[slip]
+    (found,) = said(frame.replace("HERE", text, 1))
+    words = r"warning: pay\.py:\d+: .* for any other code, such as 40\d and \d+, believes a code"
+    assert re.match(words, found), found
+
+
+@pytest.mark.parametrize("right", OWN_WORDS)
+def test_nothing_is_said_of_a_no_in_the_word_of_the_api(
+    right: str, said: Callable[[str], list[str]]
+) -> None:
+    """A warning that is wrong is worse than a slip that is missed."""
+    frame, text = OWN_WORDS[right]
     assert [] == said(frame.replace("HERE", text, 1))
 
 
