@@ -64,10 +64,12 @@ async function run(id, inDoubt) {
 /** Wait until the saga has ended at the stage, or the budget is gone. */
 async function ended(id, location, left) {
   const address = new URL(location ?? `sagas/${id}`, `${stage}/sagas`);
-  while (isActive(id) && left() > 0) {
+  for (let wait = 200; isActive(id) && left() > 0; wait = Math.min(2 * wait, 5000)) {
     const headers = { Prefer: `wait=${WAIT_SECONDS}` };
     const answer = await ask(address, { method: "GET", headers, seconds: WAIT_SECONDS + 5 });
     if (ownWord(answer, id) !== "in_progress") return pause(200);
+    // A saga that waits for a person is answered at once.
+    await pause(Math.min(Math.max(wait, answer.retryAfter * 1000), Math.max(0, left())));
   }
 }
 

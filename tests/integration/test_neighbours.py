@@ -219,6 +219,27 @@ async def test_the_upstream_asks_to_compensate_where_something_may_stand(
     assert 1 == len({asked.body for asked in stage.requests("POST /sagas")})
 
 
+async def test_the_upstream_looks_at_a_parked_saga_now_and_then(tmp_path: Path) -> None:
+    """Its answer comes at once, whatever `Prefer: wait` says: the pauses are those of the caller."""
+    stage, [port] = FakeStage(), free_ports(1)
+    stage.says("POST /sagas", Reply(202, RUNS))
+    stage.says("GET /sagas/*", Reply(200, RUNS))
+    stage.says("POST /sagas/*/compensate", Reply(200, b'{"outcome":"compensated"}'))
+    async with TestServer(stage.app) as server, aiohttp.ClientSession() as session:
+        url = str(server.make_url("")).rstrip("/")
+        order = Neighbour("upstream.mjs", "order", port, url, tmp_path / "books")
+        await order.start()
+        try:
+            sent = {"id": "s-1", "data": {}, "budget_ms": 1_500}
+            async with session.post(f"{order.url}/orders", json=sent) as answer:
+                assert "undone" == (await answer.json())["state"]
+        finally:
+            await order.kill()
+    # At 0, 0.2, 0.6 and 1.4 s, and once more where the last pause was cut by the budget.
+    assert 1 <= len(stage.requests("GET /sagas/*")) <= 5
+    assert 1 == len(stage.requests("POST /sagas"))
+
+
 async def test_other_data_under_one_id_is_undone_where_it_stands(tmp_path: Path) -> None:
     """422 says `executed` there: with `not_executed` the parcel would stand for nobody."""
     async with trio(tmp_path) as three:
