@@ -220,7 +220,7 @@ async def test_the_upstream_asks_to_compensate_where_something_may_stand(
 
 
 async def test_the_upstream_looks_at_a_parked_saga_now_and_then(tmp_path: Path) -> None:
-    """Its answer comes at once, whatever `Prefer: wait` says: the pauses are those of the caller."""
+    """Its answer comes at once, in spite of `Prefer: wait`: the pauses are those of the caller."""
     stage, [port] = FakeStage(), free_ports(1)
     stage.says("POST /sagas", Reply(202, RUNS))
     stage.says("GET /sagas/*", Reply(200, RUNS))
