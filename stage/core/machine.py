@@ -229,14 +229,16 @@ def _bury(saga: Saga, event: e.Tombstoned) -> Saga:
 
 
 def _fail_to_compensate(saga: Saga, event: e.FailedToCompensate) -> Saga:
-    failed = replace(
+    failed = replace(saga, state=SagaState.FAILED_TO_COMPENSATE, stands=event.stands)
+    return _tell_if_due(_park_what_stands(failed))
+
+
+def _park_what_stands(saga: Saga) -> Saga:
+    return replace(
         saga,
-        state=SagaState.FAILED_TO_COMPENSATE,
-        stands=event.stands,
-        parked="could not be undone: " + ", ".join(event.stands),
+        parked="could not be undone: " + ", ".join(saga.stands),
         parked_cause=ParkCause.FAILED_TO_COMPENSATE,
     )
-    return _tell_if_due(failed)
 
 
 def _park(saga: Saga, event: e.Parked) -> Saga:
@@ -334,8 +336,9 @@ def _turn_back(plan: Plan, saga: Saga, event: e.TurnedBack) -> Saga:
 
 
 def _request_compensation(plan: Plan, saga: Saga, event: e.CompensationRequested) -> Saga:
-    over = saga.state in (SagaState.COMPENSATED, SagaState.FAILED_TO_COMPENSATE)
-    if over or saga.forgotten or past_pivot(plan, saga):
+    if saga.state in (SagaState.COMPENSATED, SagaState.FAILED_TO_COMPENSATE):
+        return _knows_by_itself(saga) if event.requested_by == saga.upstream else saga
+    if saga.forgotten or past_pivot(plan, saga):
         return saga
     if pivot_undecided(plan, saga):
         # The way forward may be taken again once the pivot is settled, but nobody is asked again:
@@ -367,6 +370,17 @@ def _request_compensation(plan: Plan, saga: Saga, event: e.CompensationRequested
         parked="",
         parked_cause=None,
     )
+
+
+def _knows_by_itself(saga: Saga) -> Saga:
+    """Upstream, which could not be notified, goes back by itself: no person has to see to it.
+
+    It may have lost the saga, and got it back from its neighbours since (rule 33).
+    """
+    if saga.tell is not Tell.REFUSED:
+        return saga
+    knows = replace(saga, tell=Tell.DELIVERED, tell_error="", parked="", parked_cause=None)
+    return _park_what_stands(knows) if saga.state is SagaState.FAILED_TO_COMPENSATE else knows
 
 
 def asked_before(plan: Plan, saga: Saga, request: e.CompensationRequested) -> bool:

@@ -199,6 +199,11 @@ async def test_a_trail_that_ends_with_an_api_is_no_upstream(chain: Chain) -> Non
     view = await chain.until("s-1", lambda saga: saga["told_upstream"] == "refused")
     assert "no upstream 'psp' is configured" in view["parked_reason"]
     assert (1, 0) == await chain.charges()
+    assert 200 == (await chain.compensate("s-1", by="shipping"))[0]
+    assert (await chain.view("s-1"))["parked"], "another neighbour knows nothing of upstream"
+    assert 200 == (await chain.compensate("s-1", by="psp"))[0]
+    view = await chain.view("s-1")
+    assert (False, "delivered") == (view["parked"], view["told_upstream"]), "it knows by itself"
 
 
 async def test_a_failure_after_a_202_is_told_upstream(chain: Chain) -> None:

@@ -92,6 +92,44 @@ def test_a_request_that_cannot_be_met_changes_nothing(saga: Saga) -> None:
     assert asked_before(PIVOTED, saga, ASKED)
 
 
+GONE_BACK = (
+    *OPEN,
+    e.Completed(at=2.0),
+    e.CompensationRequested(at=3.0, requested_by="shipping", compensated=True),
+    e.CompensationStarted(at=3.0, step="reserve", attempt=1),
+)
+NOT_NOTIFIED = (
+    e.TellStarted(at=4.0, attempt=1),
+    e.TellRefused(at=4.0, reason="answered 409: lost", cause=ParkCause.UPSTREAM_CANNOT),
+)
+
+
+def test_an_upstream_that_could_not_be_notified_and_asks_by_itself_knows() -> None:
+    """A database was put back there, and the saga came back to it: nobody has to retry here."""
+    undone = (e.CompensationSucceeded(at=4.0, step="reserve"), e.Compensated(at=4.0))
+    refused = fold(PLAN, *GONE_BACK, *undone, *NOT_NOTIFIED)
+    assert (ParkCause.UPSTREAM_CANNOT, Tell.REFUSED) == (refused.parked_cause, refused.tell)
+    assert asked_before(PLAN, refused, replace(ASKED, requested_by="shipping"))
+    assert not asked_before(PLAN, refused, ASKED)
+    knows = evolve(PLAN, refused, ASKED)
+    assert ("", None, Tell.DELIVERED, "", SagaState.COMPENSATED) == (
+        knows.parked, knows.parked_cause, knows.tell, knows.tell_error, knows.state,
+    )  # fmt: skip
+    assert asked_before(PLAN, knows, ASKED)
+
+
+def test_an_upstream_that_asks_by_itself_lifts_no_more_than_that() -> None:
+    """The effect that stands waits for a person as before."""
+    stands = (
+        e.CompensationRefused(at=4.0, step="reserve", reason="answered 422"),
+        e.FailedToCompensate(at=4.0, stands=("reserve",)),
+    )
+    failed = fold(PLAN, *GONE_BACK, *stands)
+    knows = fold(PLAN, *GONE_BACK, *stands, *NOT_NOTIFIED, ASKED)
+    assert (failed.parked, failed.parked_cause) == (knows.parked, knows.parked_cause)
+    assert (("reserve",), Tell.DELIVERED) == (knows.stands, knows.tell)
+
+
 def test_while_the_pivot_is_undecided_the_request_is_kept() -> None:
     """The saga stays where it is: it may only go back if the pivot has not happened (rule 20)."""
     saga = fold(PIVOTED, *HELD, ASKED)
