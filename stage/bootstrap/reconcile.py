@@ -163,5 +163,5 @@ def adoption_in(participant: Participant, store: Store, clock: Clock) -> Adoptio
         Interpreter(versions, observer, clock),
         Journal(versions, observer, render_ending),
         store.codec,
-        store.identity.generation,
+        store.identity,
     )

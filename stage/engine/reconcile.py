@@ -26,7 +26,7 @@ from stage.ports.neighbour import Neighbours
 from stage.ports.reconcile import UNREADABLE, Difference
 from stage.ports.stage import Lost
 from stage.ports.store import LOST_SAGAS_MAX, Changes, SagaRow, Store
-from stage.wire.envelope import Envelope
+from stage.wire.envelope import Envelope, parse_instant
 from stage.wire.outcome import Outcome
 from stage.wire.problem import WireError
 from stage.wire.shared import SharedSaga, Side
@@ -228,7 +228,11 @@ class Reconciler:
         # Upstream has it as it came; that of downstream went through this stage.
         first, second = (given, known.envelope) if word.from_upstream else (known.envelope, given)
         envelope = first or second
-        lost[saga.saga_id] = replace(known, words=(*known.words, word), envelope=envelope)
+        heard = replace(known, words=(*known.words, word), envelope=envelope)
+        passed = () if given is None else (entry.at for entry in given.trail[-1:])
+        for said in (saga.accepted_at, *passed):
+            heard = heard.known_since(_instant(said))
+        lost[saga.saga_id] = heard
 
     def _envelope(self, saga: SharedSaga) -> Envelope | None:
         """The envelope as it came here; None where it is not there or cannot be read."""
@@ -248,7 +252,14 @@ class Reconciler:
                 asked = e.CompensationRequested(
                     at=self._clock.now(), requested_by=kept.requested_by, reason=kept.reason
                 )
-                lost[kept.saga_id] = replace(known, asked=asked)
+                lost[kept.saga_id] = replace(known, asked=asked).known_since(kept.first_sent_at)
+
+
+def _instant(said: str) -> float | None:
+    try:
+        return parse_instant(said)
+    except ValueError:
+        return None
 
 
 def _differs(row: SagaRow, saga: SharedSaga) -> bool:

@@ -379,7 +379,7 @@ class Node:
             Interpreter(versions, observer, clock),
             Journal(versions, observer, render_ending),
             store.codec,
-            store.identity.generation,
+            store.identity,
         )
         neighbours = self._peers(process, store, clock).neighbours
         reconciler = Reconciler(self.name, store, neighbours, adoption, clock)

@@ -20,7 +20,7 @@ from stage.demo.payment import payment
 from stage.engine.embedded.commands import EmbeddedCommands
 from stage.engine.reconcile import MARGIN_SECONDS, Reconciler, Reconciliation
 from stage.ports.reconcile import UNREADABLE
-from stage.wire.envelope import format_instant
+from stage.wire.envelope import format_instant, parse_instant
 from tests.scenario.chain import Chain, running_chain
 from tests.scenario.restored import RestoredChain, restored_chain
 from tests.scenario.test_erasure import cut_off
@@ -81,11 +81,13 @@ async def test_a_lost_saga_is_adopted_and_shown_as_may_stand(world: RestoredChai
     Its own id is answered 202, never run again.
     """
     await lose(world, "s-1")
+    lost_at = time.time()
     found = await world.reconcile()
     assert {"order": 2, "shipping": 2} == found.asked
     assert ["s-1"] == [saga.id for saga in found.lost]
     async with world.serving() as chain:
         view = await chain.view("s-1")
+        assert parse_instant(view["accepted_at"]) < lost_at, "downstream has it since then"
         assert ("active", "lost", "may_stand") == (
             view["state"], view["parked_cause"], view["standing"],
         )  # fmt: skip

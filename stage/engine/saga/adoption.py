@@ -5,15 +5,18 @@ from __future__ import annotations
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from stage.core import events as e
 from stage.core.lost import Word, journal_of, nothing_stands
 from stage.core.saga import Saga
+from stage.core.unseen import sent_at_of
 from stage.engine.saga.acts import how_it_stands
 from stage.engine.saga.context import Context, buried, context_with, fingerprint_of
 from stage.engine.saga.interpreter import Interpreter
 from stage.engine.saga.journal import Journal, Stored
 from stage.ports.codec import Codec
+from stage.ports.identity import Identity
 from stage.ports.observer import TraceContext
 from stage.ports.store import Act, Unit
 from stage.wire.envelope import Envelope, TrailEntry, format_instant
@@ -32,6 +35,25 @@ class Testimony(msgspec.Struct, frozen=True, kw_only=True):
     """The envelope that it came in; None where no neighbour could give it."""
     asked: e.CompensationRequested | None = None
     """The first request to compensate that was made of it."""
+    known_at: tuple[float, ...] = ()
+    """Instants at which it was on its way already, by the clocks of its neighbours."""
+
+    def known_since(self, at: float | None) -> Testimony:
+        """With one instant more, where there is one."""
+        return self if at is None else replace(self, known_at=(*self.known_at, at))
+
+    def accepted_at(self, identity: Identity, now: float) -> float:
+        """An instant no later than that at which this stage handed the saga on.
+
+        A downstream whose database is younger than that may have lost the saga too, and must not
+        take it for one that it never had (protocol 3.4). It came after the backup was made.
+        """
+        known = [*self.known_at]
+        if (drawn_at := sent_at_of(self.id)) is not None:
+            known.append(drawn_at)
+        if not known and identity.restored_as_of is not None:
+            known = [identity.restored_as_of]
+        return min([now, *known])
 
     @property
     def may_stand(self) -> bool:
@@ -50,13 +72,13 @@ class Adoption:
     """Writes lost sagas, each in a unit of its own."""
 
     def __init__(
-        self, interpreter: Interpreter, journal: Journal, codec: Codec, generation: int
+        self, interpreter: Interpreter, journal: Journal, codec: Codec, identity: Identity
     ) -> None:
-        """`generation` is that of the database."""
+        """`identity` is that of the database."""
         self._interpreter = interpreter
         self._journal = journal
         self._codec = codec
-        self._generation = generation
+        self._identity = identity
 
     def stored(self, lost: Testimony, now: float) -> Stored:
         """The row and the journal that it gets."""
@@ -67,9 +89,12 @@ class Adoption:
             upstream=lost.upstream,
             asked=lost.asked,
             at=now,
-            generation=self._generation,
+            generation=self._identity.generation,
         )
-        context = self._context(lost, now) if lost.may_stand else buried(TraceContext())
+        accepted_at = lost.accepted_at(self._identity, now)
+        if isinstance(events[0], e.Accepted):
+            events[0] = replace(events[0], at=accepted_at)
+        context = self._context(lost, accepted_at) if lost.may_stand else buried(TraceContext())
         transition = self._interpreter.note(Saga(id=lost.id), events, now)
         return self._journal.store(transition, context, before=None)
 
@@ -89,7 +114,7 @@ class Adoption:
             asked = e.CompensationRequested(
                 at=now, requested_by=kept.requested_by, reason=kept.reason
             )
-            lost = msgspec.structs.replace(lost, asked=asked)
+            lost = replace(lost, asked=asked).known_since(kept.first_sent_at)
         stored = self.stored(lost, now)
         await self._journal.write(unit, stored, epoch=None)
         if actor:
@@ -106,11 +131,11 @@ class Adoption:
             )
         return True
 
-    def _context(self, lost: Testimony, now: float) -> Context:
+    def _context(self, lost: Testimony, accepted_at: float) -> Context:
         envelope = lost.envelope
         known = "" if envelope is None else fingerprint_of(envelope)
         if envelope is None:
-            trail = (TrailEntry(stage=lost.upstream, at=format_instant(now)),)
+            trail = (TrailEntry(stage=lost.upstream, at=format_instant(accepted_at)),)
             envelope = Envelope(saga_id=lost.id, data={}, trail=trail if lost.upstream else ())
         return context_with(envelope, self._codec.encode_envelope(envelope), known, TraceContext())
 
@@ -120,4 +145,4 @@ def as_it_came(envelope: Envelope, stage: str) -> Envelope:
     if envelope.upstream != stage:
         return envelope
     data = {name: value for name, value in envelope.data.items() if name != stage}
-    return msgspec.structs.replace(envelope, data=data, trail=envelope.trail[:-1])
+    return replace(envelope, data=data, trail=envelope.trail[:-1])

@@ -18,6 +18,7 @@ from stage.engine.saga.context import context_of, fingerprint_of
 from stage.engine.saga.interpreter import Interpreter
 from stage.engine.saga.journal import Journal
 from stage.engine.saga.versions import Versions
+from stage.ports.identity import Identity
 from stage.ports.store import Act, LostSaga, SagaRow, Unit
 from stage.store.codec import PLAIN
 from stage.store.memory import MemoryStore
@@ -40,11 +41,17 @@ ASKED = e.CompensationRequested(at=NOW - 5.0, requested_by="order", reason="chan
 LOST = Lost(id="s-1", words=(SHIPPED,), envelope=ORDER)
 
 
+AS_OF = NOW - 3600.0
+IDENTITY = Identity(
+    id="d", stage="payment", born_at=1.0, generation=2, restored_as_of=AS_OF, restored_at=NOW
+)
+
+
 @pytest.fixture
 def adoption() -> Adoption:
     versions, observer = Versions(payment.bind(("shipping",))), NullObserver()
     interpreter = Interpreter(versions, observer, SystemClock())
-    return Adoption(interpreter, Journal(versions, observer, render_ending), PLAIN, generation=2)
+    return Adoption(interpreter, Journal(versions, observer, render_ending), PLAIN, IDENTITY)
 
 
 @pytest.fixture
@@ -98,7 +105,7 @@ async def test_a_lost_saga_waits_for_a_person_with_the_envelope_that_it_came_in(
     assert done
     accepted = events[0]
     assert isinstance(accepted, e.Accepted)
-    assert ("order", 2, NOW) == (accepted.upstream, accepted.generation, accepted.at)
+    assert ("order", 2, AS_OF) == (accepted.upstream, accepted.generation, accepted.at)
     assert ParkCause.LOST is row.parked_cause
     assert "shipping says executed" in row.parked
     assert ["charge", "forward:shipping"] == [
@@ -106,6 +113,24 @@ async def test_a_lost_saga_waits_for_a_person_with_the_envelope_that_it_came_in(
     ]
     assert (1, len(events), fingerprint_of(ORDER)) == (row.epoch, row.length, row.fingerprint)
     assert ORDER == context_of(row, PLAIN).envelope
+
+
+@pytest.mark.parametrize(
+    "saga_id, known_at, accepted_at",
+    [
+        ("s-1", (NOW - 7.0, NOW - 9.0), NOW - 9.0),
+        ("s-1", (NOW + 60.0,), NOW),
+        ("s-1", (), AS_OF),
+        ("019ac000-0000-7000-8000-000000000000", (NOW,), 1_764_157_816.832),
+    ],
+    ids=["neighbours", "a clock that is ahead", "nobody", "its id"],
+)
+def test_it_was_accepted_no_later_than_anybody_knows(
+    saga_id: str, known_at: tuple[float, ...], accepted_at: float
+) -> None:
+    """A downstream whose database is younger must not say that it was never there."""
+    lost = Lost(id=saga_id, known_at=known_at)
+    assert accepted_at == lost.accepted_at(IDENTITY, NOW)
 
 
 async def test_without_an_envelope_the_neighbour_that_sent_it_is_its_upstream(
@@ -117,7 +142,7 @@ async def test_without_an_envelope_the_neighbour_that_sent_it_is_its_upstream(
     envelope = context_of(row, PLAIN).envelope
     assert envelope is not None
     assert ({}, "order", "") == (envelope.data, envelope.upstream, row.fingerprint)
-    assert "2026-11-23T02:30:00.000Z" == envelope.trail[0].at
+    assert "2026-11-23T01:30:00.000Z" == envelope.trail[0].at
 
 
 async def test_a_saga_that_nobody_sent_has_no_upstream(
