@@ -21,7 +21,12 @@ from stage.ports.credentials import CREDENTIAL_HEADERS, ENGINE_HEADERS
 from stage.ports.stage import Answer, Send
 from stage.wire import headers as h
 from stage.wire.flood import EXPONENTS_OF_ANSWERS_MAX, has_more_exponents
-from stage.wire.http import SAFE_METHODS
+from stage.wire.http import (
+    SAFE_METHODS,
+    is_token,
+    unsendable_in_header,
+    unsendable_in_target,
+)
 
 T = TypeVar("T")
 
@@ -31,7 +36,10 @@ class HeaderRefused(ValueError):
 
 
 class RequestRefused(AuthorDefect, ValueError):
-    """A step described a request that cannot be sent."""
+    """A step described a request that cannot be sent as it is described.
+
+    Seen before its intent is journaled: later it would be a doubt, or reach another resource.
+    """
 
 
 class NotAwaited(AuthorDefect):
@@ -232,12 +240,49 @@ class Http:
                     " unless the API's own word is there"
                 )
 
+    def _check_line(self, method: str, path: str, queried: bool) -> None:
+        """Raise RequestRefused for a first line that would ask for something else, or for nothing.
+
+        The path is not quoted, for it may hold data.
+        """
+        if not is_token(method):
+            raise RequestRefused(f"{declaring_place()}: the method of a request is a word: 'POST'")
+        call = f"http.{method.lower()}"
+        if not path.startswith("/") or path.startswith("//"):
+            raise RequestRefused(
+                f"{declaring_place()}: {call} takes a path that begins with one"
+                " slash, such as '/charges': the URL before it is the operator's, --external"
+                f" {self._peer or 'NAME'}=URL"
+            )
+        if character := unsendable_in_target(path):
+            raise RequestRefused(
+                f"{declaring_place()}: the path of {call} holds {character!r}, so that it would"
+                " reach another resource, or none: put a value into a path with"
+                " urllib.parse.quote(value, safe='')"
+            )
+        if queried and "?" in path:
+            raise RequestRefused(
+                f"{declaring_place()}: the path of {call} has a query, and params= is another one:"
+                " give all of it as params=, and put a value into a path with"
+                " urllib.parse.quote(value, safe='')"
+            )
+
     def _checked(self, headers: Mapping[str, str]) -> list[tuple[str, str]]:
-        """The headers of a step. Raises HeaderRefused for one that is not its own."""
+        """The headers of a step. Raises HeaderRefused for one that is not its own.
+
+        Raises RequestRefused for one that would end its line, or is none.
+        """
         given = [(name, value) for name, value in headers.items()]
         for name, value in given:
             if not all(isinstance(part, str) for part in (name, value)):
                 raise TypeError(f"header {name!r}: name and value must be str, not {value!r}")
+            if not is_token(name):
+                raise RequestRefused(f"{declaring_place()}: {name!r} is no name of a header")
+            if character := unsendable_in_header(value):
+                raise RequestRefused(
+                    f"{declaring_place()}: the header {name!r} holds {character!r}, which no header"
+                    " may: quote the value with urllib.parse.quote(value)"
+                )
             if name.lower() in ENGINE_HEADERS:
                 raise HeaderRefused(f"header {name!r} is set by the engine: leave it out")
             if name.lower() in CREDENTIAL_HEADERS or name.lower() in self._operators:
@@ -297,15 +342,12 @@ class Http:
     ) -> Coroutine[Any, Any, Response]:
         """Describe one request. `path` begins with a slash; give `json` or `data`, not both.
 
-        Raises RequestRefused for an absolute URL, and HeaderRefused for a header that the engine or
-        the operator sets. Both are a ValueError.
+        A value in the path is quoted: `quote(value, safe="")`.
+
+        Raises RequestRefused for one that cannot be sent as it is, such as a URL, and HeaderRefused
+        for a header that the engine or the operator sets. Both are a ValueError.
         """
-        if not path.startswith("/") or path.startswith("//"):
-            raise RequestRefused(
-                f"{declaring_place()}: http.{method.lower()} takes a path that begins with one"
-                " slash, such as '/charges': the URL before it is the operator's, --external"
-                f" {self._peer or 'NAME'}=URL"
-            )
+        self._check_line(method, path, queried=bool(params))
         if json is not None and data:
             raise RequestRefused(f"{declaring_place()}: give json or data, not both")
         given = self._checked(headers) if headers else []

@@ -18,7 +18,7 @@ from stage.ports.stage import Lost
 
 
 class NeverWritten(aiohttp.ClientConnectionResetError):
-    """The connection had ended before the first byte of the request."""
+    """No byte of the request left: its connection had ended, or it cannot be written at all."""
 
 
 CERTAIN: tuple[type[BaseException], ...] = (

@@ -24,7 +24,7 @@ from stage.outbound.classify import CERTAIN, EXPECTED, NeverWritten, classify_ex
 from stage.outbound.proxy import Proxy
 from stage.ports.stage import Answer, Lost
 from stage.ports.time_limit import TimeLimit
-from stage.wire.http import encode_head
+from stage.wire.http import encode_head, unsendable_in_target
 
 ANSWER_BYTES_MAX = 1_048_576
 CONNECTIONS_MAX = 100
@@ -98,8 +98,11 @@ class Transport:
         assert connector is not None, "open the transport first"
         leaves = judged = False
         try:
-            target = self._target(method, url, tls, proxy)
-            head = _head(target, headers, body)
+            try:
+                target = self._target(method, url, tls, proxy)
+                head = _head(target, headers, body)
+            except ValueError as error:  # an old journal may hold one that cannot be written
+                raise NeverWritten(str(error)) from error
             with TimeLimit(timeout):
                 connection = await self._connected(connector, target, timeout)
                 leaves = True
@@ -202,6 +205,8 @@ def _target(
     method: str, url: str, tls: ssl.SSLContext | None = None, proxy: Proxy | None = None
 ) -> _Target:
     """The target of requests. A stage has few: the paths of its APIs, and `/sagas`."""
+    if character := unsendable_in_target(url):
+        raise ValueError(f"{character!r} stands in the address")
     where = URL(url, encoded=True)
     if where.scheme not in (("https",) if proxy else ("http", "https")):
         raise aiohttp.NonHttpUrlClientError(where.with_user(None))

@@ -13,6 +13,9 @@ RETRY_AFTER_SECONDS_MAX = 300.0
 
 _CONTROL: Final = bytes({*range(0x20), 0x7F} - {0x09, 0x0A})
 """Characters that no header may have (RFC 9110, 5.5), but the one that ends lines."""
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_NOT_IN_TARGET: Final = re.compile(r"[\x00-\x20\x7f-\xa0#\ud800-\udfff]")
+_NOT_IN_HEADER: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 _RETRY_AFTER_CHARS_MAX = 64
 _DIGITS = re.compile(r"[0-9]+")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -28,6 +31,27 @@ _HTTP_DATES = (
     # Sun Nov  6 08:49:37 1994
     re.compile(rf"[A-Z][a-z]{{2}} {_MONTH} (?P<day>[ 0-9][0-9]) {_TIME} (?P<year>[0-9]{{4}})"),
 )
+
+
+def is_token(text: str) -> bool:
+    """Whether it may be a method, or the name of a header (RFC 9110, 5.6.2)."""
+    return _TOKEN.fullmatch(text) is not None
+
+
+def unsendable_in_target(target: str) -> str:
+    """The first character that no request can have in its target; empty for none.
+
+    A blank ends the target, `#` the part of a URL that is sent, and libraries leave line breaks
+    out without notice. Each leads to another resource.
+    """
+    found = _NOT_IN_TARGET.search(target)
+    return found[0] if found else ""
+
+
+def unsendable_in_header(value: str) -> str:
+    """The first character that no value of a header can have (RFC 9110, 5.5); empty for none."""
+    found = _NOT_IN_HEADER.search(value)
+    return found[0] if found else ""
 
 
 def encode_head(lines: Sequence[str]) -> bytes:

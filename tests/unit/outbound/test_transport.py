@@ -419,8 +419,9 @@ async def test_an_answer_counts_before_all_was_taken(peer: Peer, transport: Tran
 async def test_no_header_holds_another(
     peer: Peer, transport: Transport, headers: list[tuple[str, str]]
 ) -> None:
-    """It is not sent."""
-    assert isinstance(await sent(transport, peer.url, headers=headers), Lost)
+    """It is not sent, which is certain."""
+    lost = await sent(transport, peer.url, headers=headers)
+    assert isinstance(lost, Lost) and lost.certain and lost.reason.startswith("not sent: "), lost
     assert [] == peer.requests
 
 
@@ -436,8 +437,21 @@ async def test_a_header_may_hold_a_tab_and_letters_of_any_kind(
 async def test_no_method_holds_more_than_a_method(
     peer: Peer, transport: Transport, method: str
 ) -> None:
-    """It is not sent."""
-    assert isinstance(await sent(transport, peer.url, method=method), Lost)
+    """It is not sent, which is certain."""
+    lost = await sent(transport, peer.url, method=method)
+    assert isinstance(lost, Lost) and lost.certain, lost
+    assert [] == peer.requests
+
+
+@pytest.mark.parametrize(
+    "path", ["/c#1/refund", "/c 1", "/c\t1", "/c\r\n1", "/c\x7f1", "/c\ud8001"]
+)
+async def test_no_path_leads_to_another_resource(
+    peer: Peer, transport: Transport, path: str
+) -> None:
+    """A journal of an older release may hold one. It is not sent, which is certain."""
+    lost = await sent(transport, peer.url + path)
+    assert isinstance(lost, Lost) and lost.certain and lost.reason.startswith("not sent: "), lost
     assert [] == peer.requests
 
 
