@@ -11,7 +11,7 @@ from stage.inbound.caller import Callers, Claims
 from stage.inbound.certificate_callers import CertificateCallers
 from stage.inbound.client_certificate import names_expected
 from stage.inbound.principal import Kind, Principal
-from stage.ports.connection import connection_of
+from stage.ports.connection import Connection, connection_of
 from stage.telemetry import logs
 
 NONE = "none"
@@ -78,7 +78,7 @@ def _accept_files(config: Config) -> Iterator[AcceptFile]:
     for setting, kind, peers in neighbours:
         for name, given in peers.items():
             if path := connection_of(given).accept_file:
-                principal = Principal(kind=kind, name=name)
+                principal = _neighbour(kind, name, given)
                 yield AcceptFile(place=f"{setting}.{name}", path=path, principal=principal)
     for name, operator in config.operators.items():
         if not operator.accept_file:
@@ -112,12 +112,19 @@ def _names(config: Config) -> Iterator[tuple[str, Principal, frozenset[str]]]:
     )
     for setting, kind, peers in neighbours:
         for name, given in peers.items():
-            names = names_expected(name, connection_of(given).accept_san)
-            yield f"{setting}.{name}", Principal(kind=kind, name=name), names
+            connection = connection_of(given)
+            names = names_expected(name, connection.accept_san).union(
+                *(names_expected(former, "") for former in connection.formerly)
+            )
+            yield f"{setting}.{name}", _neighbour(kind, name, given), names
     for name, operator in config.operators.items():
         if operator.accept_san:
             principal = Principal(kind=Kind.OPERATOR, name=name, role=operator.role)
             yield f"operators.{name}", principal, names_expected(name, operator.accept_san)
+
+
+def _neighbour(kind: Kind, name: str, given: str | Connection) -> Principal:
+    return Principal(kind=kind, name=name, formerly=connection_of(given).formerly)
 
 
 def _warn(detail: str) -> None:

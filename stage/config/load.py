@@ -17,10 +17,11 @@ from stage.config.environment import from_environment
 from stage.config.file import from_file
 from stage.config.given import Given, nearest
 from stage.config.options import from_options
-from stage.config.peers import URL, keys_of, peer_of
+from stage.config.peers import NEIGHBOURS, URL, keys_of, peer_of
 from stage.config.settings import FILE_VARIABLE, SETTINGS, Config
 from stage.config.values import peer_name
 from stage.core.errors import ConfigurationError
+from stage.ports.connection import Connection, connection_of
 
 
 def load(
@@ -98,3 +99,26 @@ def _check_peers(
         " upstream and downstream: give one of them another name"
         for name in both
     )
+    _check_former_names(values, origins, problems)
+
+
+def _check_former_names(
+    values: Mapping[str, Any], origins: Mapping[str, str], problems: list[str]
+) -> None:
+    """A name stands for one neighbour, also that of before."""
+    if problems:
+        return  # there are no peers then, but their keys
+    peers: dict[str, str | Connection] = {
+        f"{setting}.{name}": given
+        for setting in NEIGHBOURS
+        for name, given in values.get(setting, {}).items()
+    }
+    owner = {place.partition(".")[2]: place for place in peers}
+    for place, given in peers.items():
+        for former in connection_of(given).formerly:
+            other = owner.setdefault(former, place)
+            if other != place:
+                problems.append(
+                    f"{origins[place]}: {place} was {former!r} before, and {other} has that name"
+                    " too: a name stands for one neighbour"
+                )

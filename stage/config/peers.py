@@ -15,6 +15,7 @@ from stage.config.values import (
     proxy_url,
     rate_between,
     seconds_between,
+    stage_names,
 )
 from stage.ports.connection import Connection
 from stage.ports.operator import Operator, Role
@@ -42,6 +43,7 @@ PEER_KEYS = (
     PeerKey("token_file", file_path, NEIGHBOURS),
     PeerKey("accept_file", file_path, NEIGHBOURS),
     PeerKey("accept_san", certificate_name, NEIGHBOURS),
+    PeerKey("formerly", stage_names, NEIGHBOURS),
     PeerKey("bearer_file", file_path, EXTERNALS),
     PeerKey("basic_file", file_path, EXTERNALS),
     PeerKey("headers_file", file_path, EXTERNALS),

@@ -75,6 +75,14 @@ def certificate_name(value: object) -> str:
     return value
 
 
+def stage_names(value: object) -> tuple[str, ...]:
+    """Reads names of stages: a list, or text with a blank between them. Raises ValueError."""
+    given = value.split() if isinstance(value, str) else value
+    if not isinstance(given, list | tuple) or not given:
+        raise ValueError(f"{value!r} is no list of names: give such as order shop")
+    return tuple(dict.fromkeys(peer_name(each) for each in given))
+
+
 def redacted(text: str) -> str:
     """Text without the credentials that a URL in it may hold."""
     return _CREDENTIALS.sub("***@", text)

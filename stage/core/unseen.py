@@ -36,7 +36,7 @@ def judge_unseen(
 ) -> Unseen:
     """Whether it may be lost. Sagas sent before `lost_before` may be missing from the database."""
     downstream = {step.peer for step in plan.steps if step.kind is StepKind.FORWARD}
-    if requested_by in downstream:
+    if plan.peers_renamed.get(requested_by, requested_by) in downstream:
         return Unseen.LOST
     sent_at = first_sent_at if first_sent_at is not None else sent_at_of(saga_id)
     if lost_before == float("inf") or (sent_at is not None and sent_at < lost_before):

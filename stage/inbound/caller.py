@@ -61,7 +61,7 @@ def check_opener(principal: Principal, envelope: Envelope) -> None:
     if principal.kind is not Kind.UPSTREAM:
         return
     last = envelope.upstream
-    if last != principal.name:
+    if last not in principal.names:
         raise not_yours(
             f"the trail ends with {last!r}, and {principal.name!r} sends it"
             if last
@@ -81,10 +81,11 @@ def as_requester(
             return asked, Requester.CLAIMED
         case Kind.OPERATOR:
             return replace(asked, requested_by=f"operator {principal.name}"), Requester.OPERATOR
-    if asked.requested_by not in (UNKNOWN_REQUESTER, principal.name):
+    if asked.requested_by not in (UNKNOWN_REQUESTER, *principal.names):
         raise not_yours(f"requested_by is {asked.requested_by!r}, and {principal.name!r} asks")
+    named = asked.requested_by in principal.formerly
     return (
-        replace(asked, requested_by=principal.name),
+        asked if named else replace(asked, requested_by=principal.name),
         Requester.UPSTREAM if principal.kind is Kind.UPSTREAM else Requester.DOWNSTREAM,
     )
 

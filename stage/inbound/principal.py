@@ -53,11 +53,21 @@ _KINDS: Final = {
 
 
 class Principal(msgspec.Struct, frozen=True, kw_only=True):
-    """One caller. `name` is that of the configuration, or of the user of this machine."""
+    """One caller. `name` is that of the configuration, or of the user of this machine.
+
+    `formerly` has the names that it had before: of a saga that began under one of them, it speaks
+    under that one (rule 32).
+    """
 
     kind: Kind
     name: str = ""
     role: Role | None = None
+    formerly: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names under which it may speak."""
+        return (self.name, *self.formerly)
 
     @property
     def who(self) -> frozenset[Who]:

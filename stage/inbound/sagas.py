@@ -86,7 +86,7 @@ async def _own(
     principal = request.about.principal
     plan = snapshot.saga.under(service.participant.plan)
     requester = requester_of(principal)
-    if not belongs_to(plan, snapshot.saga, requester, principal.name):
+    if not any(belongs_to(plan, snapshot.saga, requester, name) for name in principal.names):
         raise not_yours(f"saga {saga_id} is another caller's than {principal.name!r}")
     return snapshot
 

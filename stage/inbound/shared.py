@@ -40,7 +40,7 @@ def asker_of(request: Request) -> str:
     """
     principal = request.about.principal
     name = request.query_values().get("with", [principal.name])[0]
-    if principal.kind in NEIGHBOURS and name != principal.name:
+    if principal.kind in NEIGHBOURS and name not in principal.names:
         raise not_yours(f"with is {name!r}, and {principal.name!r} asks")
     if not STAGE_NAME_RE.fullmatch(name):
         raise WireError(

@@ -26,6 +26,7 @@ def http_peers(
 ) -> Peers:
     """Everything that `client` may send to, by configured name; limits as in `Peers`."""
     shown = credentials or Credentials({}, {})
+    renamed = _former_names({**downstreams, **upstreams})
     return Peers(
         external=HttpExternal(client, _urls(externals), shown.externals),
         neighbours=ChainV1(
@@ -33,9 +34,17 @@ def http_peers(
             downstreams=_urls(downstreams),
             upstreams=_urls(upstreams),
             credentials=shown.neighbours,
+            renamed=renamed,
         ),
         limits=limits,
     )
+
+
+def _former_names(peers: Addresses) -> dict[str, str]:
+    """The name of today by each name of before."""
+    return {
+        former: name for name, given in peers.items() for former in connection_of(given).formerly
+    }
 
 
 def _urls(peers: Addresses) -> dict[str, str]:

@@ -20,7 +20,8 @@ class Connection:
     `proxy` is the URL of an HTTP proxy that tunnels TLS to the peer.
 
     `token_file` is what a neighbour is shown, `accept_file` has the hashes of what it may show.
-    `accept_san` is the name in the certificate that it shows, where that is not its own. An
+    `accept_san` is the name in the certificate that it shows, where that is not its own. `formerly`
+    has the names that it had before: of its sagas from then it speaks under these. An
     upstream without a `url` starts sagas and is never notified: an orchestrator asks by itself.
 
     `concurrency_max` and `rate_per_second` are its `ports.peers.PeerLimits`; None: their default.
@@ -31,6 +32,7 @@ class Connection:
     token_file: str = ""
     accept_file: str = ""
     accept_san: str = ""
+    formerly: tuple[str, ...] = ()
     bearer_file: str = ""
     basic_file: str = ""
     headers_file: str = ""

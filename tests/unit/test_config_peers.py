@@ -166,6 +166,27 @@ def test_a_peer_is_reached_by_a_proxy() -> None:
     assert "http://p:3128" == shown["downstreams.shipping.proxy"]
 
 
+def test_a_neighbour_has_the_names_that_it_had_before() -> None:
+    """As text or as a list; a name stands for one neighbour, so that a token has one owner."""
+    shop = ("order=http://o", "order.formerly=shop store")
+    config = load({"upstreams": shop, "auth": "none"}, {})
+    given = config.upstreams["order"]
+    assert isinstance(given, Connection)
+    assert ("shop", "store") == given.formerly
+    for other in ({"upstreams": ("shop=http://s",)}, {"downstreams": ("shop=http://s",)}):
+        taken = (
+            {"upstreams": shop} | other
+            if "downstreams" in other
+            else {"upstreams": (*shop, *other["upstreams"])}
+        )
+        (found,) = problems(taken)
+        assert "was 'shop' before" in found and "a name stands for one neighbour" in found
+    (found,) = problems({"upstreams": ("order=http://o", "order.formerly=The Shop")})
+    assert "'The'" in found
+    (found,) = problems({"upstreams": ("order=http://o", "order.formerly=")})
+    assert "give such as order shop" in found
+
+
 def test_keys_as_other_programs_write_them_are_not_ignored() -> None:
     """The variable may name a credential: what it says must not be dropped with a warning."""
     (found,) = problems({}, {"STAGE_EXTERNALS__PSP__BEARER_FILE": "keys/psp"})

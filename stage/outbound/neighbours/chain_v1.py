@@ -6,6 +6,7 @@ The `read_…` functions give an answer its meaning and are pure. The class only
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import assert_never
 from urllib.parse import urlencode
 
@@ -70,7 +71,10 @@ class ChainV1:
         downstreams: Mapping[str, str],
         upstreams: Mapping[str, str],
         credentials: Mapping[str, PeerCredentials] | None = None,
+        renamed: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
+        """`renamed` has the name of today by each name that a neighbour had before."""
+        self._renamed = renamed
         self._client = client
         self._credentials = credentials or {}
         self._upstreams = frozenset(upstreams)
@@ -79,7 +83,7 @@ class ChainV1:
 
     def is_upstream(self, peer: str) -> bool:
         """See `ports.neighbour.Neighbours`."""
-        return peer in self._upstreams
+        return self._renamed.get(peer, peer) in self._upstreams
 
     async def forward(
         self,
@@ -143,6 +147,7 @@ class ChainV1:
         timeout: float,
     ) -> CompensateReply:
         """See `ports.neighbour.Neighbours`."""
+        peer = self._renamed.get(peer, peer)
         answer = await self._client.send(
             PeerRequest(
                 peer=peer,
@@ -175,6 +180,7 @@ class ChainV1:
         trace: TraceContext,
     ) -> ChainView | Lost:
         """See `ports.neighbour.Neighbours`. Not part of the saga: no span, and no breaker."""
+        peer = self._renamed.get(peer, peer)
         answer = await self._client.send(
             PeerRequest(
                 peer=peer,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from stage.neighbours.shared.tokens import Keys
@@ -46,8 +47,10 @@ def write_accepted(folder: Path, name: str, *tokens: str) -> None:
 
 
 @asynccontextmanager
-async def named_chain(folder: Path, **options: Any) -> AsyncIterator[Chain]:
-    """`running_chain` with tokens on every link."""
+async def named_chain(
+    folder: Path, *, formerly: Mapping[str, tuple[str, ...]] = MappingProxyType({}), **options: Any
+) -> AsyncIterator[Chain]:
+    """`running_chain` with tokens on every link; `formerly` has former names of neighbours."""
     for name in (*UPSTREAMS, "shipping", *OPERATORS):
         write_accepted(folder, name, token_of(name))
     (folder / "payment.token").write_text(token_of(STAGE))
@@ -59,6 +62,7 @@ async def named_chain(folder: Path, **options: Any) -> AsyncIterator[Chain]:
             url=url,
             accept_file=str(accept_file(folder, name)),
             token_file=str(folder / "payment.token"),
+            formerly=formerly.get(name, ()),
         )
 
     accepted = (digest_of(token_of(STAGE)),)

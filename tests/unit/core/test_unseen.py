@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from stage.core.unseen import (
     Unseen,
@@ -46,6 +47,13 @@ def test_the_proof_in_a_request(
         PLAN, saga_id, requested_by=by, first_sent_at=sent, lost_before=lost_before
     )
     assert unseen is found
+
+
+def test_a_downstream_that_was_renamed_has_its_saga_from_here_too() -> None:
+    """Its sagas of then are named after it."""
+    plan = replace(PLAN, peers_renamed={"parcels": "shipping"})
+    found = judge_unseen(plan, "o-1", requested_by="parcels", first_sent_at=None, lost_before=NEVER)
+    assert Unseen.LOST is found
 
 
 def test_only_version_7_holds_a_time() -> None:
