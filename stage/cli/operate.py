@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from stage.cli.failure import NEGATIVE, Failure, one_line
+from stage.cli.given import GIVEN
 from stage.cli.orders import give, given_key, key_option
 from stage.cli.remote import url_option
 from stage.core.states import Phase, SagaState, StepKind, Tell
@@ -53,10 +54,12 @@ def audited(function: F) -> F:
 @click.command(short_help="Try again now what waits, is parked or has failed for good.")
 @click.argument("saga_id", metavar="[ID]", required=False)
 @click.option("--all", "every", is_flag=True, help="Every saga that waits for --peer.")
-@click.option("--peer", metavar="NAME", help="The external API or neighbour that came back.")
+@click.option(
+    "--peer", type=GIVEN, metavar="NAME", help="The external API or neighbour that came back."
+)
 @click.option("--anew", is_flag=True, help="Let today's code make the request of an undo again.")
 @click.option("--new-key", is_flag=True, help="With --anew: under a new idempotency key.")
-@click.option("--step", default="", metavar="NAME", help="With --anew: of this step alone.")
+@click.option("--step", type=GIVEN, metavar="NAME", help="With --anew: of this step alone.")
 @audited
 def retry(saga_id: str | None, every: bool, peer: str | None, url: str, **given: Any) -> int:
     """Try again now; used attempts are forgiven. Give ID, or --all --peer NAME.
@@ -153,26 +156,24 @@ def settle(
 
 @click.command(short_help="Say that you undid by hand what could not be undone.")
 @click.argument("saga_id", metavar="ID")
-@click.option("--step", default="", metavar="NAME", help="One step; without it all that failed.")
+@click.option("--step", type=GIVEN, metavar="NAME", help="One step; without it all that failed.")
 @audited
-def resolve(saga_id: str, step: str, url: str, reason: str, actor: str, dry_run: bool) -> int:
+def resolve(saga_id: str, step: str | None, url: str, **order: Any) -> int:
     """Count what failed to be undone as undone, because you did it by hand."""
-    order = {"actor": actor, "reason": reason, "dry_run": dry_run, "step": step}
-    return operate(url, saga_id, "resolve", order)
+    return operate(url, saga_id, "resolve", order if step is None else {**order, "step": step})
 
 
 @click.command(short_help="Give up undoing: it ends with what stands, and upstream is told.")
 @click.argument("saga_id", metavar="ID")
-@click.option("--step", default="", metavar="NAME", help="One step; without it all that is left.")
+@click.option("--step", type=GIVEN, metavar="NAME", help="One step; without it all that is left.")
 @audited
-def abandon(saga_id: str, step: str, url: str, reason: str, actor: str, dry_run: bool) -> int:
+def abandon(saga_id: str, step: str | None, url: str, **order: Any) -> int:
     """End a saga that cannot be undone: its peer, or the version that knows how, is gone for good.
 
     The effects that stand are reported, here and upstream. With --step the other steps are still
     undone.
     """
-    order = {"actor": actor, "reason": reason, "dry_run": dry_run, "step": step}
-    return operate(url, saga_id, "abandon", order)
+    return operate(url, saga_id, "abandon", order if step is None else {**order, "step": step})
 
 
 @click.command(short_help="Give a saga up: what stands stays, a tombstone remains.")

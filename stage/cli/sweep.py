@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from stage.cli.failure import Failure
+from stage.cli.given import GIVEN
 from stage.cli.operate import audited
 from stage.cli.orders import give, key_option
 from stage.cli.remote import output_option, url_option
@@ -20,7 +21,9 @@ VERBS = tuple(verb.value for verb in SweepVerb)
 @click.argument("verb", type=click.Choice(VERBS))
 @where_options
 @click.option("--id", "saga_ids", multiple=True, metavar="ID", help="These instead. Repeatable.")
-@click.option("--of-step", default="", metavar="STEP", help="For resolve and abandon: this one.")
+@click.option(
+    "--of-step", type=GIVEN, metavar="STEP", help="For resolve and abandon: this one alone."
+)
 @click.option(
     "--rate",
     type=click.FloatRange(min=0, min_open=True, max=SWEEP_RATE_MAX),
@@ -30,7 +33,12 @@ VERBS = tuple(verb.value for verb in SweepVerb)
 )
 @audited
 def sweep(
-    verb: str, saga_ids: tuple[str, ...], of_step: str, rate: float, url: str, **given: Any
+    verb: str,
+    saga_ids: tuple[str, ...],
+    of_step: str | None,
+    rate: float,
+    url: str,
+    **given: Any,
 ) -> int:
     """Do VERB to every saga that the options name, as `stage sagas` lists them.
 
@@ -42,7 +50,9 @@ def sweep(
     if bool(where) is bool(saga_ids):
         raise Failure("say which sagas: by options as of `stage sagas`, or by --id")
     named = {"saga_ids": list(saga_ids)} if saga_ids else {"where": where}
-    body = {**order, **named, "verb": verb, "rate_per_second": rate, "step": of_step}
+    body = {**order, **named, "verb": verb, "rate_per_second": rate}
+    if of_step is not None:
+        body["step"] = of_step
     return _send(url, "/sweeps", body)
 
 

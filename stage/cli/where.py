@@ -7,6 +7,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from stage.cli.given import GIVEN
 from stage.core.states import ParkCause, SagaState
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -20,19 +21,34 @@ _OPTIONS: Final = (
     ),
     click.option("--parked", is_flag=True, help="Only those that wait for a person."),
     click.option("--cause", type=click.Choice(CAUSES), help="Parked for this cause."),
-    click.option("--step", metavar="STEP", help="Waiting or parked at this step."),
+    click.option("--step", type=GIVEN, metavar="STEP", help="Waiting or parked at this step."),
     click.option(
-        "--peer", metavar="KIND.NAME", help="Waiting for this peer: externals.psp, for example."
+        "--peer",
+        type=GIVEN,
+        metavar="KIND.NAME",
+        help="Waiting for this peer: externals.psp, for example.",
     ),
     click.option(
         "--older-than", type=click.FloatRange(min=0), metavar="SECONDS", help="Unchanged so long."
     ),
-    click.option("--changed-from", metavar="TIME", help="Last changed then or later, RFC 3339."),
-    click.option("--changed-before", metavar="TIME", help="Last changed before, RFC 3339."),
     click.option(
-        "--number", metavar="NAME:VALUE", help="With this number, which the stage indexes; alone."
+        "--changed-from", type=GIVEN, metavar="TIME", help="Last changed then or later, RFC 3339."
     ),
-    click.option("--trace-id", metavar="ID", help="Of this trace, if numbers are indexed; alone."),
+    click.option(
+        "--changed-before", type=GIVEN, metavar="TIME", help="Last changed before, RFC 3339."
+    ),
+    click.option(
+        "--number",
+        type=GIVEN,
+        metavar="NAME:VALUE",
+        help="With this number, which the stage indexes; alone.",
+    ),
+    click.option(
+        "--trace-id",
+        type=GIVEN,
+        metavar="ID",
+        help="Of this trace, if numbers are indexed; alone.",
+    ),
 )
 
 

@@ -1,6 +1,7 @@
 """Which sagas a query names: the parameters of `GET /sagas`, and what an order for many names.
 
-A parameter that is not known is refused: an order would otherwise be for more than was meant.
+A parameter that is not known, or is empty, is refused: an order would otherwise be for more than
+was meant.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ def filter_of(service: Service, query: Query, limit: int) -> Filter:
     """The filter that a query stands for. Raises WireError 400, or 422 for a number not indexed."""
     if unknown := sorted(set(query) - {*NARROWS, *PAGES}):
         raise not_understood(f"there is no parameter {unknown[0]!r}")
+    for name in NARROWS:
+        if name in query and not all(query[name] or ("",)):
+            raise not_understood(f"`{name}` is empty: leave it out, or give a name")
     after = _text(query, "after") or ""
     if term := _term(service, query):
         return Filter(term=term, after=after, limit=limit)

@@ -66,6 +66,7 @@ def _query(name: str, schema: dict[str, Any], **more: Any) -> Parameter:
 
 
 TEXT = {"type": "string"}
+GIVEN = {"type": "string", "minLength": 1}
 TRACE = (
     _header(h.TRACEPARENT, "W3C Trace Context", TEXT),
     _header(h.TRACESTATE, "W3C Trace Context", TEXT),
@@ -90,16 +91,16 @@ CHAIN = (
 )
 VIEW = _query("view", {"type": "string", "enum": ["journal", "plan", "verbs", "chain"]})
 LIST = (
-    _query("state", {"type": "array", "items": TEXT}, explode=True),
+    _query("state", {"type": "array", "items": GIVEN}, explode=True),
     _query("parked", {"type": "string", "enum": ["true", "false"]}),
     _query("cause", {"type": "string", "enum": [cause.value for cause in ParkCause]}),
-    _query("step", TEXT, description="The step that it waits at, or is parked at"),
-    _query("peer", TEXT, description="The peer of that step, by kind and name: externals.psp"),
+    _query("step", GIVEN, description="The step that it waits at, or is parked at"),
+    _query("peer", GIVEN, description="The peer of that step, by kind and name: externals.psp"),
     _query("older_than", {"type": "number", "minimum": 0}, description="Seconds without a change"),
-    _query("changed_from", TEXT, description="Last changed at or after, RFC 3339"),
-    _query("changed_before", TEXT, description="Last changed before, RFC 3339"),
-    _query("number", TEXT, description="NAME:VALUE of a number that the stage indexes; alone"),
-    _query("trace_id", TEXT, description="Of a stage that indexes numbers; alone"),
+    _query("changed_from", GIVEN, description="Last changed at or after, RFC 3339"),
+    _query("changed_before", GIVEN, description="Last changed before, RFC 3339"),
+    _query("number", GIVEN, description="NAME:VALUE of a number that the stage indexes; alone"),
+    _query("trace_id", GIVEN, description="Of a stage that indexes numbers; alone"),
     _query("since", TEXT, description="For neighbours: shared sagas that changed since, RFC 3339"),
     _query("with", TEXT, description="With since: the name of the neighbour that asks"),
     _query("after", TEXT, description="The last saga id, or the `next`, of the page before"),

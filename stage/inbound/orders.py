@@ -47,8 +47,11 @@ async def read_order(service: Service, request: Request, kind: type[O], hint: st
     """The body of an order; its actor is the principal of the request, where that has a name.
 
     Raises WireError 422 with the `hint` for a body of another shape, and what `read_json` raises.
+    An empty `step` is refused: without one the order is for every step, which has to be meant.
     """
     members = decode_object(await read_json(request), service.limits)
+    if members.get("step") == "":
+        raise not_understood("`step` is empty", "leave it out, or give the name of a step")
     if request.about.principal.name:
         members["actor"] = request.about.principal.name
     try:

@@ -227,7 +227,8 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def waiting(self) -> bool:
         """True when only sagas that wait or are parked can be on the list."""
-        return self.parked is True or (self.cause or self.step or self.peer) is not None
+        places = (self.cause, self.step, self.peer)
+        return self.parked is True or any(each is not None for each in places)
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):

@@ -67,6 +67,15 @@ async def test_resolve_counts_what_a_person_undid_as_undone(chain: Chain) -> Non
     assert 200 == (await chain.compensate("s-1"))[0]
 
 
+async def test_an_empty_step_is_not_every_step(chain: Chain) -> None:
+    """A variable of a script that was not set: nothing is claimed, and nothing is sent anew."""
+    await stuck(chain)
+    for verb, order in (("resolve", {}), ("abandon", {}), ("retry", {"anew": True})):
+        status, problem = await do(chain, "s-1", verb, step="", **order)
+        assert (422, "`step` is empty") == (status, problem["detail"])
+    assert [] == await audit(chain, "s-1")
+
+
 async def test_a_dry_run_says_what_would_follow_and_changes_nothing(chain: Chain) -> None:
     """The journal is as long as before."""
     await stuck(chain)

@@ -115,3 +115,32 @@ def test_a_peer_is_named_as_the_groups_name_it(served: Neighbour, peer: str, wai
         "retry", "--all", "--peer", peer, "--url", served.url, "--reason", "r", "--dry-run"
     )
     assert f"{waits} sagas wait for {peer}, {waits} would be tried again" in shown.out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("sweep", "compensate", "--step", ""),
+        ("sweep", "compensate", "--peer", "", "--state", "completed"),
+        ("sweep", "resolve", "--state", "failed_to_compensate", "--of-step", ""),
+        ("erase", "--number", ""),
+        ("retry", "s-1", "--anew", "--step", ""),
+        ("retry", "--all", "--peer", ""),
+        ("resolve", "s-1", "--step", ""),
+        ("abandon", "s-1", "--step", ""),
+    ],
+)
+def test_an_option_that_is_given_empty_is_refused(
+    served: Neighbour, words: tuple[str, ...]
+) -> None:
+    """`--step "$STEP"` with STEP unset narrows to nothing, and would be for every saga or step."""
+    done = stage(*words, "--url", served.url, "--reason", "r")
+    assert 2 == done.status and "is empty: leave it out, or give a name" in done.err
+    assert [] == served.asked
+
+
+def test_an_order_for_all_steps_names_none(served: Neighbour) -> None:
+    """Without the option no step is sent."""
+    served.answer("POST /sagas/s-1/resolve", 200, encode_view(SAGA))
+    assert 0 == stage("resolve", "s-1", "--url", served.url, "--reason", "r").status
+    assert "step" not in json.loads(served.asked[0].body)

@@ -72,6 +72,8 @@ PARKED = Filter(parked=True)
         (Filter(states=(SagaState.ACTIVE,), changed_from=AT + 1, changed_before=AT + 3), "bc"),
         (Filter(cause=DOUBT, after="c"), "d"),
         (Filter(step="charge", limit=1), "b"),
+        (Filter(step=""), "f"),
+        (Filter(peer="", states=(SagaState.ACTIVE,)), ""),
     ],
 )
 async def test_lists_are_narrowed_by_place_cause_and_age(
