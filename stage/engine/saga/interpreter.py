@@ -84,6 +84,8 @@ class Outgoing(msgspec.Struct, kw_only=True):
     """Its request, where the unit wrote down the intent: on the fast path no folded saga has it."""
     prepared: bool = False
     """True once a request of it is to leave, or may have left: set in the event loop."""
+    answered: bool | None = None
+    """Once it ended, whether the peer answered it: also one whose work is not done yet has."""
 
 
 class Transition(msgspec.Struct, kw_only=True):

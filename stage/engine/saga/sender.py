@@ -10,6 +10,7 @@ import msgspec
 
 from stage.core import events as e
 from stage.core.commands import AttemptKind, Do
+from stage.core.event_table import reason_of
 from stage.core.failure import FailureKind
 from stage.core.pause import Way
 from stage.core.place import PEER_KINDS, UPSTREAMS
@@ -26,6 +27,7 @@ from stage.ports.external import ExternalRequest
 from stage.ports.neighbour import (
     CannotCompensate,
     Compensated,
+    CompensateReply,
     Executed,
     ForwardReply,
     InProgress,
@@ -48,10 +50,8 @@ FORWARD_COMPENSATION_TIMEOUT_SECONDS = 30.0
 TIMEOUT_MARGIN_SECONDS = 0.2
 """The transport's own timeout, which knows whether the request left, must come first."""
 
-UNANSWERED = (
-    e.StepTransient, e.StepInDoubt, e.ProbeFailed, e.CompensationDelayed, e.TellDelayed,
-)  # fmt: skip
-"""The ends of an attempt that a peer which is away, or comes back, would give it."""
+UNANSWERED = frozenset({FailureKind.TRANSIENT, FailureKind.IN_DOUBT, FailureKind.DEFECT})
+"""The ends of a function that an API which is away, or comes back, would give it."""
 
 
 _WAYS = {
@@ -139,10 +139,10 @@ class Sender:
         finally:
             if not outgoing.prepared:
                 gate.leave(answered=None)  # our own matter: the peer was not asked
-            elif isinstance(end, UNANSWERED):
-                gate.leave(answered=False, failure=end.reason)
+            elif outgoing.answered is False and end is not None:
+                gate.leave(answered=False, failure=reason_of(end))
             else:
-                gate.leave(answered=None if end is None else True)
+                gate.leave(answered=None if end is None else outgoing.answered)
 
     async def _enter(
         self, gate: Gate, lane: Lane, saga: Saga, outgoing: Outgoing
@@ -238,6 +238,7 @@ class Sender:
         except TimeoutError:
             kind = FailureKind.IN_DOUBT if outgoing.prepared else FailureKind.DEFECT
             failed = Failed(kind=kind, reason=f"no answer within {seconds:g} s")
+            outgoing.answered = False
             return end_event(outgoing.do, failed, self._clock.now())
 
     async def _converse(
@@ -290,6 +291,7 @@ class Sender:
                 turn = await conversation.resume(answer)
         finally:
             conversation.close()
+        outgoing.answered = not (isinstance(turn, Failed) and turn.kind in UNANSWERED)
         return end_event(do, turn, self._clock.now(), self._interpreter.redact)
 
     async def _intended(
@@ -327,6 +329,7 @@ class Sender:
             budget=budget,
             timeout=seconds,
         )
+        outgoing.answered = _is_answer(reply)
         return _end_of_forward(step, reply, self._clock.now())
 
     async def _get_outcome(self, saga: Saga, outgoing: Outgoing) -> e.AttemptEnd:
@@ -347,7 +350,7 @@ class Sender:
             )
         else:
             reply = shown
-        at = self._clock.now()
+        outgoing.answered, at = _is_answer(reply), self._clock.now()
         match reply:
             case Executed():
                 return e.ProbeFound(at=at, step=name, result=msgspec.Raw(reply.data))
@@ -383,6 +386,7 @@ class Sender:
             trace=outgoing.span.context,
             timeout=FORWARD_COMPENSATION_TIMEOUT_SECONDS,
         )
+        outgoing.answered = _is_answer(reply)
         at = self._clock.now()
         match reply:
             case Compensated():
@@ -424,6 +428,7 @@ class Sender:
             trace=outgoing.span.context,
             timeout=FORWARD_COMPENSATION_TIMEOUT_SECONDS,
         )
+        outgoing.answered = _is_answer(reply)
         at = self._clock.now()
         match reply:
             case Compensated():
@@ -450,6 +455,11 @@ class Sender:
 
     def _budget(self, saga: Saga) -> float | None:
         return None if saga.deadline is None else max(0.0, saga.deadline - self._clock.now())
+
+
+def _is_answer(reply: ForwardReply | CompensateReply) -> bool:
+    """Whether the neighbour answered: that it still works on it is an answer too."""
+    return not isinstance(reply, Lost | NotUnderstood)
 
 
 def _end_of_forward(step: Step, reply: ForwardReply, at: float) -> e.AttemptEnd:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from stage import Http, Stage
+from stage import Http, Pending, Stage
 from stage import Saga as AuthorSaga
 from stage.core import events as e
 from stage.core.commands import AttemptKind, Do
@@ -600,6 +600,57 @@ async def test_a_neighbour_that_gives_no_answer_is_seen_to_fail(
     world.peers.undone, world.peers.looks = LOST, [LOST]
     await world.send(kind, "" if kind is TELL else FORWARD, saga)
     assert (NOW, "no answer") == (world.standing(peer).failed_at, world.standing(peer).failure)
+
+
+@pytest.mark.parametrize(
+    "kind, saga", [(EXECUTE, SAGA), (PROBE, SAGA), (COMPENSATE, UNDOING)], ids=lambda each: each
+)
+async def test_downstream_that_still_works_on_it_has_answered(
+    world: World, kind: AttemptKind, saga: Saga
+) -> None:
+    """Decision 0017: a 202 in its own word takes no place away, however often it comes."""
+    world.peers.undone = InProgress()
+    world.peers.looks, world.peers.replies = [InProgress()] * 20, [InProgress()] * 20
+    for _ in range(20):
+        await world.send(kind, FORWARD, saga)
+    standing = world.standing("downstreams.shipping")
+    assert standing.places_max == standing.places
+    assert (NOW, None, "") == (standing.answered_at, standing.failed_at, standing.failure)
+
+
+async def test_something_else_that_answers_for_a_neighbour_takes_places_away(world: World) -> None:
+    """Decision 0015: a login page is no answer of the neighbour."""
+    world.peers.undone = NotUnderstood(reason="a login page")
+    for _ in range(20):
+        await world.send(COMPENSATE, FORWARD, UNDOING)
+    standing = world.standing("downstreams.shipping")
+    assert (1, None, "a login page") == (standing.places, standing.answered_at, standing.failure)
+
+
+@pytest.mark.parametrize("pends", [True, False], ids=["pending", "in doubt"])
+async def test_an_api_that_took_an_undo_on_has_answered(pends: bool) -> None:
+    """It is asked again, and none of its places is taken away for that."""
+    stage: Stage[dict[str, Any], None] = Stage("shop", accepts=dict[str, Any])
+
+    @stage.call(to="psp", timeout=1.0)
+    async def ask(http: Http, saga: AuthorSaga[Any]) -> None:
+        await http.post("/charges", json={})
+
+    @ask.compensation
+    async def take_back(http: Http, saga: AuthorSaga[Any], made: None) -> None:
+        answer = await http.post("/refunds", json={})
+        if answer.status == 202:
+            raise Pending("the bank has it")
+
+    world = World(stage)
+    world.peers.answers = [Answer(status=202 if pends else 500, headers=(), body=b"{}")] * 20
+    for _ in range(20):
+        assert isinstance(await world.send(COMPENSATE, "ask", UNDOING), e.CompensationDelayed)
+    standing = world.standing("externals.psp")
+    assert (standing.places_max if pends else 1) == standing.places
+    assert (NOW if pends else None, None if pends else NOW) == (
+        standing.answered_at, standing.failed_at,
+    )  # fmt: skip
 
 
 def stored(path: str) -> Saga:
