@@ -31,7 +31,7 @@ def ending_of(
         if output is UNSET:
             output = output_of(participant, saga, context, saga.updated_at)
         results = {name: step.result for name, step in saga.steps.items()}
-        data = _added(participant.plan.stage, results, output)
+        data = _added(participant.plan.stage, context.data, results, output)
     stands, may_stand = _standing(saga.under(participant.plan), saga, kind)
     return Ending(
         saga_id=saga.id,
@@ -57,7 +57,7 @@ def completed_ending(
         saga_id=saga_id,
         kind=EndingKind.COMPLETED,
         outcome=Outcome.EXECUTED,
-        data=_added(participant.plan.stage, results, output),
+        data=_added(participant.plan.stage, context.data, results, output),
         trace_id=context.trace.trace_id or None,
     )
 
@@ -91,9 +91,15 @@ def _standing(
 
 
 def why_unreadable(
-    stage: str, saga_id: str, results: Mapping[str, msgspec.Raw], output: msgspec.Raw | None
+    stage: str,
+    saga_id: str,
+    data: Mapping[str, Any],
+    results: Mapping[str, msgspec.Raw],
+    output: msgspec.Raw | None,
 ) -> str:
     """Why nobody could read the answer of a saga that is done; empty where all can.
+
+    `data` is that of the context as it was accepted.
 
     Each downstream keeps to the limits by itself, and all of them together need not.
     """
@@ -103,7 +109,7 @@ def why_unreadable(
     if not parts or is_plain(b"".join(parts)):  # nearly all are: they are not read for it
         return ""
     try:
-        check_executed(saga_id, _added(stage, results, output))
+        check_executed(saga_id, _added(stage, data, results, output))
     except WireError as error:
         why = error.title  # its details quote the payload
     except ValueError as error:
@@ -118,13 +124,23 @@ def why_unreadable(
 
 def _added(
     stage: str,
+    data: Mapping[str, Any],
     results: Mapping[str, msgspec.Raw | None],
     output: msgspec.Raw | None,
 ) -> dict[str, Any]:
+    """The additions of this stage and of those behind it (protocol 3.1, 3.3).
+
+    The first to write a member holds. An answer of downstream may name what it was handed, as an
+    echo or by a defect, and its journaled result keeps it: here it counts for nothing. Of two
+    downstreams the first by its name holds, whichever answered first.
+    """
     added: dict[str, Any] = {}
-    for name, result in results.items():
+    for name in sorted(results):
+        result = results[name]
         if name.startswith(FORWARD_PREFIX) and result is not None:
-            added.update(msgspec.json.decode(result))
+            for member, value in msgspec.json.decode(result).items():
+                if member != stage and member not in data:
+                    added.setdefault(member, value)
     if output is not None:
         added[stage] = msgspec.json.decode(output)
     return added

@@ -268,7 +268,8 @@ class Interpreter:
         except Exception as error:
             reason = f"the output raised {raised(error)}"
         else:
-            reason = why_unreadable(done.plan.stage, done.terms.id, done.results, output)
+            plan, data = done.plan, context.data
+            reason = why_unreadable(plan.stage, done.terms.id, data, done.results, output)
         if not reason:
             return completed
         reason = sendable(reason)

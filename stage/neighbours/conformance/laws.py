@@ -47,6 +47,13 @@ async def a_repeat_gets_the_same_answer(caller: Caller) -> None:
         raise Broken(f"a repeat added {again}, the first answer {first}: the work was done twice")
 
 
+async def a_yes_adds_and_rewrites_nothing(caller: Caller) -> None:
+    """`data` holds what was added, and no member that was sent: others wrote that (3.1)."""
+    added = await _executed(caller, caller.new_id())
+    if sent := sorted(caller.data.keys() & added.keys()):
+        raise Broken(f"its answer names {', '.join(sent)}, which it was sent: say what you add")
+
+
 async def other_data_gets_the_outcome_that_stands(caller: Caller) -> None:
     """422 with `executed`: with `not_executed` a stage leaves standing what was done."""
     saga_id = caller.new_id()
@@ -154,6 +161,7 @@ async def a_look_says_the_outcome(caller: Caller) -> None:
 LAWS: tuple[Law, ...] = (
     a_yes_is_understood,
     a_repeat_gets_the_same_answer,
+    a_yes_adds_and_rewrites_nothing,
     other_data_gets_the_outcome_that_stands,
     what_is_compensated_never_runs_again,
     a_compensation_may_come_first,

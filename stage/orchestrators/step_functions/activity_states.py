@@ -31,8 +31,11 @@ def query(text: str) -> str:
 
 
 def merged(answer: str) -> str:
-    """The query for the data with what a stage has added to it."""
-    return f"$exists({answer}.data) ? $merge([$data, {answer}.data]) : $data"
+    """The query for the data with what a stage has added to it.
+
+    The first to write a member holds (protocol 3.1), so that an answer rewrites nothing.
+    """
+    return f"$exists({answer}.data) ? $merge([{answer}.data, $data]) : $data"
 
 
 def fits(answer: str) -> str:

@@ -75,7 +75,8 @@ class ChainActivities:
             match reply:
                 case Executed():
                     added: dict[str, Any] = msgspec.json.decode(reply.data)
-                    return added
+                    # The first to write a member holds (protocol 3.1): an echo adds nothing.
+                    return {name: added[name] for name in added if name not in ask.data}
                 case InProgress():
                     await _pause(reply.retry_after)
                 case NotExecuted() | NoInDoubt():

@@ -165,6 +165,21 @@ def test_a_stage_that_adds_nothing_says_so_with_no_member_of_its_name() -> None:
     assert {} == ending_of(stage.bind(), replace(saga, steps=unanswered), CONTEXT).data
 
 
+def test_a_downstream_rewrites_no_data(participant: Participant) -> None:
+    """Protocol 3.1: the first to write a member holds. Of two downstreams that is the first."""
+    rewrites = {"amount": 9, "payment": {"charge_id": "forged"}, "shipping": {"parcel": 7}}
+    other = {"shipping": {"parcel": 8}, "ledger": {"line": 1}}
+    results = {
+        "forward:warehouse": msgspec.Raw(msgspec.json.encode(other)),
+        FORWARD: msgspec.Raw(msgspec.json.encode(rewrites)),
+    }
+    ours = {"shipping": {"parcel": 7}, "ledger": {"line": 1}}
+    ending = completed_ending(participant, "s-1", CONTEXT, results, None)
+    assert ours == ending.data
+    ending = completed_ending(participant, "s-1", CONTEXT, results, CHARGED)
+    assert {**ours, "payment": {"charge_id": "c-1"}} == ending.data
+
+
 def of_size(name: str, size: int) -> msgspec.Raw:
     """The addition of a downstream: one member, with so many bytes of text."""
     texts = ["x" * 1_000] * (size // 1_000)
@@ -174,10 +189,19 @@ def of_size(name: str, size: int) -> msgspec.Raw:
 def test_downstreams_that_each_keep_to_the_limits_may_exceed_them_together() -> None:
     """Each answer has at most 1 MiB; no upstream could read that of a stage which adds them up."""
     one, other = of_size("shipping", 600_000), of_size("ledger", 600_000)
-    assert not why_unreadable("payment", "s-1", {FORWARD: one}, CHARGED)
+    assert not why_unreadable("payment", "s-1", CONTEXT.data, {FORWARD: one}, CHARGED)
     both = {FORWARD: one, "forward:ledger": other}
-    assert "(Body too large)" in why_unreadable("payment", "s-1", both, CHARGED)
-    assert not why_unreadable("payment", "s-1", {"charge": one, "record": other}, None)
+    assert "(Body too large)" in why_unreadable("payment", "s-1", CONTEXT.data, both, CHARGED)
+    assert not why_unreadable(
+        "payment", "s-1", CONTEXT.data, {"charge": one, "record": other}, None
+    )
+
+
+def test_an_echo_of_the_data_does_not_make_an_answer_too_large() -> None:
+    """It is not handed on."""
+    size = {"shipping": of_size("shipping", 600_000), "order_id": of_size("order_id", 600_000)}
+    echo = msgspec.Raw(msgspec.json.encode(size))
+    assert not why_unreadable("payment", "s-1", CONTEXT.data, {FORWARD: echo}, CHARGED)
 
 
 @pytest.mark.parametrize("output", [None, CHARGED, msgspec.Raw(b'{"at":1.5,"many":[1,2,[3]]}')])
@@ -186,4 +210,4 @@ def test_an_answer_that_anybody_can_read_is_not_read_for_it(
 ) -> None:
     """It costs each saga that completes."""
     monkeypatch.setattr(endings, "check_executed", None)
-    assert not why_unreadable("payment", "s-1", {FORWARD: SHIPPED}, output)
+    assert not why_unreadable("payment", "s-1", CONTEXT.data, {FORWARD: SHIPPED}, output)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, cast
 
+import msgspec
 import pytest
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
@@ -16,7 +17,7 @@ from stage.orchestrators.temporal.activities import (
     ChainActivities,
 )
 from stage.orchestrators.temporal.workflow import StageAsk
-from stage.ports.neighbour import NotUnderstood
+from stage.ports.neighbour import Executed, NotUnderstood
 from stage.ports.observer import TraceContext
 from stage.ports.stage import Lost
 
@@ -79,3 +80,11 @@ def test_a_stage_that_works_is_asked_again_after_a_pause() -> None:
     shortest, longest = ASK_AGAIN_SECONDS, ASK_AGAIN_SECONDS_MAX
     pauses = [activities.pause_seconds(each) for each in (None, 0.0, 5.0, 86_400.0)]
     assert [shortest, shortest, 5.0, longest] == pauses
+
+
+async def test_a_stage_rewrites_no_data() -> None:
+    """Protocol 3.1: the first to write a member holds, also against an echo of all of them."""
+    data = {"amount": 9, "order": {"id": "forged"}, "payment": {"charge_id": "c-1"}}
+    ask = replace(ASK, data={"amount": 5, "order": {"id": "o-1"}})
+    reply = Executed(data=msgspec.Raw(msgspec.json.encode(data)))
+    assert {"payment": {"charge_id": "c-1"}} == await at(1).run(chain(reply).execute, ask)

@@ -145,6 +145,24 @@ async def test_data_that_is_too_large_turns_a_saga_back(letter: str, least: int,
     assert ["payment", "order"] == large.undone
 
 
+class Echoing(Adding):
+    """An execution whose stages answer with all that they were sent, and each changes it."""
+
+    async def _invoke(self, arguments: dict[str, Any], seconds: int) -> dict[str, Any]:
+        answer = await super()._invoke(arguments, seconds)
+        sent = arguments["RequestBody"].get("data", {})
+        rewritten = dict.fromkeys(sent, "rewritten")
+        added = answer["ResponseBody"].get("data", {})
+        return {"ResponseBody": {**answer["ResponseBody"], "data": {**rewritten, **added}}}
+
+
+async def test_a_stage_rewrites_no_data() -> None:
+    """Protocol 3.1: the first to write a member holds."""
+    end = await Echoing("added", "given").run()
+    stages = dict.fromkeys(CHAIN.stages, "added")
+    assert {"note": "given", **stages} == end.output["data"]
+
+
 async def test_data_that_is_too_large_to_be_sent_turns_a_saga_back() -> None:
     """An input that just fits does not fit beside the rest of a request."""
     large = Adding("", "x" * 262_000)

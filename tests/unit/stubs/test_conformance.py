@@ -110,6 +110,16 @@ async def work_done_twice(
     return said(200, "executed", data={"shipping": {"id": memory["count"]}})
 
 
+async def a_yes_that_echoes_what_it_was_sent(
+    request: web.Request, handler: Handler, _: dict[str, Any]
+) -> web.StreamResponse:
+    answer = await handler(request)
+    if not is_start(request) or answer.status != 200:
+        return answer
+    echo = json.loads(await request.read())["data"]
+    return said(200, "executed", data={**echo, "shipping": {}})
+
+
 async def other_data_not_executed(
     request: web.Request, handler: Handler, _: dict[str, Any]
 ) -> web.StreamResponse:
@@ -217,6 +227,7 @@ PLANTED: tuple[tuple[Plant, Law, str], ...] = (
     (a_202_for_ever, laws.a_yes_is_understood, "accept"),
     (work_done_twice, laws.a_repeat_gets_the_same_answer, "accept"),
     (work_done_twice, laws.twins_are_one, "accept"),
+    (a_yes_that_echoes_what_it_was_sent, laws.a_yes_adds_and_rewrites_nothing, "accept"),
     (other_data_not_executed, laws.other_data_gets_the_outcome_that_stands, "accept"),
     (compensate_that_does_nothing, laws.what_is_compensated_never_runs_again, "accept"),
     (compensate_that_does_nothing, laws.a_compensation_meets_a_start, "slow"),
