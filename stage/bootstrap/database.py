@@ -14,7 +14,15 @@ import msgspec
 from stage.authoring.declaration import StageDeclaration
 from stage.bootstrap.database_log import report_unpromised, report_waiting
 from stage.bootstrap.encryption import codec_of, sealed_codec
-from stage.bootstrap.generations import Accepted, Change, released, restored, stop_sweeps
+from stage.bootstrap.generations import (
+    Accepted,
+    Change,
+    give_up,
+    released,
+    restored,
+    stop_sweeps,
+    unadopted,
+)
 from stage.bootstrap.seat import Seat
 from stage.config import Config
 from stage.core.errors import ConfigurationError
@@ -22,7 +30,7 @@ from stage.core.lost import unasked
 from stage.core.version import __version__
 from stage.engine.clock import SystemClock
 from stage.ports.identity import Identity
-from stage.ports.store import LOST_SAGAS_MAX, Row, Store
+from stage.ports.store import Row, Store
 from stage.store.memory import MemoryStore
 from stage.store.memory_database import MemoryDatabase
 from stage.store.migrate import Migration, MigrationStatus
@@ -307,13 +315,19 @@ class Database:
         rows = self._connection.execute(statement("get_reconciled"), (generation,))
         return unasked(neighbours, {neighbour: answer for neighbour, answer, _ in rows})
 
-    def released(self, neighbours: Iterable[str] = ()) -> Identity:
+    def released(
+        self, neighbours: Iterable[str] = (), given_up: Mapping[str, str] | None = None
+    ) -> Identity:
         """Vouch for the generation: a saga that is not in the database was never here.
 
-        Raises ConfigurationError while one of these neighbours was not asked.
+        Raises ConfigurationError while one of these neighbours was not asked, or a saga is lost
+        that somebody asked to compensate, but for those `given_up`, each with a reason.
         """
-        change = released(self.unreconciled(neighbours))
-        return self._write(self._to_be_changed(), change)
+        found, reasons = self._to_be_changed(), given_up or {}
+        lost = {saga_id for saga_id, _, _ in self.lost_sagas()}
+        change = released(self.unreconciled(neighbours), lost - reasons.keys())
+        give_up(self.read, SystemClock().now(), reasons)
+        return self._write(found, change)
 
     def reencrypt(self, key_file: str) -> Reencrypted:
         """Bring all contents under the first key of the file, also beside a stage that is up."""
@@ -341,9 +355,8 @@ class Database:
         return self._connection.execute(statement(name), parameters).fetchall()
 
     def lost_sagas(self) -> list[Row]:
-        """Saga id, neighbour and reason of each request about a lost saga."""
-        found = self._connection.execute(statement("lost_sagas"), (LOST_SAGAS_MAX,))
-        return [(saga_id, by, reason) for saga_id, by, reason, _, _ in found]
+        """Saga id, neighbour and reason of each request about a saga that is still lost."""
+        return unadopted(self.read)
 
     def _newest_generation(self, found: Identity) -> int:
         mark = self._lock.mark

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, Protocol
 
 from msgspec import Struct
@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from stage.core.errors import ConfigurationError
 from stage.core.sweep import SweepState
+from stage.core.unseen import may_be_dropped
 from stage.ports.identity import Identity
 from stage.ports.store import Act, Row
 from stage.store import rows
@@ -20,6 +21,11 @@ Change = Callable[[Identity, float], Identity]
 ACTOR: Final = "stage db restored"
 PUT_BACK: Final = "stopped: an older database was put back"
 """The actor and the reason of the acts by which the sweeps of a backup are stopped."""
+RELEASE: Final = "stage db released"
+GIVEN_UP: Final = "lost_given_up"
+"""The actor and the name of the act by which a person gives up a saga that was lost."""
+LISTED_MAX = 10
+"""Sagas that a refusal names."""
 
 
 class Accepted(Struct, frozen=True, kw_only=True):
@@ -75,11 +81,57 @@ def stop_sweeps(execute: Execute, now: float) -> tuple[int, ...]:
     return tuple(number for number, *_ in running)
 
 
-def released(unasked: Sequence[str]) -> Change:
-    """Release the present generation. Raises ConfigurationError for neighbours still `unasked`."""
+def unadopted(execute: Execute) -> list[Row]:
+    """Saga id, neighbour and reason of each request to compensate whose saga is still not here.
+
+    It is the only proof of that saga. Of one that was dropped for its age before the backup no
+    release says that nothing stands (decision 0080): that one holds up none.
+    """
+    found = execute("unadopted")
+    if not found:
+        return []
+    until = rows.dropped(execute("get_dropped")[0]).ids_until
+    return [row for row in found if not may_be_dropped(row[0], until)]
+
+
+def give_up(execute: Execute, now: float, reasons: Mapping[str, str]) -> None:
+    """Drop the requests about these sagas, each with the reason of the person who gives it up.
+
+    The act is written first, so that a stop between the two leaves no saga without one.
+    """
+    asked: dict[str, list[str]] = {}
+    for saga_id, requested_by, _ in unadopted(execute):
+        asked.setdefault(saga_id, []).append(requested_by)
+    for saga_id in asked.keys() & reasons.keys():
+        act = Act(
+            at=now,
+            actor=RELEASE,
+            act=GIVEN_UP,
+            target=saga_id,
+            reason=reasons[saga_id],
+            before=f"not here, asked for by {', '.join(asked[saga_id])}",
+            after="a release says that it was never here",
+        )
+        execute("keep_act", *rows.act_values(act))
+        execute("give_up_lost", saga_id)
+
+
+def released(unasked: Sequence[str], lost: Collection[str]) -> Change:
+    """Release the present generation.
+
+    Raises ConfigurationError for neighbours still `unasked`, and for sagas that are `lost`.
+    """
     if unasked:
         raise ConfigurationError(
             f"{', '.join(unasked)} was not asked for the sagas since the backup: run"
             " `stage reconcile` first"
+        )
+    if lost:
+        more = ", ..." if len(lost) > LISTED_MAX else ""
+        raise ConfigurationError(
+            f"{len(lost)} sagas that are not here were asked to be compensated, and a release would"
+            f" say that nothing of them stands: {', '.join(sorted(lost)[:LISTED_MAX])}{more}. Run"
+            " `stage reconcile` again, which takes them over, or give each up with --give-up"
+            " ID=REASON after its effects were looked for"
         )
     return lambda found, now: replace(found, released_at=now)

@@ -8,11 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from stage.bootstrap.encryption import sealed_codec
-from stage.bootstrap.generations import Accepted, Change, released, restored, stop_sweeps
+from stage.bootstrap.generations import (
+    Accepted,
+    Change,
+    give_up,
+    released,
+    restored,
+    stop_sweeps,
+    unadopted,
+)
 from stage.core.errors import ConfigurationError
 from stage.core.lost import unasked
 from stage.ports.identity import Identity
-from stage.ports.store import LOST_SAGAS_MAX, Row
+from stage.ports.store import Row
 from stage.store import migrate
 from stage.store.identity import values
 from stage.store.migrate import Migration, MigrationStatus
@@ -138,13 +146,19 @@ class ServerDatabase:
         found = self._run(self._link.fetch("get_reconciled", generation))
         return unasked(neighbours, {row[0]: row[1] for row in found})
 
-    def released(self, neighbours: Iterable[str] = ()) -> Identity:
+    def released(
+        self, neighbours: Iterable[str] = (), given_up: Mapping[str, str] | None = None
+    ) -> Identity:
         """Vouch for the generation: a saga that is not in the database was never here.
 
-        Raises ConfigurationError while one of these neighbours was not asked.
+        Raises ConfigurationError while one of these neighbours was not asked, or a saga is lost
+        that somebody asked to compensate, but for those `given_up`, each with a reason.
         """
-        change = released(self.unreconciled(neighbours))
-        return self._write(self._to_be_changed(), change)
+        found, reasons = self._to_be_changed(), given_up or {}
+        lost = {saga_id for saga_id, _, _ in self.lost_sagas()}
+        change = released(self.unreconciled(neighbours), lost - reasons.keys())
+        give_up(self.read, self._server.now(), reasons)
+        return self._write(found, change)
 
     def reencrypt(self, key_file: str) -> Reencrypted:
         """Bring all contents under the first key of the file, also beside replicas that are up."""
@@ -186,9 +200,8 @@ class ServerDatabase:
         return self._run(self._link.fetch(name, *parameters))
 
     def lost_sagas(self) -> list[Row]:
-        """Saga id, neighbour and reason of each request about a lost saga."""
-        found = self._run(self._link.fetch("lost_sagas", LOST_SAGAS_MAX))
-        return [(saga_id, by, reason) for saga_id, by, reason, _, _ in found]
+        """Saga id, neighbour and reason of each request about a saga that is still lost."""
+        return unadopted(self.read)
 
     def _to_be_changed(self) -> Identity:
         """The identity, while nobody serves. Raises ConfigurationError."""

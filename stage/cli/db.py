@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stage.cli.failure import NEGATIVE, Failure
-from stage.cli.options import config_of, configured
+from stage.cli.options import config_of, configured, reasons_of
 
 if TYPE_CHECKING:
     from stage.bootstrap.database_files import Databases
@@ -168,12 +168,33 @@ def restored(target: str, as_of: str, all_files: bool, **given: Any) -> None:
 @configured((*NEEDED, "upstreams", "downstreams"))
 @click.option("--reason", required=True, help="Why nothing is lost any more.")
 @click.option("--no-neighbours", is_flag=True, help="This stage has none to ask.")
+@click.option(
+    "--give-up",
+    multiple=True,
+    metavar="ID=REASON",
+    help="Vouch for this saga too, which somebody asked to compensate. Repeatable.",
+)
 @ALL_FILES
-def released(target: str, reason: str, no_neighbours: bool, all_files: bool, **given: Any) -> None:
-    """Vouch for a restored database: a saga that is not in it was never here."""
+def released(
+    target: str,
+    reason: str,
+    no_neighbours: bool,
+    give_up: tuple[str, ...],
+    all_files: bool,
+    **given: Any,
+) -> None:
+    """Vouch for a restored database: a saga that is not in it was never here.
+
+    It is refused while one is not here that somebody asked to compensate since: `stage reconcile`
+    takes it over. A saga that is given up leaves an act in the audit.
+    """
     config = config_of(given)
+    given_up = reasons_of("--give-up", "ID", give_up)
     neighbours = (*config.upstreams, *config.downstreams)
     with _open_chosen(target, given, all_files=all_files) as databases:
+        lost = {saga_id for database in databases for saga_id, _, _ in database.lost_sagas()}
+        if stray := sorted(given_up.keys() - lost):
+            raise Failure(f"nobody waits for {', '.join(stray)}: look at the ids of --give-up")
         for database in databases:
             identity = database.identity
             waits = identity is not None and identity.awaits_release
@@ -185,7 +206,7 @@ def released(target: str, reason: str, no_neighbours: bool, all_files: bool, **g
                 )
             for saga_id, requested_by, why in database.lost_sagas():
                 click.echo(f"lost: {saga_id}, asked for by {requested_by}: {why}")
-            identity = database.released(neighbours)
+            identity = database.released(neighbours, given_up)
             click.echo(f"generation {identity.generation} of {database.path} is released: {reason}")
 
 

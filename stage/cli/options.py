@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from stage.cli.failure import Failure
 from stage.config import SETTINGS, Config, Setting, load
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -59,3 +60,14 @@ def config_of(given: Mapping[str, Any]) -> Config:
     """The configuration from the options given. Raises ConfigurationError."""
     options = {name: value for name, value in given.items() if name != FILE and value != ()}
     return load(options, os.environ, given.get(FILE))
+
+
+def reasons_of(option: str, name: str, given: Collection[str]) -> dict[str, str]:
+    """The reason for each `name` that was given to the option. Raises Failure without one."""
+    reasons = {}
+    for text in given:
+        key, equals, reason = text.partition("=")
+        if not (equals and key and reason.strip()):
+            raise Failure(f"{option} {text!r} has no reason: give {name}=REASON")
+        reasons[key] = reason.strip()
+    return reasons

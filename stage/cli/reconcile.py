@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stage.cli.failure import NEGATIVE, Failure
-from stage.cli.options import config_of, configured
+from stage.cli.options import config_of, configured, reasons_of
 
 if TYPE_CHECKING:
     from stage.engine.reconcile import Reconciliation
@@ -41,7 +41,7 @@ def reconcile(
     from stage.wire.envelope import parse_instant
 
     config = config_of(given)
-    reasons = dict(_reason(each) for each in without)
+    reasons = reasons_of("--without", "NAME", without)
     try:
         instant = None if since is None else parse_instant(since)
         if instant is not None and instant < 0:
@@ -55,20 +55,13 @@ def reconcile(
     return NEGATIVE if found.unanswered or found.unnamed else 0
 
 
-def _reason(text: str) -> tuple[str, str]:
-    name, equals, reason = text.partition("=")
-    if not (equals and name and reason.strip()):
-        raise Failure(f"--without {text!r} has no reason: give NAME=REASON")
-    return name, reason.strip()
-
-
 def _show(found: Reconciliation, *, dry_run: bool) -> None:
     from stage.cli.draw import table
 
     for peer, count in found.asked.items():
         click.echo(f"{peer} lists {count} sagas")
-    for peer, count in found.dropped.items():
-        click.echo(f"{count} sagas of {peer} are not here: they were dropped for their age")
+    for peer, ids in found.dropped.items():
+        click.echo(f"{len(ids)} sagas of {peer} are not here: they were dropped for their age")
     for peer, reason in found.unanswered.items():
         click.echo(f"{peer} was not asked: {reason}. Ask again, or give --without {peer}=REASON")
     for name, count in found.unnamed.items():

@@ -125,7 +125,7 @@ def _findings(as_of: float, found: Reconciliation, adopted: list[str]) -> Findin
     return Findings(
         since=as_of,
         asked=found.asked,
-        dropped=found.dropped,
+        dropped={peer: len(ids) for peer, ids in found.dropped.items()},
         unanswered=found.unanswered,
         unnamed=found.unnamed,
         missing=tuple(_missing(lost) for lost in found.lost),

@@ -59,9 +59,10 @@ class Reconciliation(msgspec.Struct, kw_only=True):
     unanswered: dict[str, str] = {}
     unnamed: dict[str, int] = {}
     """How many sagas of the database were opened by each name that is no configured neighbour."""
-    dropped: dict[str, int] = {}
-    """How many of these are not in the database because they were dropped for their age, which was
-    before the backup: no saga with such an id was accepted since (decision 0080)."""
+    dropped: dict[str, set[str]] = {}
+    """The sagas that each neighbour lists, or asks for, and that are not in the database because
+    they were dropped for their age. That was before the backup: no saga with such an id was
+    accepted since (decision 0080)."""
     lost: list[Testimony] = []
     differences: list[Difference] = []
     whole: bool = True
@@ -134,7 +135,7 @@ class Reconciler:
         lost: dict[str, Testimony] = {}
         for peer in peers:
             await self._ask_one(peer, since, found, lost)
-        await self._requested(lost)
+        await self._requested(found, lost)
         found.lost = sorted(lost.values(), key=lambda saga: saga.id)
         return found
 
@@ -209,8 +210,8 @@ class Reconciler:
             return
         if not await self._belongs(saga.saga_id):
             return
-        if may_be_dropped(saga.saga_id, (await self._store.dropped()).ids_until):
-            found.dropped[peer] = found.dropped.get(peer, 0) + 1
+        if await self._was_dropped(saga.saga_id):
+            found.dropped.setdefault(peer, set()).add(saga.saga_id)
             return
         word = Word(
             neighbour=peer,
@@ -244,9 +245,16 @@ class Reconciler:
             return sent
         return as_it_came(sent, self._stage)
 
-    async def _requested(self, lost: dict[str, Testimony]) -> None:
+    async def _was_dropped(self, saga_id: str) -> bool:
+        """Whether a saga that is not here was dropped for its age before the backup."""
+        return may_be_dropped(saga_id, (await self._store.dropped()).ids_until)
+
+    async def _requested(self, found: Reconciliation, lost: dict[str, Testimony]) -> None:
         """Take in the requests to compensate that came while a saga was not known."""
         for kept in await self._store.lost_sagas(LOST_SAGAS_MAX):
+            if await self._was_dropped(kept.saga_id):
+                found.dropped.setdefault(kept.requested_by, set()).add(kept.saga_id)
+                continue
             known = lost.get(kept.saga_id) or Testimony(id=kept.saga_id)
             if known.asked is None and not await self._store.seen([kept.saga_id]):
                 asked = e.CompensationRequested(

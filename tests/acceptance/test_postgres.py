@@ -59,10 +59,13 @@ async def test_a_backup_that_is_put_back_begins_a_generation(
     assert 0 != status and "here:1 still serves" in text
     await asyncio.to_thread(postgres.sql, "UPDATE stage.replica SET dead = true", name)
     assert "generation 2" in (await db("restored", postgres_url, *as_of))[1]
-    assert (
-        "released"
-        in (await db("released", postgres_url, "--reason", "alone", "--no-neighbours"))[1]
-    )
+    asked = "INSERT INTO stage.lost_saga VALUES ('o-7', 'shipping', 'late', NULL, 1.0)"
+    await asyncio.to_thread(postgres.sql, asked, name)
+    release = ("released", postgres_url, "--reason", "alone", "--no-neighbours")
+    status, text = await db(*release)
+    assert 0 != status and "nothing of them stands: o-7" in text
+    status, text = await db(*release, "--give-up", "o-7=the psp has no charge")
+    assert 0 == status and "is released" in text
 
 
 async def test_a_replica_that_slept_through_a_restore_is_restarted(

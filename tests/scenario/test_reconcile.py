@@ -71,7 +71,7 @@ async def test_a_saga_that_was_dropped_for_its_age_is_not_taken_for_lost(
     world.put_back()
     found = await world.reconcile()
     assert {"order": 2, "shipping": 2} == found.asked
-    assert {"order": 1, "shipping": 1} == found.dropped
+    assert {"order": {old}, "shipping": {old}} == found.dropped
     assert ["s-1"] == [saga.id for saga in found.lost]
 
 
@@ -199,6 +199,47 @@ async def test_a_release_needs_the_word_of_every_neighbour(world: RestoredChain)
     world.release()
     async with world.serving() as chain:
         assert 200 == (await chain.request("GET", f"{chain.stage}/readyz"))[0]
+
+
+async def test_no_release_says_that_nothing_stands_of_a_saga_that_was_asked_for(
+    world: RestoredChain,
+) -> None:
+    """Its upstream was left out, and asks later: the request that was kept is its only proof."""
+    await lose(world, "s-1")
+    left_out = "its books were read"
+    await world.reconcile(order=left_out, shipping=left_out)
+    async with world.serving() as chain:
+        assert 503 == (await chain.compensate("s-1"))[0]
+    with pytest.raises(ConfigurationError, match=r"stands: s-1\. Run `stage reconcile` again"):
+        world.release()
+    await world.reconcile()
+    world.release()
+    async with world.serving() as chain:
+        await compensated(chain, "s-1")
+        assert (2, 1) == await chain.charges()
+
+
+async def test_a_saga_that_was_dropped_for_its_age_holds_up_no_release(
+    world: RestoredChain, tmp_path: Path
+) -> None:
+    """It is answered 409 `unknown` afterwards too: no release says that nothing of it stands."""
+    old = dated(10)
+    kept = world.config
+    world.config = replace(kept, compensation_window_seconds=0.0, rows_retention_days=0.0)
+    async with world.serving() as chain:
+        assert 200 == await world.order(old)
+        await until_counted(tmp_path, 0)
+        await world.back_up()
+    world.config = kept
+    world.put_back()
+    async with world.serving() as chain:
+        assert 503 == (await chain.compensate(old))[0]
+    found = await world.reconcile()
+    assert ([], {"order": {old}, "shipping": {old}}) == (found.lost, found.dropped)
+    world.release()
+    async with world.serving() as chain:
+        assert 409 == (await chain.compensate(old))[0]
+        assert (1, 1) == await chain.charges()
 
 
 async def test_answers_from_later_than_the_backup_allow_no_release(world: RestoredChain) -> None:

@@ -227,9 +227,21 @@ def test_a_backup_that_was_put_back_is_accepted_by_name(folder: Path) -> None:
     release = ("db", "released", "pay:payment", *DATABASE, "--reason", "asked all")
     nobody = stage(*release, cwd=folder)
     assert 2 == nobody.status and "--upstream" in nobody.err and "--no-neighbours" in nobody.err
-    released = stage(*release, "--no-neighbours", cwd=folder)
+    refused = stage(*release, "--no-neighbours", cwd=folder)
+    assert 2 == refused.status and "o-7" in refused.err and "stage reconcile" in refused.err
+    assert "o-7, asked for by shipping" in refused.out
+    for slip, fix in (("o-7", "ID=REASON"), ("o-8=no effect", "o-8")):
+        given = stage(*release, "--no-neighbours", "--give-up", slip, cwd=folder)
+        assert 2 == given.status and fix in given.err
+    giving_up = ("--no-neighbours", "--give-up", "o-7=the psp has no charge")
+    released = stage(*release, *giving_up, cwd=folder)
     assert 0 == released.status and "asked all" in released.out
-    assert "o-7, asked for by shipping" in released.out
+    with closing(sqlite3.connect(folder / "p.db")) as connection:
+        acts = "SELECT actor, act, target, reason FROM stage_audit WHERE act = 'lost_given_up'"
+        assert [("stage db released", "lost_given_up", "o-7", "the psp has no charge")] == (
+            connection.execute(acts).fetchall()
+        )
+        assert [] == connection.execute("SELECT saga_id FROM lost_saga").fetchall()
     wrong = stage("db", "restored", "pay:payment", *DATABASE, "--as-of", "then", cwd=folder)
     assert 2 == wrong.status and "RFC 3339" in wrong.err
 

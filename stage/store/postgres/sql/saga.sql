@@ -215,6 +215,17 @@ WHERE saga_id = $1 ORDER BY asked_at, requested_by LIMIT 1;
 SELECT saga_id, requested_by, reason, first_sent_at, asked_at FROM stage.lost_saga
 ORDER BY asked_at, saga_id LIMIT $1;
 
+-- name: unadopted
+-- The requests that are kept about sagas that are still not here, in the order they were made.
+SELECT saga_id, requested_by, reason FROM stage.lost_saga
+WHERE NOT EXISTS (SELECT 1 FROM stage.saga WHERE id = lost_saga.saga_id)
+ORDER BY asked_at, saga_id;
+
+-- name: give_up_lost
+-- Drop the requests about the lost saga $1, if it is still not here.
+DELETE FROM stage.lost_saga
+WHERE saga_id = $1 AND NOT EXISTS (SELECT 1 FROM stage.saga WHERE id = $1);
+
 -- name: count_sagas
 -- The number of sagas in each state, read from indexes alone. A saga that was given up is closed in
 -- the state that it had, and does not count.
