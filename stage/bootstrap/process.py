@@ -102,7 +102,7 @@ async def _serve(
     try:
         log_start(stage.name, config)
         _collect_rarely()
-        beside = await _listen_beside(runner, config)
+        beside = await _listen_beside(runner, config, app[DOORS])
         if parent is None:
             port = await _listen(runner, config, app[DOORS])
             announce(config, port, app[DOORS].admin_port)
@@ -207,7 +207,7 @@ async def _listen_at(
         ) from error
 
 
-async def _listen_beside(runner: web.AppRunner, config: Config) -> Path | None:
+async def _listen_beside(runner: web.AppRunner, config: Config, doors: Doors) -> Path | None:
     """Open the socket beside the database, for operators on this machine; its path.
 
     None for a database in memory, and where the system allows no socket there.
@@ -223,6 +223,7 @@ async def _listen_beside(runner: web.AppRunner, config: Config) -> Path | None:
             detail=f"{path}: {error.strerror or error}; operators on this machine need a token",
         )
         return None
+    doors.beside = opened.getsockname()  # as each of its connections says it
     await web.SockSite(runner, opened).start()
     return path
 

@@ -19,7 +19,7 @@ from stage.inbound.dispatch import UNKNOWN_ROUTE, answer
 from stage.inbound.local import user_of
 from stage.inbound.problems import of_status, problem_answer
 from stage.inbound.read import not_readable, too_large, too_slow
-from stage.inbound.request import Answer, Door, Request
+from stage.inbound.request import UNKNOWN_ADDRESS, Answer, Door, Request
 from stage.inbound.routes import ROUTES, Route, methods_of, open_route
 from stage.inbound.service import Service
 from stage.wire.envelope import SAGA_ID_RE
@@ -40,11 +40,15 @@ class Connection(web.RequestHandler):
 
 
 class Doors:
-    """The ports of this process: it is set once they are open. Without an admin port there is
-    one door, with all that is served."""
+    """The doors that this process has opened itself; those of another server are none of them.
+
+    Without an admin port there is one door, with all that is served.
+    """
 
     def __init__(self) -> None:
         self.admin_port: int | None = None
+        self.beside: str | None = None
+        """The path of the socket beside the database, which only its owner may open."""
 
 
 DOORS: web.AppKey[Doors] = web.AppKey("doors", Doors)
@@ -217,9 +221,11 @@ def _came_in(request: web.BaseRequest, doors: Doors) -> tuple[Door, str, str]:
     transport = request.transport
     name = None if transport is None else transport.get_extra_info("sockname")
     if transport is not None and isinstance(name, str | bytes):
+        if name != doors.beside:
+            return Door.ONLY, "", ""  # of another server, which lets in those that it likes
         return Door.LOCAL, "", user_of(transport.get_extra_info("socket"))
     if not isinstance(name, tuple):
-        return Door.ONLY, "", ""  # it has gone
+        return Door.ONLY, UNKNOWN_ADDRESS, ""  # it has gone
     admin_port = doors.admin_port
     if admin_port is None:
         return Door.ONLY, name[0], ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 from urllib.parse import parse_qs
 
 import msgspec
@@ -95,6 +95,10 @@ class Door(StrEnum):
     """The socket beside the database, which only its owner may open."""
 
 
+UNKNOWN_ADDRESS: Final = "?"
+"""The local address of a connection that has gone, or whose server does not say it."""
+
+
 async def no_body() -> bytes:
     """The body of a request that has none."""
     return b""
@@ -115,7 +119,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     scheme: str = "http"
     door: Door = Door.ONLY
     local_address: str = ""
-    """The address that its connection was made to; empty where that is not known."""
+    """The address that its connection was made to; empty at a socket file."""
     local_user: str = ""
     """The user of this machine that sent it through the LOCAL door; empty at any other."""
     certificate: ClientCertificate | None = None
