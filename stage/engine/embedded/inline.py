@@ -10,7 +10,9 @@ what its end means come from the same units as ever, so the journal is the same,
 When anything comes for the saga while an attempt is under way (a request to compensate, a verb, a
 caller that is to be answered 202, a second request of the same call, a drain, the loss of the
 saga), the task stays with its attempt, and another one goes on with the saga, as if both had always
-been apart. Nothing waits for the end of an attempt that would not have waited otherwise.
+been apart. Where another step of the saga is due at an instant, its task waits for that, and the
+attempt has one of its own. Nothing waits for the end of an attempt that would not have waited
+otherwise.
 """
 
 from __future__ import annotations

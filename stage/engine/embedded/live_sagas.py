@@ -288,7 +288,8 @@ class LiveSagas:
         """
         while not live.lost:
             alone = len(transition.outgoing) == 1 and not live.inbox and live.in_flight == 0
-            if alone and self._inline:
+            # Where another step is due later, this task is needed to wake up for it.
+            if alone and self._inline and transition.rest_until is None:
                 outgoing = transition.outgoing[0]
                 hand_over = partial(self._hand_over, live, transition)
                 attempt = self._attempt(live, outgoing)
