@@ -198,6 +198,51 @@ def test_every_alert_fires_when_it_should_and_only_then(tmp_path: Path) -> None:
     promtool("test", "rules", str(test))
 
 
+DONE, UNDONE, TAKEN = (
+    'stage_sagas_ended_total{job="stage",instance="%s",outcome="completed"}',
+    'stage_sagas_ended_total{job="stage",instance="%s",outcome="compensated"}',
+    'stage_sagas_accepted_total{job="stage",instance="%s"}',
+)
+YOUNG = {
+    "a pod that came in the middle of it": (
+        "StageSagasRefused", "1m",
+        {DONE % "a": "0+60x65", UNDONE % "a": "0x65",
+         DONE % "b": "_x18 0+30x45", UNDONE % "b": "_x18 0+30x45"},
+    ),
+    "the first sagas since days": (
+        "StageSagasRefused", "1m", {DONE % "a": "0x65", UNDONE % "a": "0x28 60+60x40"},
+    ),
+    "a pod that has never ended a saga": (
+        "StageStandsStill", "5s",
+        {TAKEN % "a": "0+5x300 1500x100", DONE % "a": "0+5x300 1500x100",
+         TAKEN % "b": "_x340 0+5x60", DONE % "b": "_x340 0x60"},
+    ),
+    "an hour of standing still": (
+        "StageStandsStill", "5s", {TAKEN % "a": "0+5x400", DONE % "a": "0+5x120 600x280"},
+    ),
+}  # fmt: skip
+"""By case: an alert that has to fire, the time between samples, and the series."""
+
+
+@needs_promtool
+@pytest.mark.parametrize("case", list(YOUNG))
+def test_the_usual_share_is_that_of_all_pods(tmp_path: Path, case: str) -> None:
+    """A pod that is new, or was idle, has no past to be measured by."""
+    alert, interval, inputs = YOUNG[case]
+    series = "".join(
+        f"      - {{series: '{name}', values: '{values}'}}\n" for name, values in inputs.items()
+    )
+    test = tmp_path / "test.yaml"
+    test.write_text(
+        f"rule_files: ['{ROOT / 'examples/prometheus/alerts.yaml'}']\nevaluation_interval: 1m\n"
+        f"tests:\n  - interval: {interval}\n    input_series:\n{series}"
+        "    promql_expr_test:\n"
+        f'      - {{expr: \'count(ALERTS{{alertname="{alert}",alertstate="firing"}})\','
+        f" eval_time: {AT}, exp_samples: [{{labels: '{{}}', value: 1}}]}}\n"
+    )
+    promtool("test", "rules", str(test))
+
+
 @needs_promtool
 def test_the_scrapes_of_the_page_are_configurations(tmp_path: Path) -> None:
     """Of hosts, and of the pods of the chart: by labels and a port that these have.
