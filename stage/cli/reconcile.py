@@ -109,4 +109,6 @@ def _becomes(saga: Any) -> str:
         return "compensated: nothing stands"
     if saga.asked is not None:
         return f"to be compensated, as {saga.asked.requested_by} asked"
+    if saga.strangers:
+        return f"parked: may stand; {', '.join(saga.strangers)} asks, and it may not be its own"
     return "parked: may stand"

@@ -14,6 +14,7 @@ import msgspec
 
 from stage.core import events as e
 from stage.core.bindings import binding_of
+from stage.core.questions import belongs_to
 from stage.core.requester import Requester
 from stage.core.saga import Saga
 from stage.core.states import LOCAL_KINDS, ParkCause, Phase, SagaState
@@ -21,6 +22,8 @@ from stage.core.steps import Plan
 
 LOST = "lost with an older database: nobody knows whether it happened"
 OPERATOR = "operator"
+UNKNOWN_OPENER = "?"
+"""No neighbour has such a name."""
 OVER = 0.0
 """A deadline that is over by every clock: that of this moment may be days ahead (rule 34)."""
 TURNED = "an older database was put back while it was under way"
@@ -46,6 +49,17 @@ def nothing_stands(words: tuple[Word, ...]) -> Word | None:
     return next((word for word in words if word.from_upstream), None)
 
 
+def may_ask(plan: Plan, upstream: str, name: str) -> bool:
+    """Whether a request to compensate under that name is carried out for a lost saga (rule 36).
+
+    Only the names are known of such a request. A saga whose `upstream` is unknown is no one's but
+    the operators' and the downstreams': its opener can ask again, once it is adopted.
+    """
+    saga = Saga(id="", upstream=upstream or UNKNOWN_OPENER)
+    return belongs_to(plan, saga, Requester.CLAIMED, name)
+
+
+# Many because the words of all who know something of it come together here.
 def journal_of(
     plan: Plan,
     words: tuple[Word, ...],
@@ -54,14 +68,18 @@ def journal_of(
     asked: e.CompensationRequested | None,
     at: float,
     generation: int,
+    strangers: tuple[str, ...] = (),
 ) -> list[e.Event]:
     """The first entries of a lost saga that is adopted.
 
     `asked` is a request to compensate that came while the saga was unknown: it is carried out.
-    Without one the saga waits for a person. Its deadline is over, so that it never goes forward.
+    Without one the saga waits for a person, who reads which `strangers` have asked. Its deadline is
+    over, so that it never goes forward.
     """
     said = "; ".join(f"{word.neighbour} says {word.said}" for word in words)
     said = said or "no neighbour lists it"
+    for name in strangers:
+        said += f"; {name} asks to compensate it, and nothing proves that it is its own"
     proof = nothing_stands(words)
     if proof is not None and asked is None:
         return [e.Tombstoned(at=at, requested_by=proof.neighbour, reason=f"lost here; {said}")]

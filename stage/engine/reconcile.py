@@ -14,7 +14,6 @@ from functools import partial
 import msgspec
 from msgspec.structs import replace
 
-from stage.core import events as e
 from stage.core.errors import ConfigurationError, NewerJournal
 from stage.core.lost import Word
 from stage.core.states import SagaState
@@ -215,7 +214,7 @@ class Reconciler:
             return
         word = Word(
             neighbour=peer,
-            from_upstream=saga.side is Side.UPSTREAM,
+            from_upstream=self._is_upstream(peer, saga),
             said=saga.outcome.value,
             nothing_stands=saga.outcome in NOTHING_STANDS,
         )
@@ -225,7 +224,7 @@ class Reconciler:
                 f"more than {LOST_MAX} sagas were lost: put a newer backup back, or reconcile from"
                 " a later --since first, and then once more without it, which a release asks for"
             )
-        given = self._envelope(saga)
+        given = self._envelope(saga, from_upstream=word.from_upstream)
         # Upstream has it as it came; that of downstream went through this stage.
         first, second = (given, known.envelope) if word.from_upstream else (known.envelope, given)
         envelope = first or second
@@ -235,13 +234,17 @@ class Reconciler:
             heard = heard.known_since(_instant(said))
         lost[saga.saga_id] = heard
 
-    def _envelope(self, saga: SharedSaga) -> Envelope | None:
+    def _is_upstream(self, peer: str, saga: SharedSaga) -> bool:
+        """Whether it speaks as upstream of the saga: only one that is configured can have it so."""
+        return saga.side is Side.UPSTREAM and self._neighbours.is_upstream(peer)
+
+    def _envelope(self, saga: SharedSaga, *, from_upstream: bool) -> Envelope | None:
         """The envelope as it came here; None where it is not there or cannot be read."""
         try:
             sent = saga.sent
         except WireError:
             return None
-        if sent is None or saga.side is Side.UPSTREAM:
+        if sent is None or from_upstream:
             return sent
         return as_it_came(sent, self._stage)
 
@@ -256,11 +259,9 @@ class Reconciler:
                 found.dropped.setdefault(kept.requested_by, set()).add(kept.saga_id)
                 continue
             known = lost.get(kept.saga_id) or Testimony(id=kept.saga_id)
-            if known.asked is None and not await self._store.seen([kept.saga_id]):
-                asked = e.CompensationRequested(
-                    at=self._clock.now(), requested_by=kept.requested_by, reason=kept.reason
-                )
-                lost[kept.saga_id] = replace(known, asked=asked).known_since(kept.first_sent_at)
+            if not await self._store.seen([kept.saga_id]):
+                asked = self._adoption.asked_for(known, kept, self._clock.now())
+                lost[kept.saga_id] = asked
 
 
 def _instant(said: str) -> float | None:

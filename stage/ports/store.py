@@ -510,8 +510,8 @@ class Unit(Protocol):
         """
         ...
 
-    async def lost_request(self, saga_id: str) -> LostSaga | None:
-        """The first request about that lost saga that is kept, by whichever neighbour.
+    async def lost_requests(self, saga_id: str) -> Sequence[LostSaga]:
+        """The requests about that lost saga that are kept, one of each neighbour, the first first.
 
         Until this unit is durable no other unit keeps one.
         """

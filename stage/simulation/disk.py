@@ -664,9 +664,9 @@ class _Noted:
         """See ports.store.Unit."""
         return await self._unit.keep_lost(lost)
 
-    async def lost_request(self, saga_id: str) -> LostSaga | None:
+    async def lost_requests(self, saga_id: str) -> Sequence[LostSaga]:
         """See ports.store.Unit."""
-        return await self._unit.lost_request(saga_id)
+        return await self._unit.lost_requests(saga_id)
 
     async def keep_answer(self, generation: int, neighbour: str, answer: str, at: float) -> None:
         """See ports.store.Unit."""

@@ -291,11 +291,11 @@ class MemoryUnit:
             self._changes.append(partial(held.__delitem__, key))
         return True
 
-    async def lost_request(self, saga_id: str) -> LostSaga | None:
+    async def lost_requests(self, saga_id: str) -> Sequence[LostSaga]:
         """See ports.store.Unit."""
         self._part.check()
         kept = [each for each in self._database.lost.values() if each.saga_id == saga_id]
-        return min(kept, key=lambda each: (each.asked_at, each.requested_by), default=None)
+        return sorted(kept, key=lambda each: (each.asked_at, each.requested_by))
 
     async def keep_answer(self, generation: int, neighbour: str, answer: str, at: float) -> None:
         """See ports.store.Unit."""

@@ -165,6 +165,25 @@ async def test_a_request_that_came_while_it_was_unknown_is_carried_out(
         assert b"\nstage_lost_sagas 0.0\n" in metrics
 
 
+async def test_a_request_of_another_upstream_undoes_no_lost_saga(world: RestoredChain) -> None:
+    """It asked while nobody here knew whose the saga is: a person reads it, and its upstream may
+    still have it undone."""
+    await lose(world, "s-1")
+    async with world.serving() as chain:
+        assert 503 == (await chain.compensate("s-1", by="billing"))[0]
+    await world.reconcile()
+    world.release()
+    async with world.serving() as chain:
+        view = await chain.view("s-1")
+        assert ("active", "lost") == (view["state"], view["parked_cause"])
+        assert "billing asks to compensate it" in view["parked_reason"]
+        assert 403 == (await chain.compensate("s-1", by="billing"))[0]
+        assert (2, 2) == await chain.charges()
+        assert (await chain.compensate("s-1"))[0] in (200, 202)
+        await compensated(chain, "s-1")
+        assert (2, 1) == await chain.charges()
+
+
 async def test_a_saga_that_upstream_knows_to_be_undone_is_a_tombstone(world: RestoredChain) -> None:
     """It has our own word that nothing stands: no person is asked."""
     async with world.serving() as chain:

@@ -8,7 +8,7 @@ import msgspec
 from msgspec.structs import replace
 
 from stage.core import events as e
-from stage.core.lost import Word, journal_of, nothing_stands
+from stage.core.lost import Word, journal_of, may_ask, nothing_stands
 from stage.core.saga import Saga
 from stage.core.unseen import sent_at_of
 from stage.engine.saga.acts import how_it_stands
@@ -18,7 +18,7 @@ from stage.engine.saga.journal import Journal, Stored
 from stage.ports.codec import Codec
 from stage.ports.identity import Identity
 from stage.ports.observer import TraceContext
-from stage.ports.store import Act, Unit
+from stage.ports.store import Act, LostSaga, Unit
 from stage.wire.envelope import Envelope, TrailEntry, format_instant
 
 ADOPTED: Final = "adopted"
@@ -34,7 +34,9 @@ class Testimony(msgspec.Struct, frozen=True, kw_only=True):
     envelope: Envelope | None = None
     """The envelope that it came in; None where no neighbour could give it."""
     asked: e.CompensationRequested | None = None
-    """The first request to compensate that was made of it."""
+    """The first request to compensate that was made of it by a caller that it belongs to."""
+    strangers: tuple[str, ...] = ()
+    """The names of others that have asked to compensate it."""
     known_at: tuple[float, ...] = ()
     """Instants at which it was on its way already, by the clocks of its neighbours."""
 
@@ -80,6 +82,19 @@ class Adoption:
         self._codec = codec
         self._identity = identity
 
+    def asked_for(self, lost: Testimony, kept: LostSaga, now: float) -> Testimony:
+        """With a request to compensate that was kept while nobody here knew whose the saga is.
+
+        It is carried out for callers that the saga belongs to (rule 36); of others a person reads.
+        """
+        name = kept.requested_by
+        if not may_ask(self._interpreter.plan, lost.upstream, name):
+            return replace(lost, strangers=(*dict.fromkeys((*lost.strangers, name)),))
+        if lost.asked is not None:
+            return lost
+        asked = e.CompensationRequested(at=now, requested_by=name, reason=kept.reason)
+        return replace(lost, asked=asked).known_since(kept.first_sent_at)
+
     def stored(self, lost: Testimony, now: float) -> Stored:
         """The row and the journal that it gets."""
         plan = self._interpreter.plan
@@ -88,6 +103,7 @@ class Adoption:
             lost.words,
             upstream=lost.upstream,
             asked=lost.asked,
+            strangers=lost.strangers,
             at=now,
             generation=self._identity.generation,
         )
@@ -109,12 +125,8 @@ class Adoption:
         """
         if await unit.load(lost.id) is not None:
             return False
-        kept = await unit.lost_request(lost.id)
-        if kept is not None and lost.asked is None:
-            asked = e.CompensationRequested(
-                at=now, requested_by=kept.requested_by, reason=kept.reason
-            )
-            lost = replace(lost, asked=asked).known_since(kept.first_sent_at)
+        for kept in await unit.lost_requests(lost.id):
+            lost = self.asked_for(lost, kept, now)
         stored = self.stored(lost, now)
         await self._journal.write(unit, stored, epoch=None)
         if actor:

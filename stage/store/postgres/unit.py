@@ -262,20 +262,20 @@ class PostgresUnit:
         await self._part.rows("keep_lost", *values, LOST_SAGAS_MAX)
         return True
 
-    async def lost_request(self, saga_id: str) -> LostSaga | None:
+    async def lost_requests(self, saga_id: str) -> Sequence[LostSaga]:
         """See ports.store.Unit."""
         await self._part.rows("lock_lost", saga_id)
-        found = await self._part.rows("lost_request", saga_id)
-        if not found:
-            return None
-        requested_by, reason, first_sent_at, asked_at = found[0]
-        return LostSaga(
-            saga_id=saga_id,
-            requested_by=requested_by,
-            reason=reason,
-            first_sent_at=first_sent_at,
-            asked_at=asked_at,
-        )
+        found = await self._part.rows("lost_requests", saga_id)
+        return [
+            LostSaga(
+                saga_id=saga_id,
+                requested_by=requested_by,
+                reason=reason,
+                first_sent_at=first_sent_at,
+                asked_at=asked_at,
+            )
+            for requested_by, reason, first_sent_at, asked_at in found
+        ]
 
     async def keep_answer(self, generation: int, neighbour: str, answer: str, at: float) -> None:
         """See ports.store.Unit."""

@@ -54,7 +54,7 @@ _SAVE: Final = statement("save_saga")
 _HELD: Final = statement("held_saga")
 _GET: Final = statement("get_saga")
 _KEEP_LOST: Final = statement("keep_lost")
-_LOST_REQUEST: Final = statement("lost_request")
+_LOST_REQUESTS: Final = statement("lost_requests")
 _CLOSABLE: Final = statement("closable_sagas")
 _CLOSE: Final = statement("close_saga")
 _CLOSE_REST: Final = statement("close_rest")
@@ -301,19 +301,19 @@ class SqliteUnit(msgspec.Struct, eq=False):
         self._part.write(_KEEP_LOST, (*values, LOST_SAGAS_MAX))
         return True
 
-    async def lost_request(self, saga_id: str) -> LostSaga | None:
+    async def lost_requests(self, saga_id: str) -> Sequence[LostSaga]:
         """See ports.store.Unit."""
-        found = self._part.rows(_LOST_REQUEST, (saga_id,), 1)
-        if not found:
-            return None
-        requested_by, reason, first_sent_at, asked_at = found[0]
-        return LostSaga(
-            saga_id=saga_id,
-            requested_by=requested_by,
-            reason=reason,
-            first_sent_at=first_sent_at,
-            asked_at=asked_at,
-        )
+        found = self._part.rows(_LOST_REQUESTS, (saga_id,), LOST_SAGAS_MAX)
+        return [
+            LostSaga(
+                saga_id=saga_id,
+                requested_by=requested_by,
+                reason=reason,
+                first_sent_at=first_sent_at,
+                asked_at=asked_at,
+            )
+            for requested_by, reason, first_sent_at, asked_at in found
+        ]
 
     async def keep_answer(self, generation: int, neighbour: str, answer: str, at: float) -> None:
         """See ports.store.Unit."""

@@ -15,6 +15,7 @@ from stage.core.lost import (
     Word,
     events_after_restore,
     journal_of,
+    may_ask,
     nothing_stands,
     unasked,
 )
@@ -45,6 +46,26 @@ def adopted(plan: Plan, *words: Word, asked: e.CompensationRequested | None = No
     for event in journal_of(plan, words, upstream="order", asked=asked, at=5.0, generation=2):
         saga = evolve(plan, saga, event)
     return saga
+
+
+@pytest.mark.parametrize(
+    "upstream, name, may",
+    [
+        ("order", "order", True),
+        ("order", "billing", False),
+        ("order", "shipping", True),
+        ("order", "operator", True),
+        ("order", "operator kim", True),
+        ("", "order", False),
+        ("", "shipping", True),
+        ("", "operator", True),
+    ],
+)
+def test_a_request_is_carried_out_for_callers_that_the_saga_belongs_to(
+    upstream: str, name: str, may: bool
+) -> None:
+    """Rule 36. No upstream is believed of a saga whose opener is unknown."""
+    assert may is may_ask(plans.usual(), upstream, name)
 
 
 @pytest.mark.parametrize(

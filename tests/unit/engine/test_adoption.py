@@ -12,6 +12,7 @@ from stage.core.lost import Word
 from stage.core.states import ParkCause, SagaState
 from stage.demo.payment import payment
 from stage.engine.clock import SystemClock
+from stage.engine.reconcile import Reconciler
 from stage.engine.saga.adoption import ADOPTED, NOT_HERE, Adoption, as_it_came
 from stage.engine.saga.adoption import Testimony as Lost
 from stage.engine.saga.context import context_of, fingerprint_of
@@ -24,7 +25,9 @@ from stage.store.codec import PLAIN
 from stage.store.memory import MemoryStore
 from stage.telemetry.null import NullObserver
 from stage.wire.answers import render_ending
-from stage.wire.envelope import Envelope, TrailEntry
+from stage.wire.envelope import Envelope, TrailEntry, format_instant
+from stage.wire.outcome import Outcome
+from stage.wire.shared import SharedPage, SharedSaga, Side
 
 NOW = 1_795_401_000.0
 ORDER = Envelope(
@@ -172,6 +175,64 @@ async def test_a_request_that_came_meanwhile_is_carried_out(
     _, row, events = await written(adoption, store, LOST)
     assert events[-1] == e.CompensationRequested(at=NOW, requested_by="shipping", reason="no room")
     assert "" == row.parked
+
+
+async def test_a_request_of_a_caller_that_it_does_not_belong_to_waits_for_a_person(
+    adoption: Adoption, store: MemoryStore
+) -> None:
+    """Rule 36: another upstream asked while nobody here knew whose it is. It undoes nothing."""
+    kept = LostSaga(saga_id="s-1", requested_by="billing", reason="mine", asked_at=NOW - 9.0)
+    await store.transact(lambda unit: unit.keep_lost(kept))
+    _, row, events = await written(adoption, store, LOST)
+    assert isinstance(events[-1], e.Parked)
+    assert ParkCause.LOST is row.parked_cause
+    assert "billing asks to compensate it, and nothing proves that it is its own" in row.parked
+
+
+async def test_the_request_of_its_upstream_counts_behind_that_of_a_stranger(
+    adoption: Adoption, store: MemoryStore
+) -> None:
+    async def keep(unit: Unit) -> None:
+        for name, at in (("billing", NOW - 9.0), ("order", NOW - 8.0)):
+            kept = LostSaga(saga_id="s-1", requested_by=name, reason=name, asked_at=at)
+            await unit.keep_lost(kept)
+
+    await store.transact(keep)
+    _, _, events = await written(adoption, store, LOST)
+    assert events[-1] == e.CompensationRequested(at=NOW, requested_by="order", reason="order")
+
+
+async def test_only_a_configured_upstream_speaks_as_upstream(
+    adoption: Adoption, store: MemoryStore
+) -> None:
+    """A downstream that says to be one proves by no word that nothing stands here."""
+    reconciler = Reconciler("payment", store, Claims(), adoption, SystemClock())  # type: ignore[arg-type]
+    found = await reconciler.ask(["order", "shipping"], 0.0)
+    (lost,) = found.lost
+    assert [True, False] == [word.from_upstream for word in lost.words]
+    (alone,) = (await reconciler.ask(["shipping"], 0.0)).lost
+    assert (True, "") == (alone.may_stand, alone.upstream)
+
+
+class Claims:
+    """Neighbours that all say to be the upstream of one saga, of which nothing stands."""
+
+    def is_upstream(self, peer: str) -> bool:
+        """See ports.neighbour.Neighbours."""
+        return peer == "order"
+
+    async def get_shared(self, peer: str, asker: str, **_: Any) -> SharedPage:
+        """See ports.neighbour.Neighbours."""
+        at = format_instant(NOW)
+        saga = SharedSaga(
+            saga_id="s-1",
+            side=Side.UPSTREAM,
+            outcome=Outcome.COMPENSATED,
+            accepted_at=at,
+            updated_at=at,
+            envelope=None,
+        )
+        return SharedPage(stage=peer, shared_with=asker, sagas=[saga])
 
 
 async def test_the_first_request_that_is_known_counts(

@@ -205,10 +205,10 @@ INSERT INTO stage.lost_saga (saga_id, requested_by, reason, first_sent_at, asked
 SELECT $1, $2, $3, $4, $5 WHERE (SELECT count(*) FROM stage.lost_saga) < $6
 ON CONFLICT DO NOTHING;
 
--- name: lost_request
--- The first request about one lost saga.
+-- name: lost_requests
+-- The requests about one lost saga, in the order in which they were made.
 SELECT requested_by, reason, first_sent_at, asked_at FROM stage.lost_saga
-WHERE saga_id = $1 ORDER BY asked_at, requested_by LIMIT 1;
+WHERE saga_id = $1 ORDER BY asked_at, requested_by;
 
 -- name: lost_sagas
 -- The requests that are kept, in the order in which they were made.

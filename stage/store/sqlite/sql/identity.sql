@@ -82,10 +82,10 @@ PRAGMA quick_check(1);
 INSERT OR IGNORE INTO lost_saga (saga_id, requested_by, reason, first_sent_at, asked_at)
 SELECT ?1, ?2, ?3, ?4, ?5 WHERE (SELECT count(*) FROM lost_saga) < ?6;
 
--- name: lost_request
--- The first request about one lost saga.
+-- name: lost_requests
+-- The requests about one lost saga, in the order in which they were made.
 SELECT requested_by, reason, first_sent_at, asked_at FROM lost_saga
-WHERE saga_id = ?1 ORDER BY asked_at, requested_by LIMIT 1;
+WHERE saga_id = ?1 ORDER BY asked_at, requested_by;
 
 -- name: lost_sagas
 -- The requests that are kept, in the order in which they were made.
