@@ -17,6 +17,14 @@ _CLIENTS: Final = frozenset(
     }
 )
 """Packages that send something when they are called."""
+_VALUES: Final = frozenset(
+    {
+        *("BasicAuth", "ClientTimeout", "FormData", "Headers", "Limits", "QueryParams", "Timeout"),
+        *("URL", "compat", "conditions", "error", "errors", "exceptions", "helpers", "types"),
+        *("util", "utils", "webhook", "Webhook"),
+    }
+)
+"""Parts of these packages that make values, and send nothing."""
 _CLIENTS_WITHIN: Final = ("http.client.", "urllib.request.")
 _CONNECTS: Final = {
     "aiosqlite": frozenset({"Connection", "Cursor", "connect"}),
@@ -73,7 +81,8 @@ def _goes_behind(function: StepFunction, name: str) -> str:
             "is another connection to a database, whose writes no saga takes back: make a"
             " transaction of it"
         )
-    if root not in _CLIENTS and not name.startswith(_CLIENTS_WITHIN):
+    client = root in _CLIENTS and _VALUES.isdisjoint(name.split("."))
+    if not client and not name.startswith(_CLIENTS_WITHIN):
         return ""
     if not function.is_transaction:
         return (

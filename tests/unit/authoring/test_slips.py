@@ -29,7 +29,7 @@ HEAD = """
 import asyncio, contextlib, random, sqlite3, threading, time, uuid, os
 from datetime import datetime, UTC
 from pathlib import Path
-import aiohttp, asyncpg, msgspec
+import aiohttp, asyncpg, httpx, msgspec
 from stage import Http, Pending, Refused, Saga, Stage, Transient, Tx
 
 class Order(msgspec.Struct):
@@ -809,6 +809,14 @@ RIGHT: dict[str, tuple[str, str]] = {
     "a range of a driver": (
         TRANSACTION,
         'await tx.execute("INSERT INTO payment VALUES ($1)", asyncpg.Range(1, 2))',
+    ),
+    "values of a client": (
+        CALL,
+        (
+            "path = httpx.URL('https://psp').copy_with(path='/c').path\n    "
+            "aiohttp.BasicAuth('kim', 'pw'), aiohttp.ClientTimeout(1)\n    "
+            "answer = await http.post(path)"
+        ),
     ),
     "a result that is called as an outcome": (
         (
