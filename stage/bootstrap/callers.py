@@ -36,8 +36,8 @@ async def open_callers(callers: Callers) -> None:
         await callers.open()
     else:
         _warn(
-            "auth is none: everybody who reaches the port may start, compensate, settle and forget"
-            " every saga, under any name"
+            "auth is none: everybody on this machine who reaches the port may start, compensate,"
+            " settle and forget every saga, under any name"
         )
 
 

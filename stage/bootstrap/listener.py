@@ -22,9 +22,15 @@ def listener_tls(config: Config) -> ListenerTls | None:
     return ListenerTls(files, warn=_warn)
 
 
-def check_not_ours(config: Config, tls: ListenerTls | None) -> None:
-    """Raises ConfigurationError where a server that is not ours would leave a setting out."""
-    if tls is None and (given := _given(config)):
+def check_not_ours(config: Config) -> None:
+    """Raises ConfigurationError for a setting that a server which is not ours would leave out."""
+    if config.admin_port is not None:
+        raise ConfigurationError(
+            "admin_port is set, and `stage serve` alone opens it: remove the setting; operators and"
+            " what reads /metrics show tokens at the port of the server that serves this"
+            " application"
+        )
+    if given := _given(config):
         raise ConfigurationError(
             f"{given} is set, and `stage serve` alone listens with it: give the certificate to the"
             " server that serves this application, and remove the setting"

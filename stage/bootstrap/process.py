@@ -88,7 +88,7 @@ async def _serve(
     tls = listener_tls(config)
     if tls is not None:
         await tls.open()
-    app = build_app(stage, config, served=Served(tls=tls, seat=seat))
+    app = build_app(stage, config, served=Served(listens=True, tls=tls, seat=seat))
     limits = ServerLimits(connections_max=connections_max(config))
     reports = Reports(logs.report_turned_away, logs.report_handshakes_failed)
     runner = BoundedRunner(app, limits, reports, tls)

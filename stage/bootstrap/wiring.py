@@ -93,11 +93,12 @@ OF_THE_PROCESS: Final = Telemetry()
 
 
 class Served(msgspec.Struct, frozen=True, kw_only=True):
-    """The TLS of the listener and the place among workers, which `stage serve` alone can give.
+    """The listener and the place among workers, which `stage serve` alone can give.
 
-    Both are None under another server, and `seat` where one process serves the stage.
+    Under another server it `listens` at no port. `seat` is None where one process serves the stage.
     """
 
+    listens: bool = False
     tls: ListenerTls | None = None
     seat: Seat | None = None
 
@@ -342,7 +343,8 @@ def wire(
 
 def _check_served(stage: StageDeclaration[Any, Any], config: Config, served: Served) -> None:
     """Raises ConfigurationError for what `stage serve` alone can do."""
-    check_not_ours(config, served.tls)
+    if not served.listens:
+        check_not_ours(config)
     if served.seat is None:
         refuse_workers(stage, config)
 

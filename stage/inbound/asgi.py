@@ -103,9 +103,15 @@ def _request(service: Service, scope: Scope, receive: Receive) -> Request:
         query=scope.get("query_string", b"").decode("latin-1"),
         headers=headers,
         scheme=scope.get("scheme", "http"),
-        local_address=str((scope.get("server") or ("",))[0]),
+        local_address=_local_address(scope),
         read_body=partial(_read_body, service, headers, receive),
     )
+
+
+def _local_address(scope: Scope) -> str:
+    """The address of the listener; empty at a socket file, where some servers say nothing."""
+    host, port = scope.get("server") or ("", None)
+    return "" if port is None else str(host)
 
 
 def _below(path: str, prefix: str, outer: str) -> str:

@@ -11,7 +11,8 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from stage.core.requester import Requester
-from stage.inbound.principal import CLAIMED, Kind, Principal, Who, local
+from stage.inbound.local import is_of_this_machine
+from stage.inbound.principal import CLAIMED, ELSEWHERE, Kind, Principal, Who, local
 from stage.inbound.request import Request
 from stage.wire.envelope import Envelope
 from stage.wire.problem import ProblemType, WireError
@@ -27,11 +28,16 @@ class Callers(Protocol):
 
 
 class Claims:
-    """Every caller may do everything and is whom it claims to be: `auth = "none"`."""
+    """A caller of this machine may do everything and is whom it claims to be: `auth = "none"`.
+
+    `stage serve` listens on loopback only then. Another server listens as it likes.
+    """
 
     async def identify(self, request: Request) -> Principal:
         """See `Callers`. The user of this machine has a name also here."""
-        return local(request.local_user) if request.local_user else CLAIMED
+        if request.local_user:
+            return local(request.local_user)
+        return CLAIMED if is_of_this_machine(request.local_address) else ELSEWHERE
 
 
 def permit(principal: Principal, who: frozenset[Who]) -> None:
@@ -43,7 +49,8 @@ def permit(principal: Principal, who: frozenset[Who]) -> None:
             401,
             "No name",
             "the request shows no token that is known here",
-            hint="send Authorization: Bearer TOKEN, of which this stage has the hash"
+            hint=principal.hint
+            or "send Authorization: Bearer TOKEN, of which this stage has the hash"
             " (`stage keys new`)",
             retryable=True,
         )

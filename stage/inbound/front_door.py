@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import lru_cache
 
+from stage.inbound.local import MAPPED
 from stage.inbound.request import Door, Request
 from stage.wire import headers as h
 from stage.wire.problem import WireError
@@ -18,7 +19,6 @@ ORIGIN = "Origin"
 SEC_FETCH_SITE = "Sec-Fetch-Site"
 FORM = "application/x-www-form-urlencoded"
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
-MAPPED = "::ffff:"
 WILDCARDS = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - compared with, not bound to
 
 

@@ -1,4 +1,7 @@
-"""The door beside the database: a socket that only its owner may open, and who came through it."""
+"""The door beside the database: a socket that only its owner may open, and who came through it.
+
+And the addresses that callers of this machine alone reach.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,13 @@ import socket
 import stat
 import struct
 from functools import lru_cache
+from ipaddress import ip_address
 from pathlib import Path
 
 BACKLOG = 16
 MODE = 0o600
+MAPPED = "::ffff:"
+"""How a socket for both families shows an address of IPv4."""
 _PEER = struct.Struct("iII")
 """A struct ucred of Linux: process, user and group."""
 
@@ -41,6 +47,17 @@ def user_of(connection: socket.socket) -> str:
         return _name_of(os.getuid())
     _, uid, _ = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, peer, _PEER.size))
     return _name_of(uid)
+
+
+@lru_cache(maxsize=64)
+def is_of_this_machine(address: str) -> bool:
+    """Whether callers of this machine alone reach it; a socket file has an empty address."""
+    if address in ("", "localhost"):
+        return True
+    try:
+        return ip_address(address.lower().removeprefix(MAPPED)).is_loopback
+    except ValueError:  # a name, which a server may have out of a request
+        return False
 
 
 @lru_cache(maxsize=64)

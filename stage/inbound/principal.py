@@ -63,6 +63,8 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     name: str = ""
     role: Role | None = None
     formerly: tuple[str, ...] = ()
+    hint: str = ""
+    """How it comes to a name, where a token alone would not do."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -83,6 +85,12 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
 STRANGER: Final = Principal(kind=Kind.STRANGER)
 PLATFORM: Final = Principal(kind=Kind.PLATFORM)
 CLAIMED: Final = Principal(kind=Kind.CLAIMED)
+ELSEWHERE: Final = Principal(
+    kind=Kind.STRANGER,
+    hint="auth is none, which believes callers of this machine alone: ask at 127.0.0.1, or give"
+    " each caller a token (`stage keys new`)",
+)
+"""A caller from elsewhere, where callers of this machine are not asked for names."""
 
 
 def local(user: str) -> Principal:

@@ -90,6 +90,40 @@ async def test_under_uvicorn_it_executes_and_replays(application: AsgiApplicatio
         assert (200, "true", first) == (status, headers["idempotency-replayed"], second)
 
 
+@pytest.mark.parametrize("server", [("192.0.2.7", 8080), ("payment.internal", 80)])
+async def test_without_names_it_believes_nobody_from_elsewhere(
+    application: AsgiApplication, server: tuple[str, int]
+) -> None:
+    """`uvicorn --host 0.0.0.0` with `auth = "none"` would let the whole network settle sagas."""
+    answers: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": BODY}
+
+    async def send_on(message: dict[str, Any]) -> None:
+        answers.append(message)
+
+    names = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/sagas", "headers": names}
+    async with application.lifespan():
+        await application({**scope, "server": server}, receive, send_on)
+    assert 401 == answers[0]["status"]
+    assert "auth is none" in msgspec.json.decode(answers[1]["body"])["hint"]
+
+
+async def test_without_names_a_socket_file_is_of_this_machine(
+    application: AsgiApplication, tmp_path: Path
+) -> None:
+    """`uvicorn --uds`, which says its path in place of an address."""
+    path = str(tmp_path / "u.sock")
+    async with (
+        under_uvicorn(application, uds=path),
+        aiohttp.ClientSession(connector=aiohttp.UnixConnector(path)) as session,
+        session.post("http://localhost/sagas", data=BODY, headers=HEADERS) as response,
+    ):
+        assert 200 == response.status
+
+
 async def test_errors_are_problems_there_too(application: AsgiApplication) -> None:
     """No route, no such method, a foreign type, a body that is too large or is cut off."""
     async with under_uvicorn(application) as url, aiohttp.ClientSession() as session:

@@ -69,7 +69,7 @@ class Workers:
         ]
         servers = [
             TestServer(
-                build_app(payment, self.config(seat.index), served=Served(seat=seat)),
+                build_app(payment, self.config(seat.index), served=Served(listens=True, seat=seat)),
                 host=HOST,
                 port=port,
             )

@@ -136,7 +136,7 @@ async def serving(
         },
         drain_seconds=0.0,
     )
-    app = build_app(payment, config, served=wiring.Served(tls=served.tls))
+    app = build_app(payment, config, served=wiring.Served(listens=True, tls=served.tls))
     reports = Reports(lambda _: None, lambda count, why: served.failed.append((count, why)))
     runner = BoundedRunner(app, ServerLimits(**limits), reports, served.tls)
     await runner.setup()

@@ -87,7 +87,7 @@ async def test_a_token_counts_there_as_anywhere(tmp_path: Path) -> None:
         host = "rebound.example"
         assert 403 == await asked(session, "POST", "/sagas", START, Host=host, **shown)
         assert 202 == await asked(session, "POST", "/sagas", START, **shown)
-        assert 200 == await asked(session, "GET", "/sagas/s-1", **shown)
+        assert 200 == await asked(session, "GET", "/sagas/s-1", b"", **shown)
         assert 403 == await asked(session, "POST", "/sagas/s-1/forget", WHY, **shown)
 
 

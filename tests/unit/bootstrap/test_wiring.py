@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from stage.bootstrap import wiring
-from stage.bootstrap.wiring import WiredStage, wire
+from stage.bootstrap.wiring import Served, WiredStage, wire
 from stage.config import Config
+from stage.core.errors import ConfigurationError
 from stage.demo.payment import payment
 
 pytestmark = pytest.mark.blocking
@@ -157,3 +158,16 @@ async def test_a_room_that_cannot_be_closed_keeps_no_other_open(rooms: Rooms, na
     with pytest.raises(Broken):
         await rooms.serve()
     assert [] == rooms.open
+
+
+def test_a_port_that_another_server_would_not_open_is_refused(tmp_path: Path) -> None:
+    """With `admin_port` alone the one port of that server would go on to serve all, in silence."""
+    config = Config(
+        auth="none",
+        database=f"sqlite:///{tmp_path}/stage.db",
+        externals={"psp": NOBODY},
+        admin_port=9080,
+    )
+    with pytest.raises(ConfigurationError, match=r"admin_port is set, and `stage serve` alone"):
+        wire(payment, config)
+    wire(payment, config, served=Served(listens=True))
