@@ -42,7 +42,8 @@ RETRY_SECONDS_MAX = 60.0
 """The longest pause between two attempts, as the policy of the workflow has it."""
 DOUBLINGS_MAX = 6
 NOT_UNDERSTOOD_ATTEMPTS_MAX = 60
-"""Attempts, a minute apart: long enough to mend a route or a login, then a person has to look."""
+"""Attempts in a row that were answered so, a minute apart: long enough to mend a route or a login,
+then a person has to look. Attempts without an answer do not count: an outage may be long."""
 
 
 class ChainActivities:
@@ -94,8 +95,9 @@ class ChainActivities:
         `Lost`.
         """
         request = CompensateRequest(requested_by=self._name, reason=ask.reason)
+        in_a_row = _not_understood_before()
         while True:
-            async with _alive():
+            async with _alive(in_a_row):
                 reply = await self._neighbours.compensate(
                     ask.stage, ask.saga_id, request, trace=self._trace(), timeout=REQUEST_SECONDS
                 )
@@ -103,14 +105,17 @@ class ChainActivities:
                 case Compensated():
                     return
                 case InProgress():
-                    await _pause(reply.retry_after)
+                    in_a_row = 0
+                    await _pause(reply.retry_after, in_a_row)
                 case CannotCompensate():
                     raise _final(reply, ask.stage)
                 case NotUnderstood():
-                    if activity.info().attempt >= NOT_UNDERSTOOD_ATTEMPTS_MAX:
+                    activity.heartbeat(in_a_row + 1)
+                    if in_a_row + 1 >= NOT_UNDERSTOOD_ATTEMPTS_MAX:
                         raise _final(reply, ask.stage)
                     raise _again(reply, ask.stage)
                 case Lost():
+                    activity.heartbeat(0)
                     raise _again(reply, ask.stage)
                 case _:
                     assert_never(reply)
@@ -127,24 +132,33 @@ class ChainActivities:
         )
 
 
+def _not_understood_before() -> int:
+    """Attempts in a row, up to this one, whose answers nobody understood.
+
+    Temporal hands an attempt the details with which the one before was last alive.
+    """
+    details = activity.info().heartbeat_details
+    return details[0] if details and isinstance(details[0], int) else 0
+
+
 @asynccontextmanager
-async def _alive() -> AsyncIterator[None]:
+async def _alive(*details: int) -> AsyncIterator[None]:
     """Tell Temporal meanwhile that this worker lives; a cancellation comes back by the same way."""
-    beating = asyncio.create_task(_beat())
+    beating = asyncio.create_task(_beat(*details))
     try:
         yield
     finally:
         beating.cancel()
 
 
-async def _beat() -> None:
+async def _beat(*details: int) -> None:
     while True:
-        activity.heartbeat()
+        activity.heartbeat(*details)
         await asyncio.sleep(HEARTBEAT_SECONDS / BEATS)
 
 
-async def _pause(retry_after: float | None) -> None:
-    async with _alive():
+async def _pause(retry_after: float | None, *details: int) -> None:
+    async with _alive(*details):
         await asyncio.sleep(pause_seconds(retry_after))
 
 

@@ -17,11 +17,16 @@ from stage.orchestrators.temporal.activities import (
     ChainActivities,
 )
 from stage.orchestrators.temporal.workflow import StageAsk
-from stage.ports.neighbour import Executed, NotUnderstood
+from stage.ports.neighbour import Compensated, Executed, InProgress, NotUnderstood
 from stage.ports.observer import TraceContext
 from stage.ports.stage import Lost
 
 ASK = StageAsk(saga_id="s-1", stage="payment")
+
+
+STRANGE = NotUnderstood(reason="answered 404")
+AWAY = Lost(reason="answered 503")
+GOES_ON = InProgress(retry_after=None)
 
 
 class Scripted:
@@ -66,13 +71,52 @@ async def test_no_header_makes_a_pause_shorter(
 ) -> None:
     """A gateway that says `Retry-After: 0` for hours, or for a year, changes little."""
     replies: list[Any] = [Lost(reason="answered 503", retry_after=retry_after)]
-    if verb == "compensate" and attempt < activities.NOT_UNDERSTOOD_ATTEMPTS_MAX:
+    if verb == "compensate":
         replies.append(NotUnderstood(reason="answered 200", retry_after=retry_after))
     for reply in replies:
         with pytest.raises(ApplicationError) as failed:
             await at(attempt).run(getattr(chain(reply), verb), ASK)
         delay = failed.value.next_retry_delay
         assert seconds == (None if delay is None else delay.total_seconds())
+
+
+async def asked_on(*attempts: tuple[Any, ...]) -> list[bool]:
+    """Of each attempt, with what it is answered, whether another one follows.
+
+    As Temporal does, it hands each the details with which the one before was last alive.
+    """
+    follows, alive = [], [()]
+    for number, replies in enumerate(attempts, 1):
+        environment = at(number)
+        environment.info = replace(environment.info, heartbeat_details=alive[-1])
+        environment.on_heartbeat = lambda *details: alive.append(details)
+        try:
+            await environment.run(chain(*replies).compensate, ASK)
+        except ApplicationError as error:
+            follows.append(not error.non_retryable)
+        else:
+            follows.append(False)
+    return follows
+
+
+async def test_one_foreign_answer_behind_an_outage_ends_no_asking() -> None:
+    """A stage was away for an hour, and the first answer is that of a gateway."""
+    away = [(AWAY,)] * activities.NOT_UNDERSTOOD_ATTEMPTS_MAX
+    assert [*(True for _ in away), True, False] == await asked_on(
+        *away, (STRANGE,), (Compensated(),)
+    )
+
+
+async def test_foreign_answers_end_the_asking_when_they_are_many_in_a_row(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An outage between them, or a 202, begins the count anew."""
+    monkeypatch.setattr(activities, "NOT_UNDERSTOOD_ATTEMPTS_MAX", 3)
+    monkeypatch.setattr(activities, "ASK_AGAIN_SECONDS", 0.0)
+    twice = [(STRANGE,), (STRANGE,)]
+    assert [True, True, False] == await asked_on(*twice, (STRANGE,))
+    assert [True] * 5 + [False] == await asked_on(*twice, (AWAY,), *twice, (STRANGE,))
+    assert [True] * 4 + [False] == await asked_on(*twice, (GOES_ON, STRANGE), *twice)
 
 
 def test_a_stage_that_works_is_asked_again_after_a_pause() -> None:
