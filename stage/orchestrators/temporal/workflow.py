@@ -38,6 +38,8 @@ BUDGET_SECONDS = 3600.0
 """The way forward of a saga without a deadline."""
 ASKS_ON = "asks-on-when-cancelled"
 """The mark of runs that were cancelled on their way back under a release that goes on asking."""
+TURNS = "turns-between-stages"
+"""The mark of runs that were asked to compensate together with an answer, and ran no stage more."""
 _RETRY = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=60))
 
 
@@ -154,6 +156,9 @@ class SagaChain:
         ask = self._ask
         passed: list[str] = []
         for stage in ask.stages:
+            # An answer that comes together with the request is applied before the cancellation.
+            if self._asked is not None and workflow.patched(TURNS):
+                return
             left = _left(ask.deadline)
             self._reached.append(stage)  # before it is asked: from here on it may stand there
             self._added.update(

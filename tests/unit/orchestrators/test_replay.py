@@ -19,7 +19,7 @@ from stage.orchestrators.temporal.workflow import SagaChain
 from tests.unit.orchestrators.changed import Forwards, Patched, Waits
 
 HISTORIES = Path(__file__).with_name("histories")
-STORIES = ("asks_on", "completed", "given_up", "refused", "turned")
+STORIES = (*("asks_on", "completed", "given_up", "ran_on", "refused", "turned", "turned_between"),)
 ON_THE_WAY_BACK = {"asks_on": 35, "given_up": 29}
 """So many events are there while a stage is asked to compensate: one run was cancelled by then."""
 
@@ -43,7 +43,8 @@ def test_every_recorded_story_is_replayed() -> None:
 async def test_a_run_of_an_earlier_release_is_taken_up(story: str) -> None:
     """Completed, refused, turned round by a signal, and cancelled on the way back.
 
-    `given_up` is of a release whose cancelled runs gave up the stage that they were asking.
+    `given_up` is of a release whose cancelled runs gave up the stage that they were asking, and
+    `ran_on` of one that ran all stages where a request to compensate came with an answer.
     """
     await replay(story, SagaChain)
 
