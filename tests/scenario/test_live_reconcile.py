@@ -76,6 +76,20 @@ async def test_the_chosen_ones_are_taken_over_and_no_release_follows_yet(
         assert 409 == (await ask(chain))[0], "nothing is taken over once it is released"
 
 
+async def test_a_shard_takes_over_its_own_sagas_and_is_released(world: RestoredChain) -> None:
+    """As docs/scale.md says: s-2 is well at another shard, and is never begun here."""
+    await lose(world, "s-1", "s-2")
+    async with world.serving() as chain:
+        assert 1 == (await ask(chain, saga_ids=["s-1"]))[1]["adopted"]
+    left = "its sagas of this shard were taken over"
+    assert [] == (await world.reconcile(order=left, shipping=left)).lost
+    world.release()
+    async with world.serving() as chain:
+        assert "lost" == (await chain.view("s-1"))["parked_cause"]
+        assert 404 == (await chain.request("GET", f"{chain.stage}/sagas/s-2"))[0]
+        assert (3, 3) == await chain.charges()
+
+
 async def test_answers_from_later_than_the_backup_allow_no_release(world: RestoredChain) -> None:
     """A saga between may be missing that nobody was asked for, though all that is was adopted."""
     await lose(world)
