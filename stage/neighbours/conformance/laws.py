@@ -23,6 +23,7 @@ from stage.wire.replies import (
 )
 
 HANG_UP_SECONDS = 0.02
+CLOCK_AHEAD_SECONDS = 3600.0
 OVER = frozenset({ReplyKind.REFUSED, ReplyKind.GONE})
 
 
@@ -88,6 +89,18 @@ async def a_start_that_is_late_never_runs(caller: Caller) -> None:
     again = await caller.settled(saga_id)
     if caller.kind(saga_id, again) not in {*OVER, ReplyKind.TOO_LATE}:
         raise Broken(f"a repeat of a start that was too late: {again.shown()}; say 410")
+
+
+async def a_budget_holds_over_a_deadline(caller: Caller) -> None:
+    """`Saga-Budget-Ms` alone holds where it is given: a clock may be wrong by minutes."""
+    saga_id = caller.new_id()
+    reply = await caller.start(saga_id, clock_ahead_seconds=CLOCK_AHEAD_SECONDS)
+    if caller.kind(saga_id, reply) is ReplyKind.TOO_LATE:
+        raise Broken(
+            f"a start with a budget, whose deadline is over by the clock here: {reply.shown()};"
+            " go by Saga-Budget-Ms where it is given"
+        )
+    await _executed(caller, saga_id)
 
 
 async def twins_are_one(caller: Caller) -> None:
@@ -166,6 +179,7 @@ LAWS: tuple[Law, ...] = (
     what_is_compensated_never_runs_again,
     a_compensation_may_come_first,
     a_start_that_is_late_never_runs,
+    a_budget_holds_over_a_deadline,
     twins_are_one,
     a_caller_that_hung_up_is_answered_later,
     a_compensation_meets_a_start,

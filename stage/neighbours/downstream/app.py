@@ -80,7 +80,7 @@ async def post_saga(request: web.Request) -> web.StreamResponse:
     envelope = decode_envelope(await request.read(), DEFAULT_LIMITS)
     h.check_idempotency_key(request.headers.getall(h.IDEMPOTENCY_KEY, []), envelope.saga_id)
     budget = h.parse_budget_ms(request.headers.getall(h.SAGA_BUDGET_MS, []))
-    late = (envelope.deadline is not None and envelope.deadline <= time.time()) or budget == 0
+    late = budget == 0 if budget is not None else _is_over(envelope.deadline)
     answer = await request.app[PARTICIPANT].execute(envelope, request[TRACE], late=late)
     match answer:
         case Silence.HANG:
@@ -89,6 +89,11 @@ async def post_saga(request: web.Request) -> web.StreamResponse:
             return drop(request)
         case Answer():
             return respond(answer)
+
+
+def _is_over(deadline: float | None) -> bool:
+    """Without a budget, which alone holds where it is given (protocol 3.1)."""
+    return deadline is not None and deadline <= time.time()
 
 
 async def post_compensate(request: web.Request) -> web.Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -163,6 +164,16 @@ async def a_late_start_that_runs(
     return said(200, "executed") if late else await handler(request)
 
 
+async def a_clock_that_is_believed(
+    request: web.Request, handler: Handler, _: dict[str, Any]
+) -> web.StreamResponse:
+    if not is_start(request):
+        return await handler(request)
+    deadline = json.loads(await request.read())["deadline"]
+    over = datetime.fromisoformat(deadline) <= datetime.now(UTC)
+    return said(504, "not_executed") if over else await handler(request)
+
+
 async def a_second_copy_is_refused(
     request: web.Request, handler: Handler, memory: dict[str, Any]
 ) -> web.StreamResponse:
@@ -235,6 +246,7 @@ PLANTED: tuple[tuple[Plant, Law, str], ...] = (
     (compensate_of_a_stranger_is_404, laws.a_compensation_may_come_first, "accept"),
     (a_late_start_that_is_forgotten, laws.a_start_that_is_late_never_runs, "accept"),
     (a_late_start_that_runs, laws.a_start_that_is_late_never_runs, "accept"),
+    (a_clock_that_is_believed, laws.a_budget_holds_over_a_deadline, "accept"),
     (a_second_copy_is_refused, laws.twins_are_one, "slow"),
     (a_caller_that_left_is_refused_later, laws.a_caller_that_hung_up_is_answered_later, "slow"),
     (a_reason_is_not_taken, laws.a_request_to_compensate_may_say_little_or_all, "accept"),
