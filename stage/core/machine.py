@@ -359,7 +359,7 @@ def _request_compensation(plan: Plan, saga: Saga, event: e.CompensationRequested
         # Without its word that nothing stands there it is asked in turn, so that what stands
         # behind it is not hidden (rule 12, protocol 3.4).
         steps[forward] = replace(known, doubted=True)
-    return replace(
+    back = replace(
         saga,
         state=SagaState.COMPENSATING,
         asked_in=event.generation,
@@ -367,9 +367,8 @@ def _request_compensation(plan: Plan, saga: Saga, event: e.CompensationRequested
         reason=saga.reason or event.reason or f"{event.requested_by} asked to compensate",
         detail=saga.detail or event.reason or f"{event.requested_by} asked to compensate",
         requested_by=saga.requested_by or event.requested_by or "unknown",
-        parked="",
-        parked_cause=None,
     )
+    return verbs.waits_no_more(back, event.at)
 
 
 def _knows_by_itself(saga: Saga) -> Saga:
@@ -764,13 +763,13 @@ def _land(plan: Plan, saga: Saga, word: e.WebhookFound, at: float) -> Saga:
     """An API says that its call landed. On the way back, and behind it, that is to be undone."""
     name, step, rules = word.step, saga.steps[word.step], plan.step(word.step)
     if rules.pivot and saga.state is not SagaState.ACTIVE:
-        return _taken_up(_put(saga, name, _landed_after_all(step, word)))
+        return _taken_up(_put(saga, name, _landed_after_all(step, word)), at)
     if step.phase is Phase.REFUSED and not rules.pivot:
         # The answer says no and the webhook yes: it is undone, as it may stand (rule 6).
-        return _taken_up(_put(saga, name, replace(step, doubted=True, result=word.result)))
+        return _taken_up(_put(saga, name, replace(step, doubted=True, result=word.result)), at)
     found = e.ProbeFound(at=at, step=name, result=word.result)
     saga = _unparked(_succeed(plan, saga, found))
-    return _taken_up(saga) if rules.compensatable else saga
+    return _taken_up(saga, at) if rules.compensatable else saga
 
 
 def _landed_after_all(step: StepState, word: e.WebhookFound) -> StepState:
@@ -785,11 +784,12 @@ def _landed_after_all(step: StepState, word: e.WebhookFound) -> StepState:
     )
 
 
-def _taken_up(saga: Saga) -> Saga:
+def _taken_up(saga: Saga, at: float) -> Saga:
     """A saga that was over goes back once more, for an effect that came to light."""
     if saga.state not in (SagaState.COMPENSATED, SagaState.FAILED_TO_COMPENSATE):
         return saga
-    return replace(saga, state=SagaState.COMPENSATING, stands=(), parked="", parked_cause=None)
+    back = replace(saga, state=SagaState.COMPENSATING, stands=())
+    return verbs.waits_no_more(back, at)
 
 
 def _unparked(saga: Saga) -> Saga:

@@ -282,18 +282,24 @@ def _retry(plan: Plan, saga: Saga, verb: e.Retried) -> Saga:
     state, stands = saga.state, saga.stands
     if saga.state is SagaState.FAILED_TO_COMPENSATE and _failed(saga):
         state, stands = SagaState.COMPENSATING, ()
-    tell = Tell.DUE if saga.tell in (Tell.DUE, Tell.REFUSED) else saga.tell
+    tried_now = _notified_anew(saga, verb.at) if saga.tell is Tell.DUE else saga
+    taken_up = replace(tried_now, steps=steps, state=state, stands=stands)
+    return waits_no_more(taken_up, verb.at)
+
+
+def waits_no_more(saga: Saga, at: float) -> Saga:
+    """The saga without its park. Every act and word that ends one comes by here.
+
+    Where upstream could not be notified, the park was all that said so: it is notified anew, since
+    it believes its yes until then (rule 22).
+    """
+    free = replace(saga, parked="", parked_cause=None)
+    return _notified_anew(free, at) if saga.tell is Tell.REFUSED else free
+
+
+def _notified_anew(saga: Saga, at: float) -> Saga:
     return replace(
-        saga,
-        steps=steps,
-        state=state,
-        stands=stands,
-        parked="",
-        parked_cause=None,
-        tell=tell,
-        tell_due=verb.at,
-        tell_not_understood_since=None,
-        tell_since=None,
+        saga, tell=Tell.DUE, tell_due=at, tell_since=None, tell_not_understood_since=None
     )
 
 
@@ -377,7 +383,7 @@ def _settle(saga: Saga, verb: e.Settled) -> Saga:
             due=verb.at,
             forgiven=step.attempts,
         )
-    return replace(saga, steps={**saga.steps, verb.step: settled}, parked="", parked_cause=None)
+    return waits_no_more(replace(saga, steps={**saga.steps, verb.step: settled}), verb.at)
 
 
 def _resolve(plan: Plan, saga: Saga, verb: e.Resolved) -> Saga:
@@ -386,14 +392,9 @@ def _resolve(plan: Plan, saga: Saga, verb: e.Resolved) -> Saga:
         name: replace(saga.steps[name], phase=Phase.COMPENSATED, error="", stands=())
         for name in names
     }
-    return replace(
-        saga,
-        steps={**doubting_on_the_way_back(plan, saga.steps, verb.at), **compensated},
-        state=SagaState.COMPENSATING,
-        stands=(),
-        parked="",
-        parked_cause=None,
-    )
+    steps = {**doubting_on_the_way_back(plan, saga.steps, verb.at), **compensated}
+    back = replace(saga, steps=steps, state=SagaState.COMPENSATING, stands=())
+    return waits_no_more(back, verb.at)
 
 
 def _abandon(plan: Plan, saga: Saga, verb: e.Abandoned) -> Saga:
@@ -403,12 +404,11 @@ def _abandon(plan: Plan, saga: Saga, verb: e.Abandoned) -> Saga:
         name: replace(saga.steps[name], phase=Phase.COMPENSATION_FAILED, error="abandoned")
         for name in names
     }
-    return replace(
+    back = replace(
         saga,
         steps={**doubting_on_the_way_back(plan, saga.steps, verb.at), **failed},
         state=SagaState.COMPENSATING,
         reason=saga.reason or f"abandoned: {verb.why}",
         detail=saga.detail or "an operator has abandoned it",
-        parked="",
-        parked_cause=None,
     )
+    return waits_no_more(back, verb.at)

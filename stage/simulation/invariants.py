@@ -203,7 +203,8 @@ def _late_failure(books: Books, stage: str, saga: str, known: Known) -> None:
 def _was_notified(known: Known) -> bool:
     """Whether upstream was notified of a failure that came after a yes (rule 22).
 
-    An upstream that asked for it itself need not be.
+    An upstream that asked for it itself need not be. That it cannot be notified counts as long as
+    a person is asked to see to it.
     """
     accepted, said_yes, failed = known.events[0], False, False
     if not isinstance(accepted, Accepted) or not accepted.upstream:
@@ -214,7 +215,9 @@ def _was_notified(known: Known) -> bool:
                 failed = True
             case Accepted(deferred=True) | AnswerDeferred() | Completed() if not failed:
                 said_yes = True
-            case TellDelivered() | TellRefused():
+            case TellDelivered():
+                return True
+            case TellRefused(cause=cause) if known.row.parked_cause is cause:
                 return True
             case CompensationRequested(requested_by=name) if name == accepted.upstream:
                 return True

@@ -76,6 +76,20 @@ async def test_an_empty_step_is_not_every_step(chain: Chain) -> None:
     assert [] == await audit(chain, "s-1")
 
 
+async def test_resolve_notifies_the_upstream_that_could_not_be_notified(chain: Chain) -> None:
+    """It still believes the 202: the saga is not off the list of a person before it has heard."""
+    await chain.script(chain.shipping, script="refuse")
+    await chain.script(chain.psp, script="refund-fails")
+    assert 202 == (await chain.send("s-1", via="psp", Prefer="respond-async"))[0]
+    await chain.until("s-1", lambda saga: saga["told_upstream"] == "refused")
+
+    assert 200 == (await do(chain, "s-1", "resolve", step="charge"))[0]
+
+    view = await chain.until("s-1", lambda saga: saga["told_upstream"] == "refused")
+    assert ("compensated", "upstream_cannot") == (view["state"], view["parked_cause"])
+    assert 2 == (await chain.events("s-1")).count("tell_refused")
+
+
 async def test_a_dry_run_says_what_would_follow_and_changes_nothing(chain: Chain) -> None:
     """The journal is as long as before."""
     await stuck(chain)

@@ -351,6 +351,21 @@ def test_a_step_that_a_person_undid_counts_as_undone() -> None:
         assert (Record(event=e.Compensated(at=9.0)),) == decide(PLAN, saga, 9.0)
 
 
+def test_a_saga_that_is_resolved_notifies_the_upstream_that_could_not_be_notified() -> None:
+    """The park was all that said that upstream still believes the yes (rule 22)."""
+    stands = (*COMPLETED, LATE[len(COMPLETED)], *UNDO_FAILED[-2:], *FAILED[-2:])
+    for cause in (ParkCause.UPSTREAM_CANNOT, ParkCause.UPSTREAM_AWAY):
+        refused = e.TellRefused(at=7.0, reason="answered 422", cause=cause)
+        saga = fold(PLAN, *stands, e.TellStarted(at=6.0, attempt=1), refused, RESOLVE)
+        assert ("", Tell.DUE, 9.0, None) == (
+            saga.parked, saga.tell, saga.tell_due, saga.tell_since,
+        )  # fmt: skip
+        over = fold(PLAN, e.Compensated(at=9.0), saga=saga)
+        assert (Do(kind=AttemptKind.TELL, attempt=2),) == decide(PLAN, over, 9.0)
+    delivered = fold(PLAN, *stands, e.TellStarted(at=6.0, attempt=1), e.TellDelivered(at=7.0))
+    assert Tell.DELIVERED is fold(PLAN, RESOLVE, saga=delivered).tell
+
+
 def test_a_step_that_a_person_gave_up_is_reported() -> None:
     """All that may stand; the reason of before stays, and neighbours do not read the person's."""
     saga = fold(PLAN, *DOUBTED, PARKED, ABANDON)

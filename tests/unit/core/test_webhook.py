@@ -236,6 +236,21 @@ def test_a_yes_behind_a_no_leaves_what_else_could_not_be_undone() -> None:
     )
 
 
+def test_a_yes_behind_a_no_notifies_the_upstream_that_could_not_be_notified() -> None:
+    """The word lifts the park, which was all that said that upstream still believes a yes."""
+    over = (
+        *(replace(BEGUN[0], deferred=True), BEGUN[1], NO, *UNDONE),
+        e.TellStarted(at=7.0, attempt=1),
+        e.TellRefused(at=8.0, reason="answered 409", cause=ParkCause.UPSTREAM_CANNOT),
+    )
+    begun = e.CompensationStarted(at=20.0, step="charge", attempt=1)
+    ended = (begun, e.CompensationSucceeded(at=21.0, step="charge"), e.Compensated(at=21.0))
+    saga = fold(*over, LANDED, *ended)
+
+    assert "" == saga.parked
+    assert (Do(kind=AttemptKind.TELL, attempt=2),) == decide(PLAN, saga, 21.0)
+
+
 @pytest.mark.parametrize("kind", ["a no", "forgotten", "without an undo"])
 def test_a_word_behind_a_no_that_can_change_nothing_is_not_kept(kind: str) -> None:
     """A second no, a saga that a person has taken over, and an effect that may stay."""
