@@ -441,13 +441,8 @@ def _succeed(plan: Plan, saga: Saga, event: e.StepSucceeded | e.ProbeFound) -> S
         error="",
         span=event.span if isinstance(event, e.StepSucceeded) and event.span else before.span,
     )
-    if before.looked_for:  # it stands after an undo: the next one knows the result, under a new key
-        done = replace(
-            done,
-            compensation_requests=(),
-            compensation_keys=before.compensation_keys + 1,
-            compensation_started_at=None,
-        )
+    if before.looked_for:  # it stands after an undo: the next one knows the result
+        done = verbs.under_a_new_key(done)
     return _put(saga, event.step, done)
 
 

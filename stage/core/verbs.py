@@ -272,11 +272,10 @@ def not_asked_for(step: StepState) -> StepState:
 
 
 def _retry(plan: Plan, saga: Saga, verb: e.Retried) -> Saga:
-    age = age_at(saga, verb.at)
     steps = {
         name: step
         if _was_rejected(plan, saga, step) or _stays_given_up(plan, saga, name)
-        else _forgive(_anew(plan, name, step, verb), verb.at, age, saga.state)
+        else _try_again(plan, saga, name, verb)
         for name, step in saga.steps.items()
     }
     state, stands = saga.state, saga.stands
@@ -303,6 +302,12 @@ def _notified_anew(saga: Saga, at: float) -> Saga:
     )
 
 
+def _try_again(plan: Plan, saga: Saga, name: str, verb: e.Retried) -> StepState:
+    step = _anew(plan, name, saga.steps[name], verb)
+    taken_up = _taken_up_again(plan.by_name.get(name), step, saga.state)
+    return _forgive(taken_up, verb.at, age_at(saga, verb.at))
+
+
 def _was_rejected(plan: Plan, saga: Saga, step: StepState) -> bool:
     """True of an approval without its yes: nobody is asked again what was rejected.
 
@@ -326,18 +331,36 @@ def _anew(plan: Plan, name: str, step: StepState, verb: e.Retried) -> StepState:
     """The step with the request of its undo to be made again, where that was ordered (rule 31)."""
     if not verb.anew or verb.step not in ("", name) or not _can_be_made_anew(plan, name, step):
         return step
-    keys = step.compensation_keys + verb.new_key
-    began = None if verb.new_key else step.compensation_started_at
+    again = replace(step, looked_for=False, compensation_requests=())
+    return under_a_new_key(again) if verb.new_key else again
+
+
+def under_a_new_key(step: StepState) -> StepState:
+    """The step whose next undo the API takes for another one: it answers a known key as before."""
     return replace(
-        step, compensation_requests=(), compensation_keys=keys, compensation_started_at=began
+        step,
+        compensation_requests=(),
+        compensation_keys=step.compensation_keys + 1,
+        compensation_started_at=None,
     )
 
 
-def _forgive(step: StepState, at: float, age: float, state: SagaState) -> StepState:
+def _taken_up_again(rules: Step | None, step: StepState, state: SagaState) -> StepState:
+    """The step that was given up, where it is tried again."""
+    doubtful = step.doubted or step.may_come
     if step.phase is Phase.COMPENSATION_FAILED:
-        step = replace(step, phase=Phase.COMPENSATION_WAITING, stands=())
-    elif step.phase is Phase.REFUSED and state is SagaState.ACTIVE:
-        step = replace(step, phase=Phase.WAITING)
+        # An answered undo that nobody could confirm is looked for again, for the same undo would be
+        # answered as before. So is a doubt that was abandoned before anything of it was undone.
+        looks = rules is not None and rules.probed and step.looked_for
+        unsure = looks or (doubtful and not step.compensation_attempts)
+        phase = Phase.IN_DOUBT if unsure and step.result is None else Phase.COMPENSATION_WAITING
+        return replace(step, phase=phase, stands=())
+    if step.phase is Phase.REFUSED and state is SagaState.ACTIVE:
+        return replace(step, phase=Phase.WAITING)
+    return step
+
+
+def _forgive(step: StepState, at: float, age: float) -> StepState:
     if step.phase not in WAITING:
         return step
     return replace(
@@ -354,7 +377,8 @@ def _forgive(step: StepState, at: float, age: float, state: SagaState) -> StepSt
         pending_since=None if step.pending_since is None else age,
         not_understood_since=None,
         since=age,
-        compensation_since=None,
+        # The look behind an undo makes no attempt that would set it.
+        compensation_since=age if step.looked_for else None,
     )
 
 
@@ -370,6 +394,8 @@ def _settle(saga: Saga, verb: e.Settled) -> Saga:
             error="",
             due=verb.at,
         )
+        if step.looked_for:  # it stands after an undo: the next one knows the result
+            settled = under_a_new_key(settled)
     else:
         phase = Phase.WAITING if saga.state is SagaState.ACTIVE else Phase.REFUSED
         if step.phase is Phase.REFUSED:

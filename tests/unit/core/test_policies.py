@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 from msgspec.structs import replace
@@ -211,6 +213,92 @@ def test_an_api_that_never_says_whether_it_stands_is_asked_with_patience_and_rep
     spent = only(plan, saga, at + 60.0)
     assert isinstance(spent, Record) and isinstance(spent.event, e.CompensationRefused)
     assert "did not say whether anything stands" in spent.event.reason
+
+
+KIM: dict[str, Any] = {"actor": "kim", "why": "the psp is back"}
+
+
+def unsure(plan: Plan) -> Saga:
+    """A charge in doubt was undone, and its API did not say whether anything stands."""
+    failed = e.ProbeFailed(at=4.0, step="charge", reason="answered 503")
+    spent = e.CompensationRefused(at=5.0, step="charge", reason="unsure", certain=False)
+    ended = e.FailedToCompensate(at=5.0, stands=("charge",))
+    probing = e.ProbeStarted(at=3.0, step="charge")
+    return fold(plan, *STARTED, DOUBT, *UNDONE, probing, failed, spent, ended)
+
+
+def test_a_retry_behind_an_undo_without_a_result_looks_again() -> None:
+    """The undo was answered before and did nothing: to repeat it is to call it undone unseen."""
+    plan = replace(plan_with(**LOOKS), patience_seconds=HOUR)
+    saga = fold(plan, e.Retried(at=9.0, **KIM), saga=unsure(plan))
+    step = saga.steps["charge"]
+    assert (Phase.IN_DOUBT, True, 0) == (step.phase, step.looked_for, step.probes)
+    assert Do(kind=AttemptKind.PROBE, step="charge") == only(plan, saga, 9.0)
+
+    found = fold(plan, *looked(9.0, found=True), saga=saga)
+    assert (ONE, 2) == (found.steps["charge"].result, found.steps["charge"].compensation_keys)
+
+    at = 9.0
+    while at < 9.0 + 2 * HOUR:
+        failed = e.ProbeFailed(at=at, step="charge", reason="answered 503")
+        saga = fold(plan, e.ProbeStarted(at=at, step="charge"), failed, saga=saga)
+        at += 60.0
+    spent = only(plan, saga, at)
+    assert isinstance(spent, Record) and isinstance(spent.event, e.CompensationRefused)
+
+
+@pytest.mark.parametrize("new_key, keys", [(False, 1), (True, 2)])
+def test_an_undo_that_is_ordered_anew_is_looked_for_again(new_key: bool, keys: int) -> None:
+    """Its answer 200 says no more than that of the first."""
+    plan = plan_with(**LOOKS)
+    order = e.Retried(at=9.0, **KIM, anew=True, new_key=new_key)
+    saga = fold(plan, order, saga=unsure(plan))
+    assert keys == saga.steps["charge"].compensation_keys
+    assert Do(kind=AttemptKind.COMPENSATE, step="charge", attempt=2) == only(plan, saga, 9.0)
+
+    again = e.CompensationStarted(at=9.0, step="charge", attempt=2)
+    saga = fold(plan, again, e.CompensationSucceeded(at=10.0, step="charge"), saga=saga)
+    assert Do(kind=AttemptKind.PROBE, step="charge") == only(plan, saga, 10.0)
+
+
+def test_an_undo_that_cannot_be_looked_for_any_more_is_made_again() -> None:
+    """A deploy took the probe away."""
+    saga = unsure(plan_with(**LOOKS))
+    plan = plan_with()
+    saga = fold(plan, e.Retried(at=9.0, **KIM), saga=saga)
+    assert Do(kind=AttemptKind.COMPENSATE, step="charge", attempt=2) == only(plan, saga, 9.0)
+
+
+def test_a_doubt_that_was_given_up_is_looked_for_when_it_is_retried() -> None:
+    """Nothing of it was undone: it is no undo that is tried again, and waits as a doubt does."""
+    plan = plan_with(idempotent=False, probed=True)
+    given_up = e.Abandoned(at=3.0, actor="kim", why="it is gone")
+    turned = e.TurnedBack(at=2.0, step="charge")
+    ended = e.FailedToCompensate(at=3.0, stands=("charge",))
+    saga = fold(plan, *STARTED, DOUBT, turned, given_up, ended, e.Retried(at=9.0, **KIM))
+    assert Do(kind=AttemptKind.PROBE, step="charge") == only(plan, saga, 9.0)
+
+
+@pytest.mark.parametrize("landed", [True, False])
+def test_a_person_who_settles_what_was_undone_without_a_result(landed: bool) -> None:
+    """It stands, so the stored undo did nothing: the next one knows the result."""
+    plan = plan_with(**LOOKS)
+    request = e.Request(method="POST", path="/refunds")
+    begun = e.CompensationStarted(at=2.0, step="charge", attempt=1, request=request)
+    saga = fold(plan, *STARTED, DOUBT, UNDONE[0], begun, UNDONE[2])
+    verb = e.Settled(at=9.0, **KIM, step="charge", landed=landed, result=ONE)
+    saga = fold(plan, verb, saga=saga)
+
+    if not landed:
+        ended = only(plan, saga, 9.0)
+        assert isinstance(ended, Record) and isinstance(ended.event, e.Compensated)
+        return
+    step = saga.steps["charge"]
+    assert (ONE, 2, (), None) == (
+        step.result, step.compensation_keys, step.compensation_requests,
+        step.compensation_started_at,
+    )  # fmt: skip
+    assert Do(kind=AttemptKind.COMPENSATE, step="charge", attempt=2) == only(plan, saga, 9.0)
 
 
 def test_an_adjusted_rule_holds_wherever_the_plan_is_asked() -> None:
