@@ -27,7 +27,7 @@ MEANINGS: Final = {
 WAYS_OUT: Final = {
     ParkCause.IN_DOUBT: "ask the API, then settle",
     ParkCause.PIVOT_IN_DOUBT: "ask the API, then settle",
-    ParkCause.BEHIND_PIVOT: "mend its cause, then retry",
+    ParkCause.BEHIND_PIVOT: "settle it where it is in doubt, mend its cause, then retry",
     ParkCause.OUTPUT_FAILED: "mend the code, then retry",
     ParkCause.REQUEST_CHANGED: "settle it, or deploy the code that sent it and retry",
     ParkCause.FAILED_TO_COMPENSATE: (

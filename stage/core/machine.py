@@ -511,6 +511,7 @@ def _refuse(plan: Plan, saga: Saga, event: e.StepRefused) -> Saga:
         step,
         phase=Phase.REFUSED,
         doubted=doubted,
+        not_there=0 if event.may_stand else step.not_there,
         may_come=step.may_come and not _bars_copies(plan.step(event.step), event),
         error=event.reason,
         said=said,

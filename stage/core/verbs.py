@@ -28,6 +28,7 @@ from stage.core.age import age_at
 from stage.core.questions import (
     PROBES_NOT_THERE_MIN,
     is_in_flight,
+    must_be_settled,
     past_pivot,
     pivot_given_up,
     pivot_undecided,
@@ -356,7 +357,9 @@ def _taken_up_again(rules: Step | None, step: StepState, state: SagaState) -> St
         phase = Phase.IN_DOUBT if unsure and step.result is None else Phase.COMPENSATION_WAITING
         return replace(step, phase=phase, stands=())
     if step.phase is Phase.REFUSED and state is SagaState.ACTIVE:
-        return replace(step, phase=Phase.WAITING)
+        # A refusal may leave a doubt: without keys that is looked for, or settled, as any other.
+        unsettled = doubtful and rules is not None and must_be_settled(rules, step)
+        return replace(step, phase=Phase.IN_DOUBT if unsettled else Phase.WAITING)
     return step
 
 

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from stage.core import events as e
-from stage.core.commands import Record
+from stage.core.commands import AttemptKind, Do, Record
 from stage.core.machine import decide, evolve
 from stage.core.saga import Saga
 from stage.core.states import ParkCause, SagaState
@@ -89,6 +89,61 @@ def test_a_retry_keeps_a_doubt_that_nothing_can_undo() -> None:
     _, stands = ended(fold(*again, plan=plan, saga=saga), 21.0, plan)
 
     assert ("fee",) == stands
+
+
+LATER = e.StepRefused(at=3.0, step="ship", reason="the second of its requests", may_stand=True)
+AGAIN = Do(kind=AttemptKind.EXECUTE, step="ship", attempt=2)
+LOOK = Do(kind=AttemptKind.PROBE, step="ship")
+
+
+def unkeyed(*, probed: bool) -> Plan:
+    """The step behind the pivot is at an API that ignores keys."""
+    return plan_of("payout", (HOLD, PAY, replace(SHIP, idempotent=False, probed=probed)))
+
+
+def not_there(at: float) -> tuple[e.Event, ...]:
+    return e.ProbeStarted(at=at, step="ship"), e.ProbeNotThere(at=at, step="ship")
+
+
+def test_a_retry_repeats_nothing_whose_refusal_left_a_doubt_without_a_look() -> None:
+    """Its first request stands, and an API without keys would do it twice (rule 5)."""
+    plan, journal = unkeyed(probed=True), (*HELD, *BEHIND[:2], LATER, BEHIND[3], RETRIED)
+    saga = fold(*journal, plan=plan)
+    assert (LOOK,) == decide(plan, saga, 20.0)
+    found = fold(e.ProbeStarted(at=20.0, step="ship"), plan=plan, saga=saga)
+    found = fold(e.ProbeFound(at=20.0, step="ship", result=ONE), plan=plan, saga=found)
+    (end,) = decide(plan, found, 20.0)
+    assert isinstance(end, Record) and isinstance(end.event, e.Completed)
+
+    twice = fold(*not_there(20.0), *not_there(40.0), plan=plan, saga=saga)
+    assert (AGAIN,) == decide(plan, twice, 90.0)
+    keyed = plan_of("payout", (HOLD, PAY, replace(SHIP, probed=True)))
+    assert (AGAIN,) == decide(keyed, fold(*journal, plan=keyed), 20.0)
+
+
+def test_a_doubt_that_a_refusal_left_is_settled_before_it_is_retried() -> None:
+    """There is no probe: a person has to look. A no without a doubt is tried again at once."""
+    plan, behind = unkeyed(probed=False), (*HELD, *BEHIND[:2])
+    saga = fold(*behind, LATER, BEHIND[3], RETRIED, plan=plan)
+    (park,) = decide(plan, saga, 20.0)
+    assert isinstance(park, Record) and isinstance(park.event, e.Parked)
+    assert ParkCause.IN_DOUBT is park.event.cause
+    settled = e.Settled(at=21.0, actor="kim", why="asked it", step="ship", landed=False)
+    assert (AGAIN,) == decide(plan, fold(park.event, settled, plan=plan, saga=saga), 21.0)
+    first = fold(*behind, LATER, BEHIND[3], settled, RETRIED, plan=plan)
+    assert (AGAIN,) == decide(plan, first, 21.0)
+    assert (AGAIN,) == decide(plan, fold(*behind, *BEHIND[2:], RETRIED, plan=plan), 20.0)
+
+
+def test_a_look_before_the_attempt_that_left_a_doubt_says_nothing_of_it() -> None:
+    """Twice not there allowed that attempt, and none behind it."""
+    plan = unkeyed(probed=True)
+    doubt = e.StepInDoubt(at=2.5, step="ship", reason="timeout")
+    again = e.StepStarted(at=50.0, step="ship", attempt=2)
+    journal = (doubt, *not_there(20.0), *not_there(40.0), again, replace(LATER, at=51.0))
+    parked, retried = replace(BEHIND[3], at=52.0), replace(RETRIED, at=60.0)
+    saga = fold(*HELD, *BEHIND[:2], *journal, parked, retried, plan=plan)
+    assert (LOOK,) == decide(plan, saga, 60.0)
 
 
 @pytest.mark.parametrize("step", ["hold", "pay"])
