@@ -691,13 +691,14 @@ def _hear(plan: Plan, saga: Saga, event: e.Webhook) -> Saga:
 def _contradicts(plan: Plan, saga: Saga, step: StepState, event: e.Webhook) -> bool:
     """Whether it says that a call landed which was refused, whenever it comes.
 
-    That can be undone, or it is the pivot, around which something may have been undone. A step that
-    was undone is left alone: its webhook may only have been late.
+    That can be undone, or it is the pivot, around which something may have been undone, or a step
+    behind it, which a person would retry. A step that was undone is left alone: its webhook may
+    only have been late.
     """
     if not isinstance(event, e.WebhookFound):
         return False
     refused, rules = step.phase is Phase.REFUSED and step.result is None, plan.step(event.step)
-    return refused and (rules.compensatable or rules.pivot)
+    return refused and (rules.compensatable or rules.pivot or past_pivot(plan, saga))
 
 
 def heard_before(plan: Plan, saga: Saga, event: e.Webhook) -> bool:
@@ -750,7 +751,7 @@ def _settle_by_webhook(plan: Plan, saga: Saga, at: float) -> Saga:
                 saga = _land(plan, saga, word, at)
             case e.WebhookRefused() if waits:
                 no = e.ProbeRefused(at=at, step=name, reason=word.reason)
-                saga = _unparked(_refused_there(saga, no))
+                saga = _unparked(_refused_there(saga, no), at)
         saga = replace(saga, heard={key: each for key, each in saga.heard.items() if key != name})
     return saga
 
@@ -760,11 +761,11 @@ def _land(plan: Plan, saga: Saga, word: e.WebhookFound, at: float) -> Saga:
     name, step, rules = word.step, saga.steps[word.step], plan.step(word.step)
     if rules.pivot and saga.state is not SagaState.ACTIVE:
         return _taken_up(_put(saga, name, _landed_after_all(step, word)), at)
-    if step.phase is Phase.REFUSED and not rules.pivot:
+    if step.phase is Phase.REFUSED and not (rules.pivot or past_pivot(plan, saga)):
         # The answer says no and the webhook yes: it is undone, as it may stand (rule 6).
         return _taken_up(_put(saga, name, replace(step, doubted=True, result=word.result)), at)
     found = e.ProbeFound(at=at, step=name, result=word.result)
-    saga = _unparked(_succeed(plan, saga, found))
+    saga = _unparked(_succeed(plan, saga, found), at)
     return _taken_up(saga, at) if rules.compensatable else saga
 
 
@@ -788,11 +789,16 @@ def _taken_up(saga: Saga, at: float) -> Saga:
     return verbs.waits_no_more(back, at)
 
 
-def _unparked(saga: Saga) -> Saga:
-    """A saga that waited for a person to settle a doubt goes on: its API has."""
-    if saga.parked_cause not in _SETTLED_BY_WEBHOOK:
-        return saga
-    return replace(saga, parked="", parked_cause=None)
+def _unparked(saga: Saga, at: float) -> Saga:
+    """A saga that waited for a person to settle a doubt goes on: its API has.
+
+    Behind the pivot it goes on unless a step is refused; a step that is given up parks it again.
+    """
+    refused = any(step.phase is Phase.REFUSED for step in saga.steps.values())
+    settled = saga.parked_cause in _SETTLED_BY_WEBHOOK
+    if settled or (saga.parked_cause is ParkCause.BEHIND_PIVOT and not refused):
+        return verbs.waits_no_more(saga, at)
+    return saga
 
 
 def _is_awaited(saga: Saga, name: str) -> bool:

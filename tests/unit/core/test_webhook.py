@@ -329,6 +329,66 @@ def test_a_pivot_that_landed_before_anything_was_undone_goes_forward(when: str) 
     assert isinstance(end, Record) and isinstance(end.event, e.Completed)
 
 
+SHIP = replace(PAY, name="ship", pivot=False)
+BILL = replace(SHIP, name="bill", idempotent=False)
+BEHIND = plan_of("payout", (HOLD, PAY, *(replace(each, group="end") for each in (SHIP, BILL))))
+DOUBTED: tuple[e.Event, ...] = (
+    e.StepStarted(at=2.0, step="ship", attempt=1),
+    e.StepInDoubt(at=3.0, step="ship", reason="timeout"),
+)
+REFUSED = e.StepRefused(at=4.0, step="ship", reason="no such street", said=True)
+SHIPPED = replace(LANDED, step="ship")
+
+
+def behind(*events: e.Event) -> Saga:
+    """A payout that has happened; `ship` and `bill` follow it together, and `bill` is done."""
+    saga = Saga(id="s-1")
+    paid = e.StepSucceeded(at=2.0, step="pay", result=ONE)
+    billed = (
+        e.StepStarted(at=2.0, step="bill", attempt=1),
+        e.StepSucceeded(at=2.0, step="bill", result=ONE),
+    )
+    for event in (*HELD, paid, *(billed if events[0] is DOUBTED[0] else ()), *events):
+        saga = evolve(BEHIND, saga, event)
+    return saga
+
+
+@pytest.mark.parametrize("ended", ["in doubt", "refused", "refused while it was in flight"])
+def test_a_yes_behind_the_pivot_ends_the_park_for_that_step(ended: str) -> None:
+    """Its API says that it landed, so that nobody has to retry it; the only way is forward."""
+    parked = e.Parked(at=15.0, cause=ParkCause.BEHIND_PIVOT, reason="behind the pivot: ship")
+    if ended == "refused while it was in flight":
+        saga = behind(DOUBTED[0], replace(SHIPPED, at=3.0), REFUSED)
+    else:
+        saga = behind(*DOUBTED, *((REFUSED,) if ended == "refused" else ()), parked)
+        assert not heard_before(BEHIND, saga, SHIPPED)
+        saga = evolve(BEHIND, saga, SHIPPED)
+
+    assert ("", Phase.SUCCEEDED, ONE) == (
+        saga.parked, saga.steps["ship"].phase, saga.steps["ship"].result,
+    )  # fmt: skip
+    (end,) = decide(BEHIND, saga, 20.0)
+    assert isinstance(end, Record) and isinstance(end.event, e.Completed)
+
+
+def test_a_word_behind_the_pivot_leaves_the_park_for_another_step() -> None:
+    """A no says nothing new there, and a yes of one step does not mend the other."""
+    parked = e.Parked(at=15.0, cause=ParkCause.BEHIND_PIVOT, reason="behind the pivot: bill")
+    billing = (
+        e.StepStarted(at=2.0, step="bill", attempt=1),
+        e.StepRefused(at=3.0, step="bill", reason="no such account"),
+    )
+    saga = behind(*billing, *DOUBTED, parked)
+    for word in (SHIPPED, replace(FAILED, step="ship")):
+        after = evolve(BEHIND, saga, word)
+        assert ParkCause.BEHIND_PIVOT is after.parked_cause
+
+    doubt = e.StepInDoubt(at=3.0, step="bill", reason="timeout")
+    goes_on = evolve(BEHIND, behind(billing[0], doubt, *DOUBTED, parked), SHIPPED)
+    (again,) = decide(BEHIND, goes_on, 20.0)
+    assert isinstance(again, Record) and isinstance(again.event, e.Parked), "for its own cause"
+
+
 def test_a_yes_behind_a_certain_no_is_undone_where_the_saga_is_over() -> None:
     """A code that the author vouches for was a gateway's, and the call stood in what was over."""
     certain = e.StepTransient(at=6.0, step="charge", reason="answered 503")
