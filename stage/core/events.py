@@ -440,6 +440,10 @@ Verb = Retried | Settled | Resolved | Abandoned | Forgotten | Approved | Rejecte
 Webhook = WebhookFound | WebhookRefused
 """The end of a call as its API tells it of its own accord."""
 
+WaitEnd = WebhookFound | WebhookRefused | Settled | Approved | Rejected
+"""The events that say from outside how a step ended which may be waited for. Each has the instant
+of its entry: the deadline stands still until it counts (decision 0075)."""
+
 AttemptEnd = (
     StepSucceeded | StepRefused | StepTransient | StepInDoubt | StepPending
     | ProbeFound | ProbeNotThere | ProbePending | ProbeRefused | ProbeFailed

@@ -189,13 +189,13 @@ def _copy_of(posted: e.Event, entries: Sequence[Entry]) -> KeptAct | None:
 
 
 def _is_entry(entry: Entry, posted: e.Event, since: int) -> bool:
-    """Whether the entry is that event. A decision has the instant of its entry (decision 0075).
+    """Whether the entry is that event. A verb that ends a wait has the instant of its entry.
 
     A release before keys of acts has written it without its own.
     """
     found = entry.event
     if isinstance(found, e.Verb) and isinstance(posted, e.Verb):
         found = replace(found, act_key=posted.act_key)
-    if isinstance(found, e.Approved | e.Rejected):
+    if isinstance(found, e.Verb) and isinstance(found, e.WaitEnd):
         return entry.number > since and replace(found, at=posted.at) == posted
     return found == posted

@@ -543,16 +543,13 @@ def _bound(event: E, what: Instruction) -> E:
     return event
 
 
-_ENDS_A_WAIT = (e.WebhookFound, e.WebhookRefused, e.Approved, e.Rejected)
-
-
 def _at_its_entry(event: e.Event, now: float) -> e.Event:
     """The event, at the instant of its entry where it ends a wait.
 
     It may have lain in the mail of a replica for an hour. The deadline stands still until then, so
     that the budget that was left is left from its entry on.
     """
-    return msgspec.structs.replace(event, at=now) if isinstance(event, _ENDS_A_WAIT) else event
+    return msgspec.structs.replace(event, at=now) if isinstance(event, e.WaitEnd) else event
 
 
 def _failed_output(error: Exception) -> Failed:

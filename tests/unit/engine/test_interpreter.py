@@ -576,6 +576,7 @@ ENDS_A_WAIT: list[e.Event] = [
     e.WebhookRefused(at=NOW, step="ask"),
     e.Approved(at=NOW, actor="kim", why="ticket 7", step="ask"),
     e.Rejected(at=NOW, actor="kim", why="ticket 7", step="ask"),
+    e.Settled(at=NOW, actor="kim", why="ticket 7", step="ask", landed=True),
 ]
 
 

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from stage import Saga, Stage
+from stage import Http, Pending, Saga, Stage
 from stage.core import events as e
 from stage.core import machine
 from stage.core.act_key import ActKey
@@ -696,6 +696,47 @@ async def test_a_decision_reaches_the_owner(
     assert 1 == sum(isinstance(event, decision) for event in await a.events())
     with pytest.raises(NotAllowed):  # a decision counts once, there too
         await b.engine.operate("s-1", verb, dry_run=False)
+
+
+@pytest.fixture
+def pending(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The charge of the replicas waits for the customer, and is not asked for soon."""
+    stage: Stage[Order, None] = Stage("payment", accepts=Order, migrations=payment.migrations)
+
+    @stage.call(to=BANK, compensation=None, reason="no test undoes it")
+    async def charge(http: Http, saga: Saga[Order]) -> dict[str, str]:
+        await http.post("/charges", json={"amount": saga.input.amount})
+        raise Pending("3-D Secure")
+
+    @charge.probe
+    async def look(http: Http, saga: Saga[Order]) -> dict[str, str] | None:
+        raise Pending("3-D Secure")
+
+    monkeypatch.setattr(f"{__name__}.payment", stage)
+    longer = RetryPolicy(backoff_seconds_min=300.0, backoff_seconds_max=300.0)
+    monkeypatch.setattr(machine, "PENDING_CALL", longer)
+
+
+@pytest.mark.usefixtures("pending")
+async def test_a_pending_call_that_is_settled_elsewhere_has_the_budget_that_was_left(
+    pair: Pair,
+) -> None:
+    """The deadline stood still until the entry of the verb, and not until it was ordered."""
+    a, b = pair
+    deadline = a.clock.now() + 60.0
+    assert await a.accept(wait_seconds=1.0, deadline=deadline) is None  # 202
+    result = msgspec.Raw(b'{"id":"c-1"}')
+    ordered = b.clock.now() - 120.0  # the database was away meanwhile
+    verb = e.Settled(
+        at=ordered, actor="kim", why="ticket 17", step="charge", landed=True, result=result
+    )
+
+    found = await b.engine.operate("s-1", verb, dry_run=False)
+
+    assert found is not None
+    assert SagaState.COMPLETED is found.saga.state
+    (settled,) = [event for event in await a.events() if isinstance(event, e.Settled)]
+    assert settled.at >= deadline - 60.0
 
 
 @pytest.mark.usefixtures("approving")
