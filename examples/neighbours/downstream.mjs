@@ -79,8 +79,13 @@ async function failLate(id) {
   }
 }
 
-function compensate(id) {
+function compensate(id, body) {
   if (!ID.test(id)) return say(422, "not_executed");
+  const sent = Date.parse(JSON.parse(body || "{}")?.first_sent_at);
+  if (books.find(id) === undefined && sent < books.began) {
+    console.error(`${id} was sent before these books began: look what stands of it`);
+    return say(503, "unknown", id); // a tombstone would say that nothing does
+  }
   books.save(id, { state: "compensated", parcel: null }); // a tombstone where it was never seen
   return say(200, "compensated", id);
 }
@@ -109,7 +114,7 @@ serve(Number(port), (request, body) => {
   const one = more === undefined && sagas === "sagas" && id;
   if (request.method === "GET" && request.url === "/books") return { status: 200, word: books.rows() };
   if (request.method === "POST" && request.url === "/sagas") return execute(request, body);
-  if (request.method === "POST" && one && verb === "compensate") return compensate(decodeURIComponent(id));
+  if (request.method === "POST" && one && verb === "compensate") return compensate(decodeURIComponent(id), body);
   if (request.method === "GET" && one && verb === undefined) return look(decodeURIComponent(id));
   return say(404, "unknown");
 });

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from stage.demo.chain import free_ports
 from stage.neighbours.conformance.caller import Caller
 from stage.neighbours.conformance.laws import LAWS
 from stage.neighbours.shared.tokens import Keys
+from stage.wire.envelope import format_instant
 from tests.scenario.chain import HOST, Chain, running_chain
 from tests.unit.stubs.conftest import FakeStage, Reply
 
@@ -278,6 +280,45 @@ async def test_a_saga_that_is_in_no_books_of_the_head_was_lost(tmp_path: Path) -
             "POST", f"{three.order.url}/sagas/s-lost/compensate", b'{"requested_by":"payment"}'
         )
         assert (409, "unknown") == (status, msgspec.json.decode(body)["outcome"])
+
+
+async def test_a_saga_that_the_downstream_may_have_lost_gets_no_tombstone(tmp_path: Path) -> None:
+    """503 unknown before its books began, or were put back; what they hold is undone."""
+    [port] = free_ports(1)
+    books = tmp_path / "books"
+    shipping = Neighbour("downstream.mjs", "shipping", port, "http://127.0.0.1:9", books)
+    caller = Caller(shipping.url, "payment", Keys(), {"order_id": "good-1"})
+
+    async def compensated(saga_id: str, first_sent_at: float | None) -> tuple[int, str]:
+        said = {} if first_sent_at is None else {"first_sent_at": format_instant(first_sent_at)}
+        body = msgspec.json.encode({"requested_by": "payment", **said}) if said else b""
+        answer = await caller.post(f"/sagas/{saga_id}/compensate", body)
+        return answer.status, msgspec.json.decode(answer.body)["outcome"]
+
+    lost, nothing, before = (503, "unknown"), (200, "compensated"), time.time() - 60
+    await shipping.start()
+    try:
+        async with caller.open():
+            assert lost == await compensated("s-1", before)
+            assert nothing == await compensated("s-2", time.time() + 1)
+            assert nothing == await compensated("s-3", None)
+            assert 200 == (await caller.settled("s-4")).status
+            assert nothing == await compensated("s-4", before)
+            assert 200 == (await caller.settled("s-1")).status  # no tombstone stands there
+            await shipping.kill()
+            await shipping.start()
+            assert lost == await compensated("s-5", before)  # they began then, and not now
+            assert nothing == await compensated("s-6", time.time() - 0.001)
+
+            await shipping.kill()
+            began = {"began": format_instant(time.time() + 3600)}
+            with books.open("ab") as file:  # as the page says, behind a backup that was put back
+                file.write(msgspec.json.encode(began) + b"\n")
+            await shipping.start()
+            assert lost == await compensated("s-7", time.time())
+            assert nothing == await compensated("s-2", before)
+    finally:
+        await shipping.kill()
 
 
 @pytest.mark.parametrize(
