@@ -17,10 +17,9 @@ import aiohttp
 from aiohttp import hdrs
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
-from aiohttp.http import HttpProcessingError
 from yarl import URL
 
-from stage.outbound.classify import CERTAIN, EXPECTED, NeverWritten, classify_exception
+from stage.outbound.classify import CERTAIN, EXPECTED, NeverWritten, NotHttp, classify_exception
 from stage.outbound.proxy import Proxy
 from stage.ports.stage import Answer, Lost
 from stage.ports.time_limit import TimeLimit
@@ -102,7 +101,8 @@ class Transport:
                 target = self._target(method, url, tls, proxy)
                 head = _head(target, headers, body)
             except ValueError as error:  # an old journal may hold one that cannot be written
-                raise NeverWritten(str(error)) from error
+                why = f"the request cannot be written: {type(error).__name__}"
+                raise NeverWritten(why) from error
             with TimeLimit(timeout):
                 connection = await self._connected(connector, target, timeout)
                 leaves = True
@@ -158,8 +158,7 @@ async def _connect(connector: aiohttp.TCPConnector, target: _Target, timeout: fl
     try:
         return await connector.connect(target.request, [], _limits(timeout))
     except TimeoutError:
-        shown = target.request.url.with_user(None)  # without the password, too
-        raise aiohttp.ConnectionTimeoutError(f"Connection timeout to host {shown}") from None
+        raise aiohttp.ConnectionTimeoutError from None
     except aiohttp.ClientHttpProxyError as error:
         fix = ": look at proxy_basic_file" if error.status == PROXY_UNAUTHENTICATED else ""
         raise NeverWritten(f"the proxy answers {error.status}{fix}") from error
@@ -206,10 +205,10 @@ def _target(
 ) -> _Target:
     """The target of requests. A stage has few: the paths of its APIs, and `/sagas`."""
     if character := unsendable_in_target(url):
-        raise ValueError(f"{character!r} stands in the address")
+        raise NeverWritten(f"{character!r} stands in the address")
     where = URL(url, encoded=True)
     if where.scheme not in (("https",) if proxy else ("http", "https")):
-        raise aiohttp.NonHttpUrlClientError(where.with_user(None))
+        raise aiohttp.NonHttpUrlClientError("neither http nor https")
     request = aiohttp.ClientRequest(method, where, headers=_OWN_HEADERS, ssl=tls or True)
     return _Target(request, proxy)
 
@@ -226,12 +225,17 @@ def _head(target: _Target, headers: list[tuple[str, str]], body: bytes) -> bytes
     if target.authorized and (
         lines.get("authorization") is not target.defaults.get("authorization")
     ):
-        raise ValueError("credentials stand both in the URL and in the header Authorization")
+        raise NeverWritten("credentials stand both in the URL and in the header Authorization")
     if body:
         lines["content-length"] = f"Content-Length: {len(body)}"
     if (body or target.has_content) and "content-type" not in lines:
         lines["content-type"] = _OCTETS
-    return encode_head((target.line, *lines.values()))
+    try:
+        return encode_head((target.line, *lines.values()))
+    except ValueError as error:
+        raise NeverWritten(
+            "a character stands in the path or in a header that none may have"
+        ) from error
 
 
 async def _converse(
@@ -251,7 +255,7 @@ async def _converse(
     while 100 <= message.code <= 199 and message.code != 101:  # not the answer yet
         interim += 1
         if interim > INTERIM_ANSWERS_MAX:
-            raise HttpProcessingError(message=f"more than {INTERIM_ANSWERS_MAX} answers 1xx")
+            raise NotHttp(message=f"more than {INTERIM_ANSWERS_MAX} answers 1xx")
         message, content = await protocol.read()
     encoding = message.headers.get(hdrs.CONTENT_ENCODING, "identity")
     if encoding.lower() != "identity":

@@ -10,9 +10,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from stage import Saga, Stage, Tx
+from stage import Http, Saga, Stage, Tx
+from tests.kept_port import kept_port
+from tests.scenario.attacks.names import named_chain, shown_by
 from tests.scenario.chain import ORDER, Chain, running_chain
-from tests.waits import HANG_SECONDS
+from tests.waits import HANG_SECONDS, until
 
 PAGE = "<html><body>nginx</body></html>"
 NO_IN_DOUBT = [
@@ -217,3 +219,38 @@ async def test_neighbours_are_not_shown_addresses_or_texts_of_exceptions(tmp_pat
         reason = (await chain.view("s-1"))["reason"]
         assert "ValueError in reserve (test_answers.py:" in reason
         assert secret not in reason
+
+
+async def test_neighbours_are_not_shown_where_a_request_could_not_be_sent(tmp_path: Path) -> None:
+    """Its URL has a business number in the query, and its host is ours to know (rule 38)."""
+    looking: Stage[dict[str, Any], Any] = Stage("payment", accepts=dict[str, Any])
+
+    @looking.call(to="psp", timeout=1.0, compensation=None, reason="a quote is only read")
+    async def quote(http: Http, saga: Saga[dict[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = (await http.get("/quotes?email=kim%40example.org")).json()
+        return found
+
+    with kept_port() as port:
+        options: dict[str, Any] = {"externals": {"psp": f"http://127.0.0.1:{port}"}}
+        async with named_chain(tmp_path, stage=looking, attempts_max=1, **options) as chain:
+            shown = {"Authorization": shown_by("order")}
+            begun = await chain.send(
+                "s-1", Prefer="respond-async, wait=0", Authorization=shown["Authorization"]
+            )
+            url = f"{chain.stage}/sagas/s-1"
+
+            async def attempted() -> bool:
+                view = await chain.request("GET", f"{url}?view=chain", None, **shown)
+                return b"not sent: refused" in view[2]
+
+            await until(attempted)
+            answers = [begun[2]] + [
+                (await chain.request("GET", url + view, None, **shown))[2]
+                for view in ("", "?view=journal", "?view=chain")
+            ]
+            journal = (
+                await chain.request("GET", f"{url}?view=journal", Authorization=shown_by("vera"))
+            )[2]
+    assert b"not sent: refused" in journal
+    for answer in (*answers, journal):
+        assert not any(each in answer for each in (b"example.org", b"127.0.0.1", b"%d" % port))

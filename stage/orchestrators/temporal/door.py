@@ -83,7 +83,7 @@ class Door:
                 raise WireError(
                     503,
                     "Not now",
-                    f"Temporal does not answer: {error.message}",
+                    f"Temporal does not answer ({error.status.name})",
                     outcome=Outcome.UNKNOWN,
                     retryable=True,
                 ) from None

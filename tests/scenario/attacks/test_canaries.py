@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from stage import Http, Saga, Stage
 from stage.testing import SpanCollector
 from tests.kits import Strikes
 from tests.scenario.attacks.world import running_world
-from tests.scenario.chain import Chain
+from tests.scenario.chain import HOST, Chain, running_chain
 from tests.sizes import SIZES
+from tests.waits import until
 
 PAYLOAD, HEADER, TEXT = "canary-payload", "canary-header", "canary-text"
 REQUESTS_PER_SAGA = 6
@@ -121,6 +123,59 @@ async def test_canaries_are_shown_nowhere(
     assert {"completed", "step_transient"} <= {json.loads(line).get("event") for line in lines}
     assert len(spans) > SAGAS
     assert [] == [repr(span) for span in spans if holds(repr(span))][:3]
+
+
+ASKED = "canary-query"
+"""Stands in the query of a request that does not leave."""
+
+
+def asking() -> Stage[Order, Any]:
+    """A stage whose API is asked with something that may not be shown."""
+    found: Stage[Order, Any] = Stage("payment", accepts=Order)
+
+    @found.call(to="psp", timeout=0.4, compensation=None, reason="no test undoes it")
+    async def quote(http: Http, saga: Saga[Order]) -> object:
+        return (await http.get(f"/quotes?card={ASKED}")).json()
+
+    return found
+
+
+@pytest.mark.parametrize("away", ["refused", "silent"])
+async def test_the_query_of_a_request_that_did_not_leave_is_shown_nowhere(
+    tmp_path: Path, log: io.StringIO, away: str
+) -> None:
+    """The port is closed, or a black hole: in no answer, line, span, metric or journal."""
+    spans = SpanCollector()
+    with socket.socket() as door:
+        door.bind((HOST, 0))
+        if away == "silent":
+            door.listen()  # and never speaks TLS
+        scheme = "https" if away == "silent" else "http"
+        address = f"{HOST}:{door.getsockname()[1]}"
+        options: dict[str, Any] = {"attempts_max": 2, "drain_seconds": 0.1}
+        async with running_chain(
+            tmp_path,
+            stage=asking(),
+            tracer_provider=spans.provider,
+            **{**options, "downstreams": {}, "externals": {"psp": f"{scheme}://{address}"}},
+        ) as chain:
+            await chain.send("s-1", {"order_id": "o", "card": ""}, Prefer="respond-async, wait=0")
+            url = f"{chain.stage}/sagas/s-1"
+            path = f"{url}?view=journal"
+
+            async def attempted() -> bool:
+                return b"not sent" in (await chain.request("GET", path))[2]
+
+            await until(attempted)
+            views = ("", "?view=journal", "?view=chain", "?view=plan")
+            shown = [(await chain.request("GET", url + view))[2].decode() for view in views]
+            shown.append((await chain.request("GET", f"{chain.stage}/peers"))[2].decode())
+            shown.append((await chain.request("GET", f"{chain.stage}/metrics"))[2].decode())
+    why = "not sent: refused" if away == "refused" else "not sent: no connection in time"
+    assert why in shown[1] and why in log.getvalue()
+    texts = [*shown, log.getvalue(), *(repr(span) for span in spans)]
+    assert [] == [text[:300] for text in texts if ASKED in text]
+    assert [] == [text[:300] for text in shown if address in text]
 
 
 def holds(text: str) -> bool:

@@ -252,6 +252,7 @@ async def test_a_refused_connection_is_certain(transport: Transport) -> None:
         lost = await sent(transport, f"http://127.0.0.1:{port}/x")
     assert isinstance(lost, Lost)
     assert (True, "refused") == (lost.certain, lost.error)
+    assert "not sent: refused" == lost.reason
 
 
 async def test_connections_that_end_before_the_first_byte_are_certain(
@@ -290,11 +291,11 @@ async def test_a_last_look_that_takes_too_long_is_certain(peer: Peer) -> None:
 async def test_a_connection_that_does_not_come_about_in_time_is_certain(
     peer: Peer, transport: Transport
 ) -> None:
-    """Here the peer does not speak TLS, and says nothing at all. The reason holds no password."""
+    """Here the peer does not speak TLS, and says nothing at all. The reason holds no URL."""
     url = peer.url.replace("http://", "https://me:secret@")
-    lost = await sent(transport, url, timeout=SHORT_SECONDS)
+    lost = await sent(transport, f"{url}?card=secret", timeout=SHORT_SECONDS)
     assert isinstance(lost, Lost)
-    assert "secret" not in lost.reason
+    assert "not sent: no connection in time" == lost.reason
     assert (True, "refused") == (lost.certain, lost.error)
     assert [] == peer.requests
 
