@@ -30,7 +30,7 @@ from stage.outbound.peers import http_peers
 from stage.outbound.transport import Transport
 from stage.ports.clock import Clock
 from stage.ports.neighbour import Neighbours
-from stage.ports.stage import Participant
+from stage.ports.stage import Participant, family_of
 from stage.ports.store import Store
 from stage.store.postgres.address import POSTGRESQL
 from stage.telemetry.null import NullObserver
@@ -117,7 +117,8 @@ async def _ask(
     try:
         await transport.open()
         adoption = _adoption(stage, config, store, clock)
-        reconciler = Reconciler(stage.name, store, neighbours, adoption, clock)
+        names = tuple(dict.fromkeys(each.name for each in stage.family()))
+        reconciler = Reconciler(names, store, neighbours, adoption, clock)
         as_of = store.identity.restored_as_of if since is None else since
         if as_of is None:
             raise ConfigurationError(
@@ -143,7 +144,8 @@ def reconciling_of(
     def adoption() -> Adoption:
         return adoption_in(participant, store, clock)
 
-    return Reconciling(participant.plan.stage, store, neighbours, peers, clock, adoption)
+    names = tuple(dict.fromkeys(each.plan.stage for each in family_of(participant)))
+    return Reconciling(names, store, neighbours, peers, clock, adoption)
 
 
 def _adoption(

@@ -31,7 +31,7 @@ class Reconciling:
 
     def __init__(
         self,
-        stage: str,
+        names: tuple[str, ...],
         store: Store,
         neighbours: Neighbours,
         peers: tuple[str, ...],
@@ -41,7 +41,7 @@ class Reconciling:
         """`adoption` is asked for when the store is open, and writes to it."""
         self.belongs: Belongs = all_belong
         """Whether a saga that the store lacks would be in it, and in no other one of the stage."""
-        self._stage = stage
+        self._names = names
         self._store = store
         self._neighbours = neighbours
         self._peers = peers
@@ -64,7 +64,7 @@ class Reconciling:
         async with self._asking:
             adoption = self._adoption()
             reconciler = Reconciler(
-                *(self._stage, self._store, self._neighbours, adoption, self._clock),
+                *(self._names, self._store, self._neighbours, adoption, self._clock),
                 belongs=self.belongs,
             )
             try:

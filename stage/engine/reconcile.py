@@ -88,7 +88,7 @@ class Reconciler:
 
     def __init__(
         self,
-        stage: str,
+        names: tuple[str, ...],
         store: Store,
         neighbours: Neighbours,
         adoption: Adoption,
@@ -96,9 +96,12 @@ class Reconciler:
         *,
         belongs: Belongs = all_belong,
     ) -> None:
-        """`belongs` says whether a saga that the database lacks would be in it."""
+        """`names` are those of the stage, also of before: neighbours know older sagas by these.
+
+        `belongs` says whether a saga that the database lacks would be in it.
+        """
         self._belongs = belongs
-        self._stage = stage
+        self._names = names
         self._store = store
         self._neighbours = neighbours
         self._adoption = adoption
@@ -174,24 +177,24 @@ class Reconciler:
     async def _ask_one(
         self, peer: str, since: float, found: Reconciliation, lost: dict[str, Testimony]
     ) -> None:
-        after, listed = "", 0
-        while True:
-            page = await self._neighbours.get_shared(
-                peer, self._stage, since=since, after=after, timeout=ASK_SECONDS_MAX
-            )
-            if isinstance(page, Lost):
-                found.unanswered[peer] = page.reason
-                return
-            for saga in page.sagas:
-                await self._hear(peer, saga, found, lost)
-            listed += len(page.sagas)
-            if page.next is None:
-                found.asked[peer] = listed
-                return
-            if page.next == after:
-                found.unanswered[peer] = "gives the same page again"
-                return
-            after = page.next
+        listed = 0
+        for name in self._names:
+            after: str | None = ""
+            while after is not None:
+                page = await self._neighbours.get_shared(
+                    peer, name, since=since, after=after, timeout=ASK_SECONDS_MAX
+                )
+                if isinstance(page, Lost):
+                    found.unanswered[peer] = page.reason
+                    return
+                for saga in page.sagas:
+                    await self._hear(peer, saga, found, lost)
+                listed += len(page.sagas)
+                if page.next == after:
+                    found.unanswered[peer] = "gives the same page again"
+                    return
+                after = page.next
+        found.asked[peer] = listed
 
     async def _hear(
         self, peer: str, saga: SharedSaga, found: Reconciliation, lost: dict[str, Testimony]
@@ -246,7 +249,7 @@ class Reconciler:
             return None
         if sent is None or from_upstream:
             return sent
-        return as_it_came(sent, self._stage)
+        return as_it_came(sent, self._names)
 
     async def _was_dropped(self, saga_id: str) -> bool:
         """Whether a saga that is not here was dropped for its age before the backup."""

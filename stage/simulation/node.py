@@ -382,7 +382,7 @@ class Node:
             store.identity,
         )
         neighbours = self._peers(process, store, clock).neighbours
-        reconciler = Reconciler(self.name, store, neighbours, adoption, clock)
+        reconciler = Reconciler((self.name,), store, neighbours, adoption, clock)
         known = (*self._neighbours.upstreams, *self._neighbours.downstreams)
         found = await reconciler.ask(known, since)
         if not found.unanswered:

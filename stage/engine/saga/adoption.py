@@ -152,9 +152,10 @@ class Adoption:
         return context_with(envelope, self._codec.encode_envelope(envelope), known, TraceContext())
 
 
-def as_it_came(envelope: Envelope, stage: str) -> Envelope:
-    """The envelope that this stage accepted, from the one that it handed on."""
-    if envelope.upstream != stage:
+def as_it_came(envelope: Envelope, names: tuple[str, ...]) -> Envelope:
+    """The envelope that this stage accepted, from the one that it handed on under such a name."""
+    stage = envelope.upstream
+    if stage not in names:
         return envelope
     data = {name: value for name, value in envelope.data.items() if name != stage}
     return replace(envelope, data=data, trail=envelope.trail[:-1])

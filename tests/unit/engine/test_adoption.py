@@ -206,7 +206,7 @@ async def test_only_a_configured_upstream_speaks_as_upstream(
     adoption: Adoption, store: MemoryStore
 ) -> None:
     """A downstream that says to be one proves by no word that nothing stands here."""
-    reconciler = Reconciler("payment", store, Claims(), adoption, SystemClock())  # type: ignore[arg-type]
+    reconciler = Reconciler(("payment",), store, Claims(), adoption, SystemClock())  # type: ignore[arg-type]
     found = await reconciler.ask(["order", "shipping"], 0.0)
     (lost,) = found.lost
     assert [True, False] == [word.from_upstream for word in lost.words]
@@ -284,9 +284,9 @@ def test_the_envelope_that_was_handed_on_is_taken_back_to_how_it_came() -> None:
     handed_on = replace(
         ORDER, data={**ORDER.data, "payment": {"charge_id": "c-1"}}, trail=(*ORDER.trail, ours)
     )
-    assert ORDER == as_it_came(handed_on, "payment")
+    assert ORDER == as_it_came(handed_on, ("payments", "payment"))
     given: dict[str, Any] = {"payment": "the word of upstream"}
-    assert replace(ORDER, data=given) == as_it_came(replace(ORDER, data=given), "payment")
+    assert replace(ORDER, data=given) == as_it_came(replace(ORDER, data=given), ("payment",))
 
 
 async def test_nothing_is_written_where_the_unit_is_undone(

@@ -169,7 +169,7 @@ async def test_a_saga_that_only_a_newer_release_can_read_is_not_taken_for_a_lost
     kept = LostSaga(saga_id="s-1", requested_by="order", reason="x", asked_at=1.0)
     store._database.lost["s-1", "order"] = kept
     unused: Any = None
-    reconciler = Reconciler("payment", store, Lists(), unused, unused)  # type: ignore[arg-type]
+    reconciler = Reconciler(("payment",), store, Lists(), unused, unused)  # type: ignore[arg-type]
     found = await reconciler.ask(["shipping"], 0.0)
     assert ([], {"shipping": 1}, {}) == (found.lost, found.asked, found.unanswered)
     await store.close()
