@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import keyword
+import sys
+import sysconfig
 from pathlib import Path
 
 import click
@@ -31,6 +34,11 @@ def new(name: str, folder: str | None) -> None:
             f"{name!r} cannot be the name of a stage and of its package: use 1 to 48 of a-z 0-9 _"
             " -, starting with a letter, and no word of Python's or of ours, such as payment"
         )
+    if hidden := _hidden_by(package):
+        raise Failure(
+            f"{name!r} cannot be the name of a stage: its package would hide {package!r}, which is"
+            f" {hidden}; take another name, such as {name}-stage"
+        )
     where = Path(name if folder is None else folder)
     try:
         for path in write_project(where, name):
@@ -42,3 +50,23 @@ def new(name: str, folder: str | None) -> None:
     except OSError as error:
         raise Failure(f"{where} cannot be written: {error.strerror or error}") from error
     click.echo(f"next: cd {where} && make test demo")
+
+
+def _hidden_by(package: str) -> str:
+    """The kind of thing that a package of that name would hide, or be hidden by; empty for none.
+
+    The project would not run.
+    """
+    from stage.cli.project import taken_names
+
+    if package in sys.stdlib_module_names:
+        return "a module of Python's"
+    if package in taken_names():
+        return "a name in the project"
+    found = importlib.util.find_spec(package)
+    if found is None:
+        return ""
+    where = [*(found.submodule_search_locations or ()), found.origin or ""]
+    places = [sysconfig.get_path(scheme) for scheme in ("purelib", "platlib")]
+    installed = any(Path(each).is_relative_to(place) for each in where for place in places)
+    return "an installed package" if installed else ""

@@ -6,6 +6,7 @@ code of ours. Three words in them are replaced.
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -17,6 +18,8 @@ from stage.core.version import __version__
 SUFFIX: Final = ".txt"
 PACKAGE: Final = "package"
 """The folder that is named as the package of the project."""
+_PACKAGE_WORD: Final = "{{package}}"
+_ANY_NAME: Final = "any_name_of_a_package"
 
 
 def write_project(folder: Path, stage: str) -> list[Path]:
@@ -25,7 +28,7 @@ def write_project(folder: Path, stage: str) -> list[Path]:
     Nothing is overwritten: not even a file of another project in the same folder.
     """
     package = stage.replace("-", "_")
-    words = {"{{stage}}": stage, "{{package}}": package, "{{version}}": __version__}
+    words = {"{{stage}}": stage, _PACKAGE_WORD: package, "{{version}}": __version__}
     files = {
         folder / place.replace(PACKAGE, package, 1): _filled(file, words)
         for place, file in _templates(resources.files(__name__).joinpath("files"), "")
@@ -37,6 +40,34 @@ def write_project(folder: Path, stage: str) -> list[Path]:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     return sorted(files)
+
+
+def taken_names() -> frozenset[str]:
+    """The names that the files of a project use beside that of its package.
+
+    A package of such a name would hide it, or be hidden, where both stand in one file.
+    """
+    files = _templates(resources.files(__name__).joinpath("files"), "")
+    texts = [file.read_text(encoding="utf-8") for place, file in files if place.endswith(".py")]
+    return frozenset(
+        name
+        for text in texts
+        if _PACKAGE_WORD in text
+        for node in ast.walk(ast.parse(text.replace(_PACKAGE_WORD, _ANY_NAME)))
+        for name in _names_in(node)
+    ) - {_ANY_NAME}
+
+
+def _names_in(node: ast.AST) -> list[str]:
+    match node:
+        case ast.Name(id=name) | ast.arg(arg=name):
+            return [name]
+        case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+            return [node.name]
+        case ast.Import() | ast.ImportFrom():
+            return [each.asname or each.name for each in node.names]
+        case _:
+            return []
 
 
 def _templates(folder: Traversable, below: str) -> Iterator[tuple[str, Traversable]]:

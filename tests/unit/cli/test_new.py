@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import symtable
 import sys
 import tomllib
 from pathlib import Path
@@ -13,9 +14,10 @@ from click.testing import CliRunner
 
 from stage.cli.failure import Failure
 from stage.cli.new import new
-from stage.cli.project import write_project
+from stage.cli.project import taken_names, write_project
 from stage.cli.target import find_stage
 from stage.config import load
+from stage.core.names import STAGE_NAME
 from tests.unit.cli.programs import ROOT, Done
 
 
@@ -162,6 +164,53 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert "is there already, and nothing was written" in str(done.exception)
     assert ["Makefile"] == [each.name for each in tmp_path.iterdir()]
     assert "mine" == (tmp_path / "Makefile").read_text()
+
+
+def test_a_stage_may_have_the_name_that_the_demo_sends(tmp_path: Path) -> None:
+    """An order: the name of most first stages."""
+    write_project(tmp_path, "order")
+    for word, said in (("test", "8 passed"), ("demo", "o-1: executed"), ("check", "nothing was")):
+        done = make(tmp_path, word)
+        assert 0 == done.status and said in done.out, done
+
+
+TAKEN = {
+    "json": "a module of Python's",
+    "http": "a module of Python's",
+    "asyncio": "a module of Python's",
+    "print": "a name in the project",
+    "demo": "a name in the project",
+    "reserve": "a name in the project",
+    "quote": "a name in the project",
+    "provider": "a name in the project",
+    "saga": "a name in the project",
+    "find-booking": "a name in the project",
+    "click": "an installed package",
+    "opentelemetry": "an installed package",
+}
+"""Names of stages that would hide something, and how that is said."""
+
+
+@pytest.mark.parametrize("name, says", TAKEN.items())
+def test_a_name_that_would_hide_another_is_refused(tmp_path: Path, name: str, says: str) -> None:
+    """The project would not run, or run something else."""
+    done = CliRunner().invoke(new, [name, "--in", str(tmp_path / "p")])
+    assert f"is {says}" in str(done.exception)
+    assert not list(tmp_path.iterdir())
+
+
+def test_each_name_of_the_project_is_refused(project: Path) -> None:
+    """As an independent reader of the written files finds them: Python's own compiler."""
+    for file in (*project.glob("card_payment/*.py"), *project.glob("tests/*.py")):
+        text = file.read_text(encoding="utf-8")
+        if "card_payment" not in text:
+            continue
+        tables = [symtable.symtable(text, str(file), "exec")]
+        while tables:
+            table = tables.pop()
+            tables += table.get_children()
+            names = {name for name in table.get_identifiers() if STAGE_NAME.fullmatch(name)}
+            assert names - {"card_payment"} <= set(taken_names()), file
 
 
 @pytest.mark.parametrize("name", ["Hotel", "class", "stage", "tests", "../hotel", "1st", ""])
