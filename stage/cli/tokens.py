@@ -41,7 +41,7 @@ def new(name: str, folder: str, rotate: bool) -> None:
         raise Failure(str(error)) from None
     token_file, accept_file = Path(folder, name + TOKEN), Path(folder, name + ACCEPT)
     token = token_urlsafe(TOKEN_BYTES)
-    before = _latest_line(accept_file) if rotate else ""
+    before = _line_in_use(accept_file, token_file) if rotate else ""
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         # First, so that no token is shown that is not accepted yet.
@@ -94,13 +94,23 @@ def payload(file: str, add: bool, use: bool) -> None:
     click.echo(f"{path}: {found[0].id.hex()} encrypts{also}")
 
 
-def _latest_line(accept_file: Path) -> str:
-    from stage.wire.tokens import parse_accept_lines
+def _line_in_use(accept_file: Path, token_file: Path) -> str:
+    """The line of the token that is shown now: a rotation that failed has left another above it.
+
+    Where the token is not in its file any more, it is the latest line.
+    """
+    from stage.wire.tokens import accept_line, is_accepted, parse_accept_lines
 
     try:
         digests = parse_accept_lines(accept_file.read_text("utf-8-sig"))
     except (OSError, ValueError) as error:
         raise Failure(f"{accept_file} cannot be rotated: {error}") from None
+    try:
+        token = token_file.read_text("utf-8-sig").strip()
+    except (OSError, ValueError):
+        token = ""
+    if token and is_accepted(token, digests):
+        return f"{accept_line(token)}\n"
     return f"sha256:{digests[0].hex()}\n" if digests else ""
 
 

@@ -15,6 +15,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
+from stage.wire.tokens import is_accepted, parse_accept_lines
 from tests.unit.cli.programs import ROOT, stage
 from tests.unit.cli.test_start import DECLARED, failed
 from tests.waits import HANG_SECONDS
@@ -76,6 +77,39 @@ def test_a_pair_is_written_for_its_owner_alone_and_never_over_another(tmp_path: 
     assert 0 == stage("keys", "new", "order", "--rotate", cwd=tmp_path).status
     assert token.read_text() != first[0]
     assert accept.read_text().splitlines()[1:] == first[1].splitlines()
+
+
+def test_a_rotation_that_failed_halfway_keeps_the_token_in_use(tmp_path: Path) -> None:
+    """The disk was full between the two files: the caller still shows the token of before."""
+    assert 0 == stage("keys", "new", "order", cwd=tmp_path).status
+    token, accept = tmp_path / "keys/order.token", tmp_path / "keys/order.accept"
+    in_use = token.read_text().strip()
+    blocks = tmp_path / "keys/order.token.new"
+    for _ in range(2):
+        blocks.mkdir()
+        failed(stage("keys", "new", "order", "--rotate", cwd=tmp_path), "cannot be written")
+        blocks.rmdir()
+        assert in_use == token.read_text().strip()
+        assert is_accepted(in_use, parse_accept_lines(accept.read_text()))
+    assert 0 == stage("keys", "new", "order", "--rotate", cwd=tmp_path).status
+    digests = parse_accept_lines(accept.read_text())
+    assert 2 == len(digests)
+    assert is_accepted(in_use, digests) and is_accepted(token.read_text().strip(), digests)
+
+
+def test_a_rotation_where_the_token_is_elsewhere_keeps_the_latest_line(tmp_path: Path) -> None:
+    """The token went to the caller, or is of another pair: the file of hashes alone can say it."""
+    for number in range(2):
+        assert 0 == stage("keys", "new", "order", *["--rotate"] * number, cwd=tmp_path).status
+    token, accept = tmp_path / "keys/order.token", tmp_path / "keys/order.accept"
+    latest = token.read_text().strip()
+    for left in (None, "another" * 7):
+        token.unlink()
+        if left is not None:
+            token.write_text(left)
+        assert 0 == stage("keys", "new", "order", "--rotate", cwd=tmp_path).status
+        assert is_accepted(latest, parse_accept_lines(accept.read_text()))
+        latest = token.read_text().strip()
 
 
 def test_a_stage_with_neighbours_and_without_names_does_not_start(module: Path) -> None:
