@@ -200,9 +200,20 @@ def _refuse_pages(query: Mapping[str, Sequence[str]]) -> None:
 
 
 def _words(order: SweepOrder) -> str:
+    """The words that name the sagas, for the sweep and the audit, which outlive them.
+
+    A business number stands there by its name alone: its value is of a person, and is erased.
+    """
     if order.saga_ids:
         return f"{len(order.saga_ids)} sagas by id"
-    return msgspec.json.encode(order.where).decode()
+    where = {name: _without_value(v) if name == "number" else v for name, v in order.where.items()}
+    return msgspec.json.encode(where).decode()
+
+
+def _without_value(given: str | list[str]) -> str | list[str]:
+    if isinstance(given, str):
+        return f"{given.partition(':')[0]}:…"
+    return [f"{each.partition(':')[0]}:…" for each in given]
 
 
 def _number(request: Request) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from contextlib import closing
+from operator import itemgetter
 from pathlib import Path
 
 import msgspec
@@ -139,6 +140,24 @@ async def test_many_are_erased_by_a_sweep_and_the_file_is_scrubbed_once(
     assert 200 == (await do(chain, "s-0", "resolve", step="charge"))[0]
     assert 200 == (await do(chain, "s-0", "erase"))[0]
     assert [] == files_with(tmp_path)
+
+
+async def test_a_sweep_that_erases_by_a_number_keeps_no_value_of_it(
+    indexed: Chain, tmp_path: Path
+) -> None:
+    """The sweep and the audit stay: they have the name of the number alone."""
+    await indexed.send("s-1", {**ORDER, "order_id": CANARY})
+    where = {"number": f"order:{CANARY}"}
+    for verb in ("compensate", "erase"):
+        order = {**WHO, "verb": verb, "where": where, "rate_per_second": 200}
+        sent = msgspec.json.encode(order)
+        status, _, body = await indexed.request("POST", f"{indexed.stage}/sweeps", sent)
+        begun = msgspec.json.decode(body)
+        assert (200, '{"number":"order:…"}') == (status, begun["where"])
+        assert (1, 0) == itemgetter("done", "refused")(await until_done(indexed, begun["number"]))
+    assert [] == files_with(tmp_path)
+    acts = (await indexed.get(f"{indexed.stage}/audit"))["acts"]
+    assert 2 == sum('{"number":"order:…"}' in act["after"] for act in acts)
 
 
 async def test_forget_drops_payload_and_journal_and_counts_no_more(chain: Chain) -> None:
