@@ -20,7 +20,13 @@ from stage.config import Config
 from stage.core.errors import ConfigurationError
 from stage.engine.clock import SystemClock
 from stage.engine.live_reconcile import Reconciling
-from stage.engine.reconcile import Reconciler, Reconciliation, answers_of
+from stage.engine.reconcile import (
+    Belongs,
+    Reconciler,
+    Reconciliation,
+    all_belong,
+    answers_of,
+)
 from stage.engine.saga.adoption import Adoption
 from stage.engine.saga.interpreter import Interpreter
 from stage.engine.saga.journal import Journal
@@ -49,10 +55,12 @@ async def reconcile(
     since: float | None,
     without: Mapping[str, str],
     dry_run: bool,
+    belongs: Belongs = all_belong,
 ) -> Reconciliation:
     """Ask the neighbours, adopt what was lost, and remember who was asked.
 
-    `without` names neighbours that are not asked, with the reason. Raises ConfigurationError.
+    `without` names neighbours that are not asked, with the reason. `belongs` says whether a saga
+    that the database lacks would be in it, and at no other shard. Raises ConfigurationError.
     """
     peers = tuple(dict.fromkeys((*config.upstreams, *config.downstreams)))
     if not peers:
@@ -62,7 +70,7 @@ async def reconcile(
         )
     if not dry_run and config.database.startswith(POSTGRESQL):
         await asyncio.to_thread(_refuse_beside_replicas, stage, config)
-    found = await _ask(stage, config, peers, without, since=since, dry_run=dry_run)
+    found = await _ask(stage, config, peers, without, since=since, dry_run=dry_run, belongs=belongs)
     if not dry_run:
         # A database on a server runs an event loop of its own.
         await asyncio.to_thread(_remember, stage, config, answers_of(found, without))
@@ -92,7 +100,7 @@ def _remember(
         database.reconciled(answers)
 
 
-# Long because it wires the rooms that a question to the neighbours needs, and closes them.
+# Long and many because it wires the rooms that a question to neighbours needs, and closes them.
 async def _ask(
     stage: StageDeclaration[Any, Any],
     config: Config,
@@ -101,6 +109,7 @@ async def _ask(
     *,
     since: float | None,
     dry_run: bool,
+    belongs: Belongs,
 ) -> Reconciliation:
     credentials = credentials_of(stage, config)
     clock, transport = SystemClock(), Transport()
@@ -118,7 +127,7 @@ async def _ask(
         await transport.open()
         adoption = _adoption(stage, config, store, clock)
         names = tuple(dict.fromkeys(each.name for each in stage.family()))
-        reconciler = Reconciler(names, store, neighbours, adoption, clock)
+        reconciler = Reconciler(names, store, neighbours, adoption, clock, belongs=belongs)
         as_of = store.identity.restored_as_of if since is None else since
         if as_of is None:
             raise ConfigurationError(
@@ -126,6 +135,8 @@ async def _ask(
                 " missing"
             )
         found = await reconciler.reconcile(peers, as_of, without)
+        # A saga that no neighbour lists may be at another shard: a person asked the wrong one.
+        found.lost = [lost for lost in found.lost if lost.words or await belongs(lost.id)]
         if not dry_run:
             await _refuse_company(store)
             await reconciler.adopt(found)

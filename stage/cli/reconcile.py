@@ -8,6 +8,7 @@ import click
 
 from stage.cli.failure import NEGATIVE, Failure
 from stage.cli.options import config_of, configured, reasons_of
+from stage.cli.remote import token_file_option
 
 if TYPE_CHECKING:
     from stage.engine.reconcile import Reconciliation
@@ -25,11 +26,26 @@ NEEDED = ("database", "payload_key_file", "upstreams", "downstreams")
     metavar="NAME=REASON",
     help="Do not ask this neighbour, and say why. Repeatable.",
 )
+@click.option(
+    "--beside",
+    multiple=True,
+    metavar="URL",
+    help="Another shard of this stage: a saga that it has is not missing. Repeatable.",
+)
+@token_file_option
 @click.option("--dry-run", is_flag=True, help="Ask and show, and change nothing.")
 def reconcile(
-    target: str, since: str | None, without: tuple[str, ...], dry_run: bool, **given: Any
+    target: str,
+    since: str | None,
+    without: tuple[str, ...],
+    beside: tuple[str, ...],
+    dry_run: bool,
+    **given: Any,
 ) -> int:
     """Ask every neighbour for its sagas since the backup, and adopt those that are missing.
+
+    For a shard every other one has to be given with --beside, and has to be up; they are shown the
+    token of --token-file.
 
     The stage has to be stopped; on PostgreSQL a dry run may go on beside it. Exit status 1 when a
     neighbour did not answer, or when one that has opened sagas is not configured.
@@ -37,22 +53,39 @@ def reconcile(
     import asyncio
 
     from stage.bootstrap import reconcile as reconciled
+    from stage.cli.beside import Shards
     from stage.cli.target import find_stage
-    from stage.wire.envelope import parse_instant
+    from stage.engine.reconcile import all_belong
 
     config = config_of(given)
     reasons = reasons_of("--without", "NAME", without)
+    stage = find_stage(target)
+    shards = Shards(beside, stage.name) if beside else None
+    found = asyncio.run(
+        reconciled(
+            *(stage, config),
+            since=_instant(since),
+            without=reasons,
+            dry_run=dry_run,
+            belongs=all_belong if shards is None else shards.belong,
+        )
+    )
+    if shards is not None:
+        click.echo(f"{len(shards.has)} sagas that are not here are at another shard")
+    _show(found, dry_run=dry_run)
+    return NEGATIVE if found.unanswered or found.unnamed else 0
+
+
+def _instant(since: str | None) -> float | None:
+    from stage.wire.envelope import parse_instant
+
     try:
         instant = None if since is None else parse_instant(since)
         if instant is not None and instant < 0:
             raise ValueError("before any saga")
     except ValueError as error:
         raise Failure(f"--since is {error}: give for example 2026-11-23T02:30:00Z") from error
-    found = asyncio.run(
-        reconciled(find_stage(target), config, since=instant, without=reasons, dry_run=dry_run)
-    )
-    _show(found, dry_run=dry_run)
-    return NEGATIVE if found.unanswered or found.unnamed else 0
+    return instant
 
 
 def _show(found: Reconciliation, *, dry_run: bool) -> None:

@@ -25,6 +25,8 @@ from stage.wire.problem import WireError
 from stage.wire.saga_outcome import outcome_of
 from stage.wire.views import JournalView, SagaView, StepView
 
+NEVER_SEEN: Final = "Saga never seen"
+"""The title of the answer about a saga that this stage knows nothing of."""
 JOURNAL_BYTES_MAX = 262_144
 """A page of the journal ends behind the entry that exceeds it."""
 
@@ -223,7 +225,7 @@ def never_seen(saga_id: str) -> WireError:
     """404 for a saga that this stage knows nothing of."""
     return WireError(
         404,
-        "Saga never seen",
+        NEVER_SEEN,
         f"saga {saga_id} was never seen here",
         hint="check the id, and whether it was sent to this stage",
     )

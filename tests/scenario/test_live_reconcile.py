@@ -77,7 +77,7 @@ async def test_the_chosen_ones_are_taken_over_and_no_release_follows_yet(
 
 
 async def test_a_shard_takes_over_its_own_sagas_and_is_released(world: RestoredChain) -> None:
-    """As docs/scale.md says: s-2 is well at another shard, and is never begun here."""
+    """s-2 is well at another shard, and is never begun here."""
     await lose(world, "s-1", "s-2")
     async with world.serving() as chain:
         assert 1 == (await ask(chain, saga_ids=["s-1"]))[1]["adopted"]
