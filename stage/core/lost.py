@@ -94,6 +94,8 @@ def journal_of(
     lost: list[e.Event] = [accepted, *_doubts(plan, Saga(id=""), at)]
     if asked is not None:
         return [*lost, asked]
+    for former, name in plan.renamed.items():
+        said += f"; {name} was {former} before: look under that name too, its release is not known"
     reason = f"lost with an older database; {said}"
     return [*lost, e.Parked(at=at, cause=ParkCause.LOST, reason=reason)]
 

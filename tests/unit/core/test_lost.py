@@ -48,6 +48,13 @@ def adopted(plan: Plan, *words: Word, asked: e.CompensationRequested | None = No
     return saga
 
 
+def test_a_lost_saga_says_the_former_names_of_its_steps() -> None:
+    """Nobody knows which release ran it: its charge may be under a key of the former name."""
+    plan = replace(plans.usual(), renamed={"debit": "charge"})
+    assert "charge was debit before: look under that name too" in adopted(plan).parked
+    assert "before" not in adopted(plans.usual()).parked
+
+
 @pytest.mark.parametrize(
     "upstream, name, may",
     [
