@@ -44,11 +44,14 @@ class PostgresConnection:
         self._writes = Writes()
         self._number = 0
         self._me = 0
+        self._older = timeline.older
+        self._found = self._older.found
 
     async def begin(self, *, patient: bool) -> None:
         """See store.connection.Connection."""
         self._writes = Writes()
         try:
+            self._older.refuse(self._found)
             self._me = await self._replica.registered()
             await self._link.script("begin_patient" if patient else "begin_brief")
         except Exception as error:
@@ -90,7 +93,12 @@ class PostgresConnection:
         writes = self._writes
         columns = writes.parameters(self._codec)
         writer = self._timeline.writer
-        ((ids, added),) = await self._link.fetch("write_batch", writer, number, self._me, *columns)
+        ((ids, added, before),) = await self._link.fetch(
+            "write_batch", writer, number, self._me, *columns
+        )
+        # Behind a pooler a failover breaks no connection, so that none was made that is looked at.
+        self._timeline.check_number(before)
+        self._older.refuse(self._found)
         for saga_id in writes.sagas.keys() - set(ids):
             await self._refuse(saga_id)
         expected = sum(len(write.entries) for write in writes.sagas.values())
@@ -149,8 +157,7 @@ class PostgresConnection:
 
     async def last_number(self) -> int:
         """See store.connection.Connection."""
-        ((number,),) = await self._link.fetch("settle_batch", self._timeline.writer)
-        return int(number)
+        return await self._link.settled(self._timeline.writer)
 
     async def landed(self, number: int) -> bool:
         """See store.connection.Connection. It waits for the transaction that is in doubt."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from functools import partial
 from typing import Final
 
 from stage.core.errors import StoreUnavailable
@@ -15,9 +16,11 @@ from stage.ports.identity import Identity
 from stage.store import identity as whose
 from stage.store.postgres.address import DatabaseServer
 from stage.store.postgres.link import Link
+from stage.store.postgres.older_state import OlderState
 
 NUMBER_SECONDS: Final = 86_400.0
-"""A number that is older proves nothing: after a week without a batch it is forgotten in order."""
+"""A number that is older proves nothing at the first look: after a week without a batch it is
+forgotten in order. A refusal that holds already is not ended by it."""
 
 
 async def read_identity(link: Link) -> Identity | None:
@@ -66,22 +69,16 @@ async def unpromised(link: Link, server: DatabaseServer) -> str:
     return ""
 
 
-def older(server: DatabaseServer, lacks: str) -> StoreUnavailable:
-    """The refusal of an older state of the database that was opened."""
-    return StoreUnavailable(
-        f"an older state of the database stands at {server.shown}: {lacks}. Put the newer one back,"
-        " or stop all replicas and accept this one with `stage db restored --as-of TIME`"
-    )
-
-
 class Timeline:
     """The identity that was opened and how far its writer came: every new connection is held to it.
 
     `writer` is drawn anew at each start and names the row of this process's batch numbers.
     """
 
-    def __init__(self, server: DatabaseServer) -> None:
+    def __init__(self, server: DatabaseServer, older: OlderState) -> None:
         self._server = server
+        self.older = older
+        """Shared by all that use the database in this process."""
         self.identity: Identity | None = None
         self.writer = uuid.uuid4().hex
         self.number = 0
@@ -97,22 +94,31 @@ class Timeline:
 
         It waits for a batch in doubt.
         """
-        await self._check_identity(link)
-        ((number,),) = await link.fetch("settle_batch", self.writer)
-        self._check_number(number)
+        await self.check_identity(link)
+        self.check_number(await link.settled(self.writer))
 
     async def check_reader(self, link: Link) -> None:
         """As `check`, and writes nothing."""
-        await self._check_identity(link)
-        found = await link.fetch("last_batch", self.writer)
-        self._check_number(found[0][0] if found else 0)
+        await self.check_identity(link)
+        self.check_number(await self._read_number(link))
 
-    def _check_number(self, number: int) -> None:
+    def check_number(self, number: int) -> None:
+        """Raise StoreUnavailable where the number that a database has is one of an older state."""
         kept = time.monotonic() < self._landed_at + NUMBER_SECONDS
         if number < self.number and kept:
-            raise older(self._server, f"{self.number - number} batches of this process are missing")
+            lacks = f"{self.number - number} batches of this process are missing"
+            self.older.hold(lacks, partial(self._has, self.number))
 
-    async def _check_identity(self, link: Link) -> None:
+    async def _has(self, number: int, link: Link) -> bool:
+        await self.check_identity(link)
+        return await self._read_number(link) >= number
+
+    async def _read_number(self, link: Link) -> int:
+        found = await link.fetch("last_batch", self.writer)
+        return int(found[0][0]) if found else 0
+
+    async def check_identity(self, link: Link) -> None:
+        """Raise StoreUnavailable for another database, and for another generation of this one."""
         self.refuse_other(await read_identity(link))
 
     def refuse_other(self, found: Identity | None) -> None:

@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import asyncpg
 
+from stage.core.errors import StoreUnavailable
 from stage.ports.store import Row
 from stage.store.postgres.address import DatabaseServer
 from stage.store.postgres.errors import away
@@ -113,6 +114,20 @@ class Link:
         """The rows of a statement of ours."""
         found = await self.raw.fetch(statement(name), *parameters, timeout=STATEMENT_SECONDS_MAX)
         return [tuple(row) for row in found]
+
+    async def settled(self, writer: str) -> int:
+        """The number of the last batch of a writer that is durable, also on a synchronous standby.
+
+        Raises StoreUnavailable where the wait for the standby was cancelled: the server says so in
+        a warning, and answers all the same.
+        """
+        self.warned = ""
+        ((number,),) = await self.fetch("settle_batch", writer)
+        if self.warned:
+            raise StoreUnavailable(
+                f"PostgreSQL: {self.warned}; look at the synchronous standby, and at who cancels"
+            )
+        return int(number)
 
     async def author(self, sql: str, parameters: tuple[Any, ...]) -> tuple[list[Row], str]:
         """Run one statement of an author; its rows, and the word of the server about it."""

@@ -15,6 +15,7 @@ from stage.ports.store import Row
 from stage.store.postgres.address import DatabaseServer
 from stage.store.postgres.errors import interrupted, unavailable
 from stage.store.postgres.link import Link, connect
+from stage.store.postgres.older_state import OlderState
 
 WAIT_SECONDS_MAX = 10.0
 """How long a statement waits for a connection."""
@@ -29,11 +30,15 @@ class Pool:
         size: int,
         waited: Callable[[float], None] = lambda _: None,
         check: Callable[[Link], Awaitable[None]] | None = None,
+        older: OlderState | None = None,
     ) -> None:
         """`waited` is notified of how many seconds each statement waited for a connection.
 
-        `check` raises for a new connection to a database that is not to be read.
+        `check` raises for a new connection to a database that is not to be read; while `older`
+        holds there is none.
         """
+        self._older = OlderState(server) if older is None else older
+        self._found = 0
         self._server = server
         self._check = check
         self._waited = waited
@@ -70,9 +75,16 @@ class Pool:
     async def _fetch(self, name: str, parameters: tuple[object, ...]) -> list[Row]:
         if not self._open:
             raise StoreUnavailable("the database is not open: try again later")
+        older = self._older
+        if self._found != older.found:
+            self._found = older.found
+            await self.drop_idle()
+        before = older.found
+        older.refuse(before)
         link = self._unused() or await self._connected()
         try:
             found = await link.fetch(name, *parameters)
+            older.refuse(before)
         except BaseException as error:
             gone = unavailable(error, closed=link.closed)
             # The driver asks the server to cancel, and the next use would wait until it has.

@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from typing import Final
 
 from stage.core.age import WAIT_SECONDS_MAX
@@ -20,13 +21,13 @@ from stage.core.errors import NewerJournal, StoreUnavailable
 from stage.core.events import Event
 from stage.core.steps import VERSION_MAX
 from stage.ports.codec import Codec
-from stage.ports.identity import Identity
 from stage.ports.ownership import Mail, Posted, Share
 from stage.ports.store import Row
 from stage.store.identity import identity_of
 from stage.store.postgres.address import DatabaseServer
-from stage.store.postgres.identity import older
-from stage.store.postgres.link import Link
+from stage.store.postgres.errors import away
+from stage.store.postgres.identity import Timeline
+from stage.store.postgres.link import DRIVER_ERRORS, Link, connect
 from stage.store.postgres.pool import Pool
 
 LEASE_SECONDS: Final = 10.0
@@ -58,13 +59,13 @@ class PostgresReplica:
         pool: Pool,
         codec: Codec,
         lease_seconds: float,
-        refuse_other: Callable[[Identity | None], None] = lambda _: None,
+        timeline: Timeline,
     ) -> None:
-        """`refuse_other` raises StoreUnavailable for the identity of another database."""
-        self._refuse_other = refuse_other
+        self._timeline = timeline
+        self._older = timeline.older
         self._server = server
         self._pool = pool
-        self._renewals = Pool(server, 1)
+        self._renewals = Pool(server, 1, older=self._older)
         self._codec = codec
         self._lease_seconds = lease_seconds
         self._me: int | None = None
@@ -112,7 +113,7 @@ class PostgresReplica:
         """
         found = await self._renewals.fetch("get_identity")
         try:
-            self._refuse_other(identity_of(found[0]) if found else None)
+            self._timeline.refuse_other(identity_of(found[0]) if found else None)
         except StoreUnavailable:
             await self._pool.drop_idle()
             raise
@@ -126,7 +127,8 @@ class PostgresReplica:
     @property
     def sure(self) -> bool:
         """See ports.ownership.Ownership."""
-        return not self._dead and self._me is not None and _now() < self._sure_until
+        alive = not self._dead and self._me is not None and not self._older.refusal
+        return alive and _now() < self._sure_until
 
     async def assured(self) -> None:
         """See ports.ownership.Ownership."""
@@ -144,6 +146,8 @@ class PostgresReplica:
         The database may be away in between, and a claim may register first: all the same nothing
         is sure until the caller hears of the death, and loses what it had under the old name.
         """
+        if self._older.refusal:
+            await self._look_again()
         if self._me is None:
             await self.registered()
         else:
@@ -159,7 +163,7 @@ class PostgresReplica:
             return
         ((lacks,),) = await self._renewals.fetch("lacks_lease", me, until)
         if lacks:
-            raise older(self._server, LOST_RENEWAL)
+            self._older.hold(LOST_RENEWAL, partial(self._has_lease, me, until))
         self._me, self._dead = None, True
         await self.registered()
 
@@ -181,10 +185,25 @@ class PostgresReplica:
 
         It may lack what other replicas wrote since, though it has all that this one did.
         """
-        if self._me is not None:
-            ((lacks,),) = await link.fetch("lacks_lease", self._me, self._lease_until)
+        me, until = self._me, self._lease_until
+        if me is not None:
+            ((lacks,),) = await link.fetch("lacks_lease", me, until)
             if lacks:
-                raise older(self._server, LOST_RENEWAL)
+                self._older.hold(LOST_RENEWAL, partial(self._has_lease, me, until))
+
+    async def _has_lease(self, me: int, until: datetime | None, link: Link) -> bool:
+        await self._timeline.check_identity(link)
+        return bool(await link.fetch("has_lease", me, until))
+
+    async def _look_again(self) -> None:
+        """Look by a new connection whether the newer database was put back."""
+        link = await connect(self._server)
+        try:
+            await self._older.check_again(link)
+        except DRIVER_ERRORS as error:
+            raise away(error) from error
+        finally:
+            await link.close()
 
     @property
     def time(self) -> float | None:

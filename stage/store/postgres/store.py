@@ -27,6 +27,7 @@ from stage.store.postgres.dialect import PostgresDialect
 from stage.store.postgres.errors import away, unavailable
 from stage.store.postgres.identity import Timeline, read_identity, refuse_owner, take, unpromised
 from stage.store.postgres.link import Link, connect
+from stage.store.postgres.older_state import OlderState
 from stage.store.postgres.payload_keys import record_key
 from stage.store.postgres.pool import Pool
 from stage.store.postgres.replica import LEASE_SECONDS, PostgresReplica
@@ -96,17 +97,19 @@ class PostgresStore(StatementQueries):
         self._made = False
         self._migrated: tuple[str, ...] = ()
         self._closed = True
-        self._pool = Pool(self._server, limits.readers, listeners.waited, self._check_reader)
-        self._timeline = Timeline(self._server)
+        self._older = OlderState(self._server)
+        checks = (self._check_reader, self._older)
+        self._pool = Pool(self._server, limits.readers, listeners.waited, *checks)
+        self._timeline = Timeline(self._server, self._older)
         self._replica = PostgresReplica(
-            *(self._server, self._pool, self._codec, limits.lease_seconds),
-            refuse_other=self._timeline.refuse_other,
+            self._server, self._pool, self._codec, limits.lease_seconds, self._timeline
         )
         self._connections = PostgresConnections(
             self._server, self._codec, self._replica, self._timeline
         )
         self._lanes = [
-            _Lane(self._server, self._codec, self._replica, limits) for _ in range(limits.lanes)
+            _Lane(self._server, self._codec, self._replica, self._older, limits)
+            for _ in range(limits.lanes)
         ]
         self._aside = Lanes([each.writer for each in self._lanes])
         self._writer = Writer(
@@ -267,12 +270,12 @@ class PostgresStore(StatementQueries):
     @property
     def available(self) -> bool:
         """See ports.store.Store."""
-        return self._writer.available
+        return self._writer.available and not self._older.refusal
 
     @property
     def trouble(self) -> str:
         """See ports.store.Store."""
-        return self._writer.trouble
+        return self._older.refusal or self._writer.trouble
 
     @property
     def identity(self) -> Identity:
@@ -301,9 +304,14 @@ class _Lane:
     """One writer of `Lanes`, with its connection and its own numbers of batches."""
 
     def __init__(
-        self, server: DatabaseServer, codec: Codec, replica: PostgresReplica, limits: PostgresLimits
+        self,
+        server: DatabaseServer,
+        codec: Codec,
+        replica: PostgresReplica,
+        older: OlderState,
+        limits: PostgresLimits,
     ) -> None:
-        self.timeline = Timeline(server)
+        self.timeline = Timeline(server, older)
         self._connections = PostgresConnections(server, codec, replica, self.timeline)
         alone = replace(limits, units_per_batch_max=1, queue_units_max=limits.lane_units_max)
         self.writer = Writer(self._connections, LoopChannel(), limits=alone)
@@ -350,6 +358,7 @@ class PostgresConnections:
         """See store.connection.Connections. Another or an older database is refused."""
         try:
             link = await self.connect()
+            await self._timeline.older.check_again(link)
             await self._timeline.check(link)
             await self._replica.check(link)
         except Exception as error:

@@ -74,6 +74,30 @@ async def test_the_number_is_not_read_past_a_transaction_that_still_commits(
     assert [(77,)] == await asking
 
 
+WARN = """
+CREATE FUNCTION warn() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN RAISE WARNING 'canceling wait for synchronous replication'; RETURN NEW; END $$;
+CREATE TRIGGER warn BEFORE INSERT OR UPDATE ON stage.writer_batch
+    FOR EACH ROW EXECUTE FUNCTION warn()
+"""
+"""Warns as a server whose wait for a standby was cancelled, behind the COMMIT of that statement."""
+
+
+async def test_a_number_that_a_standby_may_lack_settles_nothing(
+    store: PostgresStore, other: Link
+) -> None:
+    """A commit on the primary alone may be lost with it: it stays in doubt."""
+    home = await store._connections.reopen()
+    await other.raw.execute(WARN)
+    with pytest.raises(StoreUnavailable, match="canceling wait"):
+        await home.run(lambda connection: connection.landed(0))
+    with pytest.raises(StoreUnavailable, match="canceling wait"):
+        await store._timeline.check(other)
+
+    await other.raw.execute("DROP FUNCTION warn() CASCADE")
+    assert await home.run(lambda connection: connection.landed(0))
+
+
 async def test_a_row_that_another_holds_for_a_moment_parts_the_batch(
     store: PostgresStore, other: Link
 ) -> None:

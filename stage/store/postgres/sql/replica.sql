@@ -36,6 +36,10 @@ SELECT $2 > clock_timestamp() - interval '1 hour' AND NOT EXISTS (
     SELECT 1 FROM stage.replica WHERE id = $1 AND lease_until >= $2
 );
 
+-- name: has_lease
+-- Registration $1, where its renewal until $2 is there.
+SELECT id FROM stage.replica WHERE id = $1 AND lease_until >= $2;
+
 -- name: bury
 -- Declare dead what has outlived its lease, but $1 itself.
 UPDATE stage.replica SET dead = true

@@ -129,7 +129,7 @@ DELETE FROM stage.writer_batch WHERE at < now() - interval '7 days';
 -- All writes of a batch: its number, the rows of sagas, the entries, what is taken and received.
 -- An id that does not come back was refused: it exists (insert), or the row has another epoch,
 -- length or owner (save). A saga that was taken had no live owner, and is locked since. `entries` tells
--- how many entries were added.
+-- how many entries were added, `number_before` which number the batch before had.
 WITH counted AS (
     INSERT INTO stage.writer_batch (writer, number) VALUES ($1, $2)
     ON CONFLICT (writer) DO UPDATE SET number = $2, at = now()
@@ -190,4 +190,5 @@ WITH counted AS (
 )
 SELECT
     ARRAY(SELECT id FROM inserted UNION ALL SELECT id FROM saved) AS ids,
-    (SELECT count(*) FROM added) AS entries;
+    (SELECT count(*) FROM added) AS entries,
+    coalesce((SELECT number FROM stage.writer_batch WHERE writer = $1), 0) AS number_before;
