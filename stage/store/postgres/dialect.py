@@ -12,7 +12,7 @@ from typing import Final
 
 import asyncpg
 
-from stage.core.errors import ConfigurationError
+from stage.core.errors import ConfigurationError, StoreUnavailable
 from stage.store.migrate import OWNER, Applied, Migration
 from stage.store.postgres.errors import unavailable
 from stage.store.postgres.link import Link
@@ -143,8 +143,12 @@ class PostgresDialect:
         await self._link.script("drop_snapshot")
         link = await self._link.another()
         try:
+            if not link.pooled:  # a pooler would give the session to others so
+                await link.fetch("lift_limits")
             for sql in statements_of(migration.sql):
                 await link.raw.execute(sql)
+        except HELD:
+            raise
         except asyncpg.PostgresError as error:
             _refuse_away(error)
             raise ConfigurationError(
@@ -153,6 +157,12 @@ class PostgresDialect:
             ) from error
         finally:
             await link.close()
+        if not self._link.in_transaction:
+            raise StoreUnavailable(
+                f"the lock of migrations was lost while {migration.owner}/{migration.name} ran: it"
+                " is run again the next time. Look who ended the connection; a pooler may have:"
+                " `stage db upgrade` with a direct URL needs none"
+            )
 
     async def _run(self, migration: Migration) -> None:
         name = f"{migration.owner}/{migration.name}"

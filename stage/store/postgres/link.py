@@ -74,6 +74,11 @@ class Link:
         return await connect(self._server)
 
     @property
+    def pooled(self) -> bool:
+        """Whether the URL says that a pooler in transaction mode stands between."""
+        return not self._cached
+
+    @property
     def closed(self) -> bool:
         """Whether it was closed, here or by the server."""
         return bool(self.raw.is_closed())

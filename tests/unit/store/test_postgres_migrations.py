@@ -79,6 +79,36 @@ async def test_a_build_that_fails_is_not_recorded_and_is_run_again(
     assert await whole(links[1])
 
 
+@pytest.mark.parametrize(
+    "limit",
+    [
+        "idle_in_transaction_session_timeout",
+        "statement_timeout",
+        "lock_timeout",
+        "transaction_timeout",
+    ],
+)
+async def test_no_limit_of_the_role_ends_the_build_of_an_index(
+    links: list[Link], migrations: Path, postgres_url: str, limit: str
+) -> None:
+    """A build waits for older transactions, and the lock of all migrations idles meanwhile."""
+    await upgraded(PostgresDialect(links[0]), migrations)
+    if not await links[0].raw.fetch("SELECT FROM pg_settings WHERE name = $1", limit):
+        pytest.skip(f"this release of PostgreSQL has no {limit}")
+    (migrations / "0002_amount.expand.postgres.sql").write_text(INDEX)
+    await links[1].raw.execute("BEGIN; INSERT INTO payment VALUES ('older', 1)")
+    limited = await connect(DatabaseServer(url=f"{postgres_url}?{limit}=500"))
+    building = asyncio.ensure_future(upgraded(PostgresDialect(limited), migrations))
+
+    await asyncio.wait((building,), timeout=1.5)
+    await links[1].raw.execute("COMMIT")
+    try:
+        assert ["0002_amount.expand"] == await building
+        assert await whole(links[1])
+    finally:
+        await limited.close()
+
+
 class Hindered(PostgresDialect):
     """Somebody else holds a table at the first try, and lets go of it behind that."""
 

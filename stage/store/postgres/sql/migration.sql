@@ -65,9 +65,17 @@ WHERE one = 1;
 
 -- name: begin_upgrade
 -- Read what others have committed while this one waited for the lock. A statement that waits for a
--- table keeps all others from it, so that it waits for a moment only.
+-- table keeps all others from it, so that it waits for a moment only. No other limit of the role ends
+-- it: it idles while another connection builds an index. Older releases lack transaction_timeout.
 BEGIN ISOLATION LEVEL READ COMMITTED;
 SET LOCAL lock_timeout = '2s';
+SELECT set_config(name, '0', true) FROM pg_settings WHERE name IN
+    ('idle_in_transaction_session_timeout', 'statement_timeout', 'transaction_timeout');
+
+-- name: lift_limits
+-- Let the statements of this session take as long as they take, whatever the role may.
+SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN
+    ('lock_timeout', 'statement_timeout', 'transaction_timeout');
 
 -- name: begin_authored
 -- From here on statements of an author are run in the transaction.
