@@ -42,6 +42,7 @@ _NONCE: Final = 12
 _HEAD: Final = len(_MAGIC) + _ID + _NONCE
 _HASH: Final = "sealed:"
 """Begins a payload hash in a column of text. Base64 writes magic and key id as eight characters."""
+_HASHED_TERM: Final = re.compile(r"[0-9a-f]{64}")
 _LINE: Final = re.compile(r"[A-Za-z0-9_-]{43}=?")
 
 
@@ -170,6 +171,18 @@ class SealedCodec:
         ids = [self._current, *(each for each in self._keys if each != self._current)]
         found = [self._hashed_term(each, name, value) for each in ids]
         return [*found, value] if self._reads_clear or name == TRACE_TERM else found
+
+    def renewed_term(self, name: str, value: str, numbers: Collection[str]) -> str:
+        """The stored term under the key of today, where it is one of these numbers of its saga.
+
+        A clear term that is none of them is hashed as it is.
+        """
+        for number in numbers:
+            known = self.known_terms(name, number)
+            if value in known:
+                return value if name == TRACE_TERM else known[0]
+        clear = self._reads_clear and not _HASHED_TERM.fullmatch(value)
+        return self.encode_term(name, value) if clear else value
 
     def _hashed_term(self, key_id: bytes, name: str, value: str) -> str:
         if name == TRACE_TERM:  # it stands in the row of the saga as well

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 from stage.ports.codec import Codec
 from stage.store.postgres.link import Link
 from stage.store.postgres.replica import UNNUMBERED
-from stage.store.reencryption import BATCH, PASSES_MAX, Reencrypted, not_settled, renewed_columns
+from stage.store.reencryption import (
+    BATCH,
+    PASSES_MAX,
+    Reencrypted,
+    not_settled,
+    renewed_columns,
+    renewed_terms,
+)
 
 if TYPE_CHECKING:  # it needs the extra `encryption`
     from stage.store.sealed import SealedCodec
@@ -53,6 +60,10 @@ async def _sagas(link: Link, codec: SealedCodec) -> int:
             new = renewed_columns(codec, row)
             if new != row[1:]:
                 await link.fetch("reseal_saga", *row, *new)
+                changed += 1
+            terms = await link.fetch("terms_of_saga", row[0])
+            for term in renewed_terms(codec, row[0], new[0], terms):
+                await link.fetch("reseal_term", row[0], *term)
                 changed += 1
         last = found[-1][0]
     return changed

@@ -6,7 +6,14 @@ import sqlite3
 from typing import TYPE_CHECKING, Final
 
 from stage.ports.codec import Codec
-from stage.store.reencryption import BATCH, PASSES_MAX, Reencrypted, not_settled, renewed_columns
+from stage.store.reencryption import (
+    BATCH,
+    PASSES_MAX,
+    Reencrypted,
+    not_settled,
+    renewed_columns,
+    renewed_terms,
+)
 from stage.store.sqlite.statements import statement
 
 if TYPE_CHECKING:  # it needs the extra `encryption`
@@ -59,6 +66,10 @@ def _sagas(connection: sqlite3.Connection, codec: SealedCodec) -> int:
                 new = renewed_columns(codec, row)
                 if new != row[1:]:
                     connection.execute(statement("reseal_saga"), (*row, *new))
+                    changed += 1
+                terms = connection.execute(statement("terms_of_saga"), (row[0],)).fetchall()
+                for term in renewed_terms(codec, row[0], new[0], terms):
+                    connection.execute(statement("reseal_term"), (row[0], *term))
                     changed += 1
         if not found:
             return changed

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from stage.core import events as e
 from stage.core.errors import ConfigurationError
 from stage.ports.codec import Codec
-from stage.ports.store import SagaRow, Store, Unit
+from stage.ports.store import TRACE_TERM, Filter, SagaRow, Store, Term, Unit
 from stage.store.codec import PLAIN
 from stage.store.postgres import payload_keys as on_postgres
 from stage.store.postgres.address import DatabaseServer
@@ -161,6 +161,27 @@ async def test_keys_are_exchanged_while_the_stage_is_up(
     assert (NEW.id.hex(), (gone,)) == (done.key, done.ended)
     async with opened(make(alone)) as store:
         await check_whole(store)
+
+
+@pytest.mark.parametrize("before", [PLAIN, SealedCodec((OLD,))], ids=["clear", "old key"])
+async def test_a_saga_is_found_by_its_number_once_the_older_key_is_gone(
+    make: Kind, reencrypt: Callable[[SealedCodec], Awaitable[Reencrypted]], before: Codec
+) -> None:
+    """Its number and its trace; and no number is left in the clear."""
+    envelope = Envelope(saga_id="a", data={"customer": {"number": 4711}, "n": [1]}, deadline=None)
+    first = replace(row("a"), envelope=before.encode_envelope(envelope))
+    terms = [Term("customer", "4711"), Term(TRACE_TERM, "ab" * 16)]
+    async with opened(make(before)) as store:
+        await store.transact(lambda unit: unit.insert(first, [ACCEPTED], terms))
+    both, alone = SealedCodec((NEW, OLD)), SealedCodec((NEW,))
+    async with opened(make(both)):
+        await reencrypt(both)
+        assert 0 == (await reencrypt(both)).renewed
+
+    async with opened(make(alone)) as store:
+        for term in terms:
+            found = await store.page(Filter(limit=10, term=term))
+            assert ["a"] == [each.id for each in found]
 
 
 async def test_a_live_saga_does_not_bring_an_older_key_back(

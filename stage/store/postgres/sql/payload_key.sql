@@ -30,6 +30,18 @@ SELECT number, saga_id, event FROM stage.signal WHERE number > $1 ORDER BY numbe
 UPDATE stage.saga SET envelope = $5, answer_body = $6, fingerprint = $7
 WHERE id = $1 AND envelope = $2 AND answer_body = $3 AND fingerprint = $4;
 
+-- name: terms_of_saga
+-- The names and stored values of the terms of a saga.
+SELECT name, value FROM stage.saga_term WHERE saga_id = $1;
+
+-- name: reseal_term
+-- Replace the stored value $3 of a term, where it is still there.
+WITH ended AS (
+    DELETE FROM stage.saga_term WHERE name = $2 AND value = $3 AND saga_id = $1 RETURNING saga_id
+)
+INSERT INTO stage.saga_term (saga_id, name, value) SELECT saga_id, $2, $4 FROM ended
+ON CONFLICT DO NOTHING;
+
 -- name: reseal_entry
 -- Replace the contents of a journal entry.
 UPDATE stage.journal SET event = $3 WHERE saga_id = $1 AND number = $2;

@@ -60,6 +60,14 @@ SELECT id, envelope, answer_body, fingerprint FROM saga WHERE id > ?1 ORDER BY i
 SELECT saga_id, number, event FROM journal WHERE (saga_id, number) > (?1, ?2)
 ORDER BY saga_id, number LIMIT ?3;
 
+-- name: terms_of_saga
+-- The names and stored values of the terms of a saga.
+SELECT name, value FROM saga_term WHERE saga_id = ?1;
+
+-- name: reseal_term
+-- Replace the stored value ?3 of a term, where it is still there.
+UPDATE OR REPLACE saga_term SET value = ?4 WHERE name = ?2 AND value = ?3 AND saga_id = ?1;
+
 -- name: reseal_saga
 -- Replace the contents of a saga, unless they have changed meanwhile.
 UPDATE saga SET envelope = ?5, answer_body = ?6, fingerprint = ?7
