@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -147,7 +147,7 @@ class PostgresReplica:
         is sure until the caller hears of the death, and loses what it had under the old name.
         """
         if self._older.refusal:
-            await self._look_again()
+            await self._by_new_connection(self._older.check_again)
         if self._me is None:
             await self.registered()
         else:
@@ -195,11 +195,10 @@ class PostgresReplica:
         await self._timeline.check_identity(link)
         return bool(await link.fetch("has_lease", me, until))
 
-    async def _look_again(self) -> None:
-        """Look by a new connection whether the newer database was put back."""
+    async def _by_new_connection(self, work: Callable[[Link], Awaitable[None]]) -> None:
         link = await connect(self._server)
         try:
-            await self._older.check_again(link)
+            await work(link)
         except DRIVER_ERRORS as error:
             raise away(error) from error
         finally:
@@ -246,8 +245,17 @@ class PostgresReplica:
     async def leave(self) -> None:
         """See ports.ownership.Ownership."""
         me, self._me, self._sure_until = self._me, None, 0.0
-        if me is not None:
+        if me is None:
+            return
+        if self._older.refusal:
+            await self._by_new_connection(partial(self._leave_older, me))
+        else:
             await self._promptly("leave", me)
+
+    async def _leave_older(self, me: int, link: Link) -> None:
+        """Its operator waits for the end of all replicas before it is accepted as it is."""
+        await self._timeline.check_identity(link)
+        await link.fetch("leave", me)
 
     async def changed(self, saga_id: str, length: int, until: float) -> bool:
         """See ports.ownership.Ownership."""

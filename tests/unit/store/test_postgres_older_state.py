@@ -66,6 +66,17 @@ async def test_a_renewal_that_is_missing_stops_connections_that_stand(
     assert "b" == await store.transact(inserting("b"))
 
 
+async def test_a_replica_leaves_also_an_older_state(store: PostgresStore, other: Link) -> None:
+    """Its operator stops all replicas, and accepts the database then: nobody serves it any more."""
+    await other.raw.execute(LOSE_RENEWAL)
+    with pytest.raises(StoreUnavailable, match="older state"):
+        await store.ownership.renew()
+
+    await store.ownership.leave()
+    rows = await other.raw.fetch("SELECT dead FROM stage.replica")
+    assert [True] == [row["dead"] for row in rows]
+
+
 async def test_a_batch_finds_that_the_one_before_is_missing(
     store: PostgresStore, other: Link
 ) -> None:
