@@ -46,7 +46,7 @@ class Lease:
         self._tasks: list[asyncio.Task[None]] = []
         self._resting: dict[str, int | None] = {}
         """Sagas to give back: they left memory, and are due later. Each with the number of its
-        entries, where this release could read it."""
+        entries, unless it is left to a newer release."""
         self._delivered: set[int] = set()
         """Mail that is on its way into a journal."""
         self._orders: set[asyncio.Task[None]] = set()
@@ -102,10 +102,16 @@ class Lease:
                 self._observer.defect("mail", "", TraceContext(), error)
 
     async def _release(self) -> None:
-        resting, self._resting = self._resting, {}
-        away = {each: length for each, length in resting.items() if each not in self._sagas}
-        if away:  # any of these may be opened again before the database hears of it
-            await self._ownership.release(away)
+        """Give back what rests, and what is in memory again once it has left that."""
+        away = {each: length for each, length in self._resting.items() if each not in self._sagas}
+        for saga_id in away:  # any of these may be opened again before the database hears of it
+            del self._resting[saga_id]
+        try:
+            if away:
+                await self._ownership.release(away)
+        except StoreUnavailable:
+            self._resting = {**away, **self._resting}  # what came to rest meanwhile is newer
+            raise
 
     def _deliver(self, mail: Mail) -> None:
         """Hand an event to its saga, once: an event that is refused is not tried again."""

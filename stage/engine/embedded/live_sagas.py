@@ -87,7 +87,7 @@ class LiveSagas:
         """Called with every saga that leaves memory."""
         self.rests: Callable[[str, int | None], None] = lambda _id, _length: None
         """Called with the id of a saga that leaves memory and is due later, and the number of its
-        entries, which is not known of one that only a newer release can read."""
+        entries; without the number for one that is left to a newer release."""
         self.crowded: Callable[[], bool] = lambda: False
         """Whether sagas wait for the room that recovered ones have."""
         self.deposited: Callable[[str, int], None] | None = None
@@ -278,7 +278,10 @@ class LiveSagas:
         """Let go of a saga that was only written down; its callers follow it in the store."""
         assert self.deposited is not None and live.row is not None
         live.lost = True
-        self.deposited(live.saga_id, live.row.length)
+        if _is_newer(live):
+            self.rests(live.saga_id, None)  # no scan here finds it, so that it is not given up once
+        else:
+            self.deposited(live.saga_id, live.row.length)
 
     async def _loop(self, live: LiveSaga, transition: AnyTransition) -> str:
         """Journal, then act: what is durable is sent, what comes back is journaled.
@@ -356,9 +359,9 @@ class LiveSagas:
         live.changed()
         if live.span is not None:
             live.span.end(_outcome_of(live, outcome))
-        unread = live.row is None and outcome == "rests"  # left to a newer release
-        if not live.lost and (unread or _is_due(live)):
-            self.rests(live.saga_id, None if live.row is None else live.row.length)
+        newer = _is_newer(live)
+        if not live.lost and (newer or _is_due(live)):
+            self.rests(live.saga_id, None if newer or live.row is None else live.row.length)
 
     async def _send(self, live: LiveSaga, outgoing: Outgoing) -> None:
         try:
@@ -402,6 +405,12 @@ def snapshot(live: LiveSaga) -> Snapshot:
 
 def _is_due(live: LiveSaga) -> bool:
     return live.row is not None and live.row.due_at is not None
+
+
+def _is_newer(live: LiveSaga) -> bool:
+    """Whether it is left to a newer release: no scan here finds it again."""
+    left = isinstance(live.refusal, LeftToNewer)
+    return left or (live.transition is not None and live.transition.plan.newer)
 
 
 def _owes_a_word(live: LiveSaga) -> bool:

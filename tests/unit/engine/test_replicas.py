@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
+import asyncpg
 import msgspec
 import pytest
 from msgspec.structs import replace
@@ -37,6 +38,7 @@ from stage.ports.codec import Codec
 from stage.ports.engine import (
     ActRepeated,
     KeyReused,
+    LeftToNewer,
     NotAllowed,
     PayloadDiffers,
     Reply,
@@ -57,6 +59,7 @@ from stage.store.postgres.store import PostgresLimits, PostgresStore
 from stage.telemetry.null import NullObserver
 from stage.wire.envelope import Envelope
 from stage.wire.replies import CompensateRequest
+from tests.scenario.releases import payment as release_of
 from tests.unit.engine.test_cost import ORDER, Agreeable
 from tests.waits import HANG_SECONDS, until
 
@@ -168,9 +171,11 @@ class Replica:
         world: World,
         *downstream: str,
         codec: Codec = PLAIN,
+        stage: Stage[Any, Any] | None = None,
     ) -> None:
         """`database` is a URL where it is on a server."""
         self.clock = FreezingClock()
+        self.stage = stage or payment  # read here: some tests declare another
         self.store: Store
         if isinstance(database, str):
             assert payment.migrations is not None
@@ -184,7 +189,7 @@ class Replica:
             )
         self.observer = Watching()
         self.engine = EmbeddedEngine(
-            payment.bind(downstream), self.store, world.peers, self.observer, clock=self.clock
+            self.stage.bind(downstream), self.store, world.peers, self.observer, clock=self.clock
         )
 
     async def start(self) -> None:
@@ -1040,6 +1045,114 @@ async def test_an_older_replica_gives_back_what_only_a_newer_one_reads(
     assert reply is not None and 200 == reply.status
     assert 1 == sum(world.charged.values())
     for each in (older, next_one):
+        await each.stop()
+        assert [] == each.observer.defects
+    if isinstance(shared, MemoryDatabase):
+        shared.discard()
+
+
+@pytest.fixture
+async def releases(
+    shared: MemoryDatabase | str, world: World, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Pair]:
+    """A replica of an older release and one of a newer, which accepted a saga and completed it."""
+    monkeypatch.setattr(recovery, "RECOVERY_SCAN_SECONDS", 0.1)
+    before = release_of()
+    newer = release_of(version=2, step="collect", supersedes=before)
+    a, b = (Replica(shared, world, stage=each) for each in (before, newer))
+    for each in (a, b):
+        await each.start()
+    reply = await b.accept()
+    assert reply is not None and 200 == reply.status
+    yield a, b
+    for each in (a, b):
+        await each.stop()
+        assert [] == each.observer.defects
+    if isinstance(shared, MemoryDatabase):
+        shared.discard()
+
+
+Release = Callable[[Mapping[str, int | None]], Awaitable[None]]
+
+
+async def until_undone(newer: Replica, world: World) -> None:
+    """The newer release has done what the older one was asked for."""
+    await newer.until_journaled(e.Compensated)
+    assert 1 == sum(world.refunded.values())
+
+
+async def test_a_saga_of_a_newer_release_is_given_back_once_the_database_is_there_again(
+    releases: Pair, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The older release keeps the request to compensate, and never finds the saga again."""
+    older, newer = releases
+    release: Release = older.store.ownership.release
+    away = 1
+
+    async def releasing(sagas: Mapping[str, int | None]) -> None:
+        nonlocal away
+        if away:
+            away -= 1
+            raise StoreUnavailable("the database is away")
+        await release(sagas)
+
+    monkeypatch.setattr(older.store.ownership, "release", releasing)
+    assert not (await older.compensate(wait_seconds=0.0)).saga.ended
+    await until_undone(newer, world)
+    assert 0 == away
+
+
+@pytest.mark.parametrize("shared", ["postgres"], indirect=True)
+async def test_a_saga_of_a_newer_release_is_given_back_behind_a_look_of_another(
+    releases: Pair, shared: str, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the row at that moment, and nothing else would give the saga up later."""
+    older, newer = releases
+    release: Release = older.store.ownership.release
+    looked = False
+
+    async def releasing(sagas: Mapping[str, int | None]) -> None:
+        nonlocal looked
+        other = await asyncpg.connect(shared)
+        async with other.transaction():
+            await other.execute("SELECT FROM stage.saga WHERE id = 's-1' FOR UPDATE")
+            given = asyncio.ensure_future(release(sagas))
+            await asyncio.wait({given}, timeout=0.2)
+        await other.close()
+        await given
+        looked = True
+
+    monkeypatch.setattr(older.store.ownership, "release", releasing)
+    await older.compensate(wait_seconds=0.0)
+    await until_undone(newer, world)
+    assert looked
+
+
+async def test_a_request_that_is_left_to_a_newer_release_gives_its_saga_back(
+    shared: MemoryDatabase | str, world: World
+) -> None:
+    """The saga stayed with the older release, for any reason: the next request mends that."""
+    before = release_of()
+    older, newer = (
+        Replica(shared, world, stage=each)
+        for each in (before, release_of(version=2, step="collect", supersedes=before))
+    )
+    await newer.start()
+    first = await in_its_call(newer, world)
+    await newer.stop()
+    assert await first is None
+    world.door.set()
+    await older.start()
+    # As a commit leaves it whose answer was lost: owned, and in no memory.
+    await older.store.transact(lambda unit: unit.take("s-1"))
+    with pytest.raises(LeftToNewer):
+        await older.accept()
+    after = Replica(shared, world, stage=newer.stage)
+    await after.start()
+    async with asyncio.timeout(HANG_SECONDS):
+        reply = await after.accept()
+    assert reply is not None and 200 == reply.status
+    for each in (older, after):
         await each.stop()
         assert [] == each.observer.defects
     if isinstance(shared, MemoryDatabase):
