@@ -14,6 +14,7 @@ from stage.core.machine import decide, evolve, heard_before
 from stage.core.saga import Saga
 from stage.core.states import Phase, SagaState
 from stage.core.steps import Plan, Step, StepKind, adjusted, plan_of
+from stage.core.verbs import refuse_verb
 from tests.unit.core.plans import fold
 from tests.unit.core.world import ONE
 
@@ -259,6 +260,18 @@ def test_an_undo_that_is_ordered_anew_is_looked_for_again(new_key: bool, keys: i
     again = e.CompensationStarted(at=9.0, step="charge", attempt=2)
     saga = fold(plan, again, e.CompensationSucceeded(at=10.0, step="charge"), saga=saga)
     assert Do(kind=AttemptKind.PROBE, step="charge") == only(plan, saga, 10.0)
+
+
+def test_an_undo_that_nobody_confirms_may_be_resolved() -> None:
+    """By a person who has undone it by hand, or has seen that nothing of it stands."""
+    plan = plan_with(**LOOKS)
+    saga = fold(plan, *STARTED, DOUBT, *UNDONE)
+    resolved = e.Resolved(at=5.0, actor="kim", why="undone by hand", step="charge")
+    assert refuse_verb(plan, saga, resolved) is None
+    after = fold(plan, resolved, saga=saga)
+    assert Phase.COMPENSATED is after.steps["charge"].phase
+    ended = only(plan, after, 5.0)
+    assert isinstance(ended, Record) and isinstance(ended.event, e.Compensated)
 
 
 def test_an_undo_that_cannot_be_looked_for_any_more_is_made_again() -> None:
