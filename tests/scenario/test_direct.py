@@ -93,7 +93,7 @@ class Held(asyncio.Transport):
     """A transport that tells when it is held back, and when it is let go on."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__({"sockname": ("127.0.0.1", 8080), "peername": ("127.0.0.1", 9)})
         self.held = False
         self.let_go, self.answered = asyncio.Event(), asyncio.Event()
         self.written = b""
