@@ -143,10 +143,10 @@ def _resolvable(plan: Plan, saga: Saga) -> list[str]:
     """The steps that a person may have undone by hand: ours has failed, waits, or cannot begin."""
     if plan.misfit and not saga.ended:
         return left_standing(plan, saga)
-    return [name for name, step in saga.steps.items() if _is_to_be_undone(step)]
+    return [name for name, step in saga.steps.items() if _may_be_resolved(step)]
 
 
-def _is_to_be_undone(step: StepState) -> bool:
+def _may_be_resolved(step: StepState) -> bool:
     """Its undo failed, waits, or was made and nobody could confirm it so far."""
     unconfirmed = step.phase is Phase.IN_DOUBT and step.looked_for
     return unconfirmed or step.phase in (Phase.COMPENSATION_FAILED, Phase.COMPENSATION_WAITING)
