@@ -114,7 +114,9 @@ class Reconciler:
 
         `as_of` is the instant from which sagas may be missing. Raises ConfigurationError.
         """
-        openers = await self.openers()
+        openers: Counter[str] = Counter()
+        for name, count in (await self.openers()).items():
+            openers[self._neighbours.name_of_today(name)] += count
         known = {*peers, *openers}
         unknown = sorted(without.keys() - known)
         if unknown and self._belongs is all_belong:  # otherwise the file of another may know it

@@ -111,7 +111,7 @@ def _request(service: Service, scope: Scope, receive: Receive) -> Request:
 def _local_address(scope: Scope) -> str:
     """The address of the listener; empty at a socket file, where some servers say nothing."""
     host, port = scope.get("server") or ("", None)
-    return "" if port is None else str(host)
+    return str(host) if isinstance(port, int) else ""  # some give two letters of a path
 
 
 def _below(path: str, prefix: str, outer: str) -> str:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from stage.core.questions import standing_apart, why_not_compensated
 from stage.core.saga import Saga
 from stage.core.states import SagaState
 from stage.core.steps import FORWARD_PREFIX, Plan, StepKind
 from stage.inbound.accepted import accepted, link_saga
 from stage.inbound.caller import as_requester
+from stage.inbound.principal import Principal
 from stage.inbound.problems import problem_answer
 from stage.inbound.read import read_json, saga_id_of, wait_of
 from stage.inbound.request import PROBLEM_JSON, Answer, Request, json_answer
 from stage.inbound.service import Service
-from stage.ports.engine import Snapshot
+from stage.ports.engine import PastRetention, SagaLost, Snapshot
 from stage.wire.outcome import Outcome
 from stage.wire.problem import Problem, ProblemType
-from stage.wire.replies import decode_compensate
+from stage.wire.replies import UNKNOWN_REQUESTER, CompensateRequest, decode_compensate
 from stage.wire.views import Standing
 
 WAIT_SECONDS = 10.0
@@ -26,9 +29,10 @@ async def compensate(service: Service, request: Request) -> Answer:
     """Make the request durable, wait a while for the end, and say how it stands."""
     saga_id = saga_id_of(request)
     body = await read_json(request, service.limits.command_bytes_max)
-    asked, requester = as_requester(
-        request.about.principal, decode_compensate(body, service.limits)
-    )
+    given = decode_compensate(body, service.limits)
+    asked, requester = as_requester(request.about.principal, given)
+    if given.requested_by == UNKNOWN_REQUESTER and request.about.principal.formerly:
+        asked = await _named(service, request.about.principal, asked, saga_id)
     wait, respond_async = wait_of(request, WAIT_SECONDS, service.wait_seconds_max)
     steps = service.participant.plan.by_name
     if asked.outcome is None and FORWARD_PREFIX + asked.requested_by in steps:
@@ -51,6 +55,18 @@ async def compensate(service: Service, request: Request) -> Answer:
     if why_not_compensated(plan, saga, closed=closed):
         return problem_answer(request, _cannot(plan, snapshot))
     return accepted(request, f"../{saga_id}")
+
+
+async def _named(
+    service: Service, principal: Principal, asked: CompensateRequest, saga_id: str
+) -> CompensateRequest:
+    """The request of a neighbour that left its name out, under the name that it had then."""
+    try:
+        snapshot = await service.engine.get_saga(saga_id)
+    except (SagaLost, PastRetention):
+        return asked
+    upstream = "" if snapshot is None else snapshot.saga.upstream
+    return replace(asked, requested_by=upstream) if upstream in principal.formerly else asked
 
 
 def _cannot(plan: Plan, snapshot: Snapshot) -> Problem:

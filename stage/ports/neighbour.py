@@ -81,6 +81,10 @@ class Neighbours(Protocol):
     without a deadline.
     """
 
+    def name_of_today(self, peer: str) -> str:
+        """The configured name of a neighbour that had the name `peer` before, or has it."""
+        ...
+
     def is_upstream(self, peer: str) -> bool:
         """True when an upstream of that name is configured, so that it can be notified."""
         ...

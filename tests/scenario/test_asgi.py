@@ -25,7 +25,7 @@ from stage.config import Config
 from stage.demo import psp
 from stage.demo.chain import free_ports
 from stage.demo.payment import payment
-from stage.inbound.asgi import AsgiApplication
+from stage.inbound.asgi import AsgiApplication, _local_address
 from stage.wire.envelope import Envelope, encode_envelope
 from tests.scenario.chain import ORDER
 from tests.scenario.test_mounting import HEADERS, eventually
@@ -109,6 +109,15 @@ async def test_without_names_it_believes_nobody_from_elsewhere(
         await application({**scope, "server": server}, receive, send_on)
     assert 401 == answers[0]["status"]
     assert "auth is none" in msgspec.json.decode(answers[1]["body"])["hint"]
+
+
+@pytest.mark.parametrize(
+    "server, address",
+    [(("/", "r"), ""), (None, ""), (("/run/x", None), ""), (("127.0.0.1", 80), "127.0.0.1")],
+)
+def test_the_address_of_a_socket_file_is_none(server: object, address: str) -> None:
+    """One server gives the first two letters of its path in place of a host and a port."""
+    assert address == _local_address({"server": server})
 
 
 async def test_without_names_a_socket_file_is_of_this_machine(

@@ -145,6 +145,10 @@ class World:
     wrong: list[str] = field(default_factory=list)
     dies: Callable[[], None] = lambda: None
 
+    def name_of_today(self, peer: str) -> str:
+        """See ports.neighbour.Neighbours."""
+        return peer
+
     def is_upstream(self, peer: str) -> bool:
         """See ports.neighbour.Neighbours."""
         return peer == "order"

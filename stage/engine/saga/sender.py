@@ -203,8 +203,9 @@ class Sender:
         if do.step:
             step = saga.under(self._plan).step(do.step)
             return self._gates.of(f"{PEER_KINDS[step.kind]}.{step.peer}")
-        known = self._neighbours.is_upstream(saga.upstream)
-        return self._gates.of(f"{UPSTREAMS}.{saga.upstream}" if known else "")
+        today = self._neighbours.name_of_today(saga.upstream)
+        known = self._neighbours.is_upstream(today)
+        return self._gates.of(f"{UPSTREAMS}.{today}" if known else "")
 
     def _send(
         self, saga: Saga, context: Context, outgoing: Outgoing, journal: Journal

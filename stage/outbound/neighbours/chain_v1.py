@@ -81,9 +81,13 @@ class ChainV1:
         addresses = {**upstreams, **downstreams}
         self._bases = {name: url.rstrip("/") for name, url in addresses.items()}
 
+    def name_of_today(self, peer: str) -> str:
+        """See `ports.neighbour.Neighbours`."""
+        return self._renamed.get(peer, peer)
+
     def is_upstream(self, peer: str) -> bool:
         """See `ports.neighbour.Neighbours`."""
-        return self._renamed.get(peer, peer) in self._upstreams
+        return self.name_of_today(peer) in self._upstreams
 
     async def forward(
         self,
@@ -147,7 +151,7 @@ class ChainV1:
         timeout: float,
     ) -> CompensateReply:
         """See `ports.neighbour.Neighbours`."""
-        peer = self._renamed.get(peer, peer)
+        peer = self.name_of_today(peer)
         answer = await self._client.send(
             PeerRequest(
                 peer=peer,
@@ -180,7 +184,7 @@ class ChainV1:
         trace: TraceContext,
     ) -> ChainView | Lost:
         """See `ports.neighbour.Neighbours`. Not part of the saga: no span, and no breaker."""
-        peer = self._renamed.get(peer, peer)
+        peer = self.name_of_today(peer)
         answer = await self._client.send(
             PeerRequest(
                 peer=peer,

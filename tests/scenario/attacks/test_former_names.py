@@ -34,6 +34,19 @@ async def test_both_names_start_see_and_undo_their_own_sagas(chain: Chain, name:
     assert (1, 0) == await chain.charges()
 
 
+async def test_an_upstream_that_leaves_its_name_out_undoes_its_older_sagas_too(
+    chain: Chain,
+) -> None:
+    """The whole body is optional: the token says who asks, and the saga under which name."""
+    order = shown_by("order")
+    assert 200 == (await chain.send("s-1", via="shop", Authorization=order))[0]
+    url = f"{chain.stage}/sagas/s-1/compensate"
+    assert 200 == (await chain.request("POST", url, b"{}", Authorization=order))[0]
+    assert 200 == (await chain.send("s-2", via="web", Authorization=shown_by("web")))[0]
+    url = f"{chain.stage}/sagas/s-2/compensate"
+    assert 403 == (await chain.request("POST", url, b"{}", Authorization=order))[0]
+
+
 async def test_a_former_name_is_that_neighbour_s_alone(chain: Chain) -> None:
     """Nobody else may use it, and it opens no saga of the others."""
     web = shown_by("web")

@@ -217,6 +217,10 @@ async def test_only_a_configured_upstream_speaks_as_upstream(
 class Claims:
     """Neighbours that all say to be the upstream of one saga, of which nothing stands."""
 
+    def name_of_today(self, peer: str) -> str:
+        """See ports.neighbour.Neighbours."""
+        return peer
+
     def is_upstream(self, peer: str) -> bool:
         """See ports.neighbour.Neighbours."""
         return peer == "order"

@@ -69,6 +69,10 @@ class Agreeable:
         """As the engine takes them."""
         return Peers(external=self, neighbours=self)
 
+    def name_of_today(self, peer: str) -> str:
+        """See ports.neighbour.Neighbours."""
+        return peer
+
     def is_upstream(self, peer: str) -> bool:
         """Every peer."""
         return True

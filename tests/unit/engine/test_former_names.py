@@ -23,6 +23,10 @@ class Shipping:
     def __init__(self, unknown: str = "") -> None:
         self._unknown = unknown
 
+    def name_of_today(self, peer: str) -> str:
+        """See ports.neighbour.Neighbours."""
+        return peer
+
     def is_upstream(self, peer: str) -> bool:
         """See ports.neighbour.Neighbours."""
         return peer == "order"
@@ -65,6 +69,24 @@ async def test_sagas_from_before_a_rename_are_asked_for_by_the_name_of_then(
     for lost in found.lost:
         assert lost.envelope is not None
         assert ({}, "order") == (lost.envelope.data, lost.envelope.upstream)
+
+
+async def test_a_neighbour_that_was_renamed_is_asked_by_its_name_of_today(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It opened sagas under its former name: that one is nobody to be asked beside it."""
+    unused: Any = None
+    neighbours: Any = Shipping()
+    reconciler = Reconciler(NAMES, store, neighbours, unused, unused)
+
+    async def openers() -> dict[str, int]:
+        return {"parcels": 2, "shipping": 1, "web": 3}
+
+    monkeypatch.setattr(reconciler, "openers", openers)
+    renamed = {"parcels": "shipping"}
+    monkeypatch.setattr(neighbours, "name_of_today", lambda name: renamed.get(name, name))
+    found = await reconciler.reconcile(["shipping"], 0.0, {})
+    assert ({"shipping": 2}, {"web": 3}) == (found.asked, found.unnamed)
 
 
 async def test_a_neighbour_that_refuses_one_of_the_names_was_not_asked(store: MemoryStore) -> None:

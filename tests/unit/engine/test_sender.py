@@ -74,6 +74,10 @@ class Asked(Agreeable):
         self.before: Callable[[], None] = lambda: None
         """Called when a request leaves."""
 
+    def name_of_today(self, peer: str) -> str:
+        """See ports.neighbour.Neighbours."""
+        return peer
+
     def is_upstream(self, peer: str) -> bool:
         """The names that a test configures."""
         return peer in self.upstreams
