@@ -62,6 +62,8 @@ class PostgresReplica:
         timeline: Timeline,
     ) -> None:
         self._timeline = timeline
+        self._process = timeline.writer
+        """On a dump that was put back another process may be given the number of this one."""
         self._older = timeline.older
         self._server = server
         self._pool = pool
@@ -100,7 +102,7 @@ class PostgresReplica:
                     await self._check_identity()
                     began = _now()
                     (row,) = await self._renewals.fetch(
-                        "register", self._server.replica_name, self._lease_seconds
+                        "register", self._server.replica_name, self._lease_seconds, self._process
                     )
                     self._me = int(row[0])
                     self._extend(began, row)
@@ -157,11 +159,11 @@ class PostgresReplica:
 
     async def _renew(self, me: int, until: datetime | None) -> None:
         began = _now()
-        found = await self._promptly("renew", me, self._lease_seconds, until)
+        found = await self._promptly("renew", me, self._lease_seconds, until, self._process)
         if found:
             self._extend(began, found[0])
             return
-        ((lacks,),) = await self._renewals.fetch("lacks_lease", me, until)
+        ((lacks,),) = await self._renewals.fetch("lacks_lease", me, until, self._process)
         if lacks:
             self._older.hold(LOST_RENEWAL, partial(self._has_lease, me, until))
         self._me, self._dead = None, True
@@ -187,13 +189,13 @@ class PostgresReplica:
         """
         me, until = self._me, self._lease_until
         if me is not None:
-            ((lacks,),) = await link.fetch("lacks_lease", me, until)
+            ((lacks,),) = await link.fetch("lacks_lease", me, until, self._process)
             if lacks:
                 self._older.hold(LOST_RENEWAL, partial(self._has_lease, me, until))
 
     async def _has_lease(self, me: int, until: datetime | None, link: Link) -> bool:
         await self._timeline.check_identity(link)
-        return bool(await link.fetch("has_lease", me, until))
+        return bool(await link.fetch("has_lease", me, until, self._process))
 
     async def _by_new_connection(self, work: Callable[[Link], Awaitable[None]]) -> None:
         link = await connect(self._server)
@@ -250,12 +252,12 @@ class PostgresReplica:
         if self._older.refusal:
             await self._by_new_connection(partial(self._leave_older, me))
         else:
-            await self._promptly("leave", me)
+            await self._promptly("leave", me, self._process)
 
     async def _leave_older(self, me: int, link: Link) -> None:
         """Its operator waits for the end of all replicas before it is accepted as it is."""
         await self._timeline.check_identity(link)
-        await link.fetch("leave", me)
+        await link.fetch("leave", me, self._process)
 
     async def changed(self, saga_id: str, length: int, until: float) -> bool:
         """See ports.ownership.Ownership."""

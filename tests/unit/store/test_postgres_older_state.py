@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import datetime
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -27,6 +28,20 @@ LOSE_RENEWAL = "UPDATE stage.replica SET lease_until = lease_until - interval '1
 LOSE_BATCHES = "UPDATE stage.writer_batch SET number = 0"
 PUT_RENEWAL_BACK = "UPDATE stage.replica SET lease_until = lease_until + interval '1 s'"
 HOURS = datetime.timedelta(hours=2)
+PUT_DUMP_BACK = """
+DELETE FROM stage.replica;
+ALTER TABLE stage.replica ALTER COLUMN id RESTART WITH 1
+"""
+"""A logical dump of a time when no replica was there yet, over tables that stay."""
+REGISTER_AS_BEFORE = """
+INSERT INTO stage.replica (name, lease_until)
+VALUES ('before', clock_timestamp() + interval '1 hour') RETURNING id, lease_until
+"""
+"""As a release did that wrote no name of its process."""
+RENEW_AS_BEFORE = """
+UPDATE stage.replica SET lease_until = clock_timestamp() + interval '2 hours'
+WHERE id = $1 AND NOT dead AND lease_until >= $2 RETURNING id
+"""
 
 
 async def assert_refused(store: PostgresStore, match: str = "older state") -> None:
@@ -136,3 +151,85 @@ async def test_a_refusal_says_that_the_older_state_was_accepted_meanwhile(
     with pytest.raises(StoreUnavailable, match="was restored under the running stage"):
         await store.ownership.renew()
     await assert_refused(store, "was restored under the running stage")
+
+
+@asynccontextmanager
+async def started_on_a_dump(store: PostgresStore, other: Link) -> AsyncIterator[PostgresStore]:
+    """A replica that is started on a dump, under `store`, whose number it is given there."""
+    number = await store._replica.registered()
+    await other.raw.execute(PUT_DUMP_BACK)
+    started = PostgresStore(store._server, migrations=store._migrations)
+    await started.open()
+    assert number == await started._replica.registered()
+    yield started
+    await started.close()
+
+
+@pytest.fixture
+async def namesake(store: PostgresStore, other: Link) -> AsyncIterator[PostgresStore]:
+    """One that was started before `store` looked at the database again."""
+    async with started_on_a_dump(store, other) as started:
+        yield started
+
+
+async def test_the_lease_of_another_process_with_the_same_number_is_not_ours(
+    store: PostgresStore, namesake: PostgresStore
+) -> None:
+    """A renewal extends nothing of another process, and every connection is refused with it."""
+    with pytest.raises(StoreUnavailable, match="older state"):
+        await store.ownership.renew()
+
+    await assert_refused(store)
+    assert await namesake.ownership.renew() and namesake.ownership.sure
+
+
+async def test_a_new_connection_is_held_to_the_lease_of_this_process(
+    store: PostgresStore, namesake: PostgresStore, other: Link
+) -> None:
+    """A lease of another one with the same number is no proof that nothing is missing."""
+    with pytest.raises(StoreUnavailable, match="older state"):
+        await store._check_reader(other)
+    await assert_refused(store)
+
+
+async def test_another_process_with_the_same_number_lifts_no_refusal(
+    store: PostgresStore, other: Link
+) -> None:
+    """The refusal was there when the other one was started on the older state."""
+    await other.raw.execute(LOSE_RENEWAL)
+    with pytest.raises(StoreUnavailable, match="older state"):
+        await store.ownership.renew()
+
+    async with started_on_a_dump(store, other) as namesake:
+        with pytest.raises(StoreUnavailable, match="older state"):
+            await store.ownership.renew()
+        await assert_refused(store)
+        assert await namesake.ownership.renew() and namesake.ownership.sure
+
+
+@pytest.mark.parametrize("refused", [True, False])
+async def test_a_process_that_ends_leaves_another_one_with_its_number_its_lease(
+    store: PostgresStore, namesake: PostgresStore, refused: bool
+) -> None:
+    """Otherwise its sagas were claimed by others while it goes on with them."""
+    if refused:
+        with pytest.raises(StoreUnavailable, match="older state"):
+            await store.ownership.renew()
+    await store.ownership.leave()
+    assert await namesake.ownership.renew() and namesake.ownership.sure
+
+
+async def test_a_replica_of_the_release_before_is_no_proof_and_goes_on(
+    store: PostgresStore, other: Link
+) -> None:
+    """It writes no name of its process, on the dump as in a rolling update."""
+    number = await store._replica.registered()
+    await other.raw.execute(PUT_DUMP_BACK)
+    ((before, until_then),) = await other.raw.fetch(REGISTER_AS_BEFORE)
+    assert number == before
+    with pytest.raises(StoreUnavailable, match="older state"):
+        await store.ownership.renew()
+    await store.ownership.leave()
+    assert [(before,)] == [
+        tuple(each) for each in await other.raw.fetch(RENEW_AS_BEFORE, before, until_then)
+    ]

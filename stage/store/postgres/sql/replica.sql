@@ -1,11 +1,11 @@
 -- Registrations, leases, claims and mail (ports/ownership.py). The time is that of the database.
 
 -- name: register
--- A new registration with a lease of so many seconds; then how many have a valid lease with it,
--- whether it is the oldest of them, the time, and the end of the lease.
+-- A new registration of process $3 with a lease of so many seconds; then how many have a valid lease
+-- with it, whether it is the oldest of them, the time, and the end of the lease.
 WITH made AS (
-    INSERT INTO stage.replica (name, lease_until)
-    VALUES ($1, clock_timestamp() + make_interval(secs => $2)) RETURNING id, lease_until
+    INSERT INTO stage.replica (name, lease_until, process)
+    VALUES ($1, clock_timestamp() + make_interval(secs => $2), $3) RETURNING id, lease_until
 ), live AS (
     SELECT count(*) AS others FROM stage.replica
     WHERE NOT dead AND lease_until >= clock_timestamp()
@@ -17,10 +17,11 @@ FROM made, live;
 
 -- name: renew
 -- Extend the lease, unless the registration was declared dead, or the lease ends before $3, as our
--- last renewal left it: then the database is an older state. As `register` otherwise.
+-- last renewal left it, or is that of another process than $4: then the database is an older state.
+-- As `register` otherwise.
 WITH renewed AS (
     UPDATE stage.replica SET lease_until = clock_timestamp() + make_interval(secs => $2)
-    WHERE id = $1 AND NOT dead AND lease_until >= $3 RETURNING id, lease_until
+    WHERE id = $1 AND NOT dead AND lease_until >= $3 AND process = $4 RETURNING id, lease_until
 ), live AS (
     SELECT count(*) AS others, count(*) FILTER (WHERE id < $1) AS older FROM stage.replica
     WHERE NOT dead AND lease_until >= clock_timestamp() AND id <> $1
@@ -31,14 +32,16 @@ SELECT
 FROM renewed, live;
 
 -- name: lacks_lease
--- Whether the renewal of registration $1 until $2 is missing. After an hour it may be forgotten.
+-- Whether the renewal of registration $1 until $2 by process $3 is missing. After an hour it may be
+-- forgotten; where it was, and is registered again as dead, it has no process.
 SELECT $2 > clock_timestamp() - interval '1 hour' AND NOT EXISTS (
     SELECT 1 FROM stage.replica WHERE id = $1 AND lease_until >= $2
+        AND (process = $3 OR process IS NULL AND dead AND name = 'forgotten')
 );
 
 -- name: has_lease
--- Registration $1, where its renewal until $2 is there.
-SELECT id FROM stage.replica WHERE id = $1 AND lease_until >= $2;
+-- Registration $1 of process $3, where its renewal until $2 is there.
+SELECT id FROM stage.replica WHERE id = $1 AND lease_until >= $2 AND process = $3;
 
 -- name: bury
 -- Declare dead what has outlived its lease, but $1 itself.
@@ -55,8 +58,8 @@ SELECT EXISTS (SELECT 1 FROM buried)
     OR NOT EXISTS (SELECT 1 FROM stage.replica WHERE id = $1 AND NOT dead);
 
 -- name: leave
--- Give up everything: what this registration owned is claimable at once.
-UPDATE stage.replica SET dead = true WHERE id = $1;
+-- Give up everything: what this registration, of process $2, owned is claimable at once.
+UPDATE stage.replica SET dead = true WHERE id = $1 AND process = $2;
 
 -- name: forget_dead
 -- Drop the mail of the dead and of runs that are over, and the registrations of the dead that own
