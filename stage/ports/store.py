@@ -486,11 +486,16 @@ class Unit(Protocol):
         """Add an act to the audit, under the next number."""
         ...
 
-    async def act_under(self, key: str) -> KeptAct | None:
+    async def act_under(self, key: ActKey) -> KeptAct | None:
         """The result of the order under that key; None for a key that is not kept.
 
+        Its digest is that of `key` where the same was ordered, and where `drop_digests` came since.
         Until this unit is durable no other unit keeps one under it.
         """
+        ...
+
+    async def drop_digests(self) -> None:
+        """Let nothing tell any more which orders the keys are of: a number in one can be tried."""
         ...
 
     async def keep_act_key(
@@ -603,8 +608,8 @@ class Store(Protocol):
         """The audit, the newest act first: those `before` a number, those of one target."""
         ...
 
-    async def act_under(self, key: str) -> KeptAct | None:
-        """The result of the order under that key, as far as that is durable; None without one."""
+    async def act_under(self, key: ActKey) -> KeptAct | None:
+        """As `Unit.act_under`, as far as that is durable."""
         ...
 
     async def pauses(self) -> list[Pause]:

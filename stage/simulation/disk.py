@@ -339,7 +339,7 @@ class SimulatedStore:
         self._present()
         return await self._store.acts(limit, before=before, target=target)
 
-    async def act_under(self, key: str) -> KeptAct | None:
+    async def act_under(self, key: ActKey) -> KeptAct | None:
         """See ports.store.Store."""
         if self._process.held:
             await self._process.gate()
@@ -650,9 +650,13 @@ class _Noted:
         """See ports.store.Unit."""
         await self._unit.keep_act(act)
 
-    async def act_under(self, key: str) -> KeptAct | None:
+    async def act_under(self, key: ActKey) -> KeptAct | None:
         """See ports.store.Unit."""
         return await self._unit.act_under(key)
+
+    async def drop_digests(self) -> None:
+        """See ports.store.Unit."""
+        await self._unit.drop_digests()
 
     async def keep_act_key(
         self, key: ActKey, at: float, *, refused: str = "", sweep: int = 0

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stage.bootstrap.database import Database
-from stage.core.act_key import KeptAct
+from stage.core.act_key import ActKey, KeptAct
 from stage.core.errors import ConfigurationError
 from stage.core.pause import Pause
 from stage.core.states import SagaState
@@ -170,7 +170,7 @@ class BlockingStore:
         """See ports.store.Store."""
         return self._run(self._store.acts(limit, before=before, target=target))
 
-    async def act_under(self, key: str) -> KeptAct | None:
+    async def act_under(self, key: ActKey) -> KeptAct | None:
         """See ports.store.Store."""
         return self._run(self._store.act_under(key))
 

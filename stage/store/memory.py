@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 
 from msgspec.structs import replace
 
-from stage.core.act_key import KeptAct
+from stage.core.act_key import ActKey, KeptAct
 from stage.core.errors import StoreUnavailable
 from stage.core.events import (
     ApprovalAsked,
@@ -202,9 +202,9 @@ class MemoryStore:
         found = [act for act in reversed(self._database.acts) if act.number < behind]
         return [act for act in found if target in ("", act.target)][:limit]
 
-    async def act_under(self, key: str) -> KeptAct | None:
+    async def act_under(self, key: ActKey) -> KeptAct | None:
         """See ports.store.Store."""
-        return self._database.act_keys.get(key)
+        return self._database.act_under(key)
 
     async def pauses(self) -> list[Pause]:
         """See ports.store.Store."""

@@ -9,8 +9,9 @@ from importlib.resources.abc import Traversable
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
-from stage.core.act_key import KeptAct
+from stage.core.act_key import ActKey, KeptAct
 from stage.core.age import is_due
 from stage.core.events import Event
 from stage.core.pause import Pause
@@ -91,6 +92,11 @@ class MemoryDatabase:
             with outside_loop():
                 self.connection = _database(self._migrations)
             self.guard.watch(self.connection)
+
+    def act_under(self, key: ActKey) -> KeptAct | None:
+        """The result under a key. An order whose digest was dropped is taken for the same."""
+        kept = self.act_keys.get(key.key)
+        return kept if kept is None or kept.digest else replace(kept, digest=key.digest)
 
     def discard(self) -> None:
         """Drop all that was written."""

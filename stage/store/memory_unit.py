@@ -264,10 +264,18 @@ class MemoryUnit:
         acts.append(replace(act, number=self._database.acted))
         self._changes.append(acts.pop)
 
-    async def act_under(self, key: str) -> KeptAct | None:
+    async def act_under(self, key: ActKey) -> KeptAct | None:
         """See ports.store.Unit."""
         self._part.check()
-        return self._database.act_keys.get(key)
+        return self._database.act_under(key)
+
+    async def drop_digests(self) -> None:
+        """See ports.store.Unit."""
+        self._part.check()
+        keys = self._database.act_keys
+        for key, kept in keys.items():
+            self._changes.append(partial(keys.__setitem__, key, kept))
+            keys[key] = replace(kept, digest="")
 
     async def keep_act_key(
         self, key: ActKey, at: float, *, refused: str = "", sweep: int = 0

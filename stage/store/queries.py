@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from msgspec.structs import replace
 
 from stage.core import age
-from stage.core.act_key import KeptAct
+from stage.core.act_key import ActKey, KeptAct
 from stage.core.errors import NewerJournal
 from stage.core.pause import Pause
 from stage.core.states import SagaState
@@ -90,9 +90,9 @@ class StatementQueries(ABC):
             return [rows.act(row) for row in await self._read("page_acts_of", *page, target)]
         return [rows.act(row) for row in await self._read("page_acts", *page)]
 
-    async def act_under(self, key: str) -> KeptAct | None:
+    async def act_under(self, key: ActKey) -> KeptAct | None:
         """See ports.store.Store."""
-        return rows.kept_act(await self._read("act_under", key))
+        return rows.kept_act(await self._read("act_under", key.key), key, self._codec)
 
     async def pauses(self) -> list[Pause]:
         """See ports.store.Store."""

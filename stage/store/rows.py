@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 from msgspec.structs import astuple
 
-from stage.core.act_key import KeptAct
+from stage.core.act_key import ActKey, KeptAct
 from stage.core.age import counted
 from stage.core.errors import NewerJournal, StaleEpoch
 from stage.core.events import NAMES, Event, name_of
@@ -21,6 +21,8 @@ from stage.core.unseen import sent_at_of
 from stage.ports.codec import Codec
 from stage.ports.store import Act, Asked, Dropped, Entry, Group, Row, SagaRow, Term
 
+ORDER_TERM: Final = "an order"
+"""The digest of an order is kept as a term of that name, which no business number can have."""
 _STATES = {state.value: state for state in SagaState}
 _CAUSES: dict[str, ParkCause | None] = {"": None, **{cause.value: cause for cause in ParkCause}}
 _WAYS = frozenset(way.value for way in Way)
@@ -308,11 +310,21 @@ def sweep(row: Row) -> Sweep:
     )
 
 
-def kept_act(found: Sequence[Row]) -> KeptAct | None:
-    """The value of the row of an act key, where there is one."""
+def digest_kept(key: ActKey, codec: Codec) -> str:
+    """The digest of an order as it is kept: a plain one of a short number is found by trial."""
+    return codec.encode_term(ORDER_TERM, key.digest)
+
+
+def kept_act(found: Sequence[Row], key: ActKey, codec: Codec) -> KeptAct | None:
+    """The value of the row of an act key, where there is one.
+
+    An older release kept the digest as it is, for ACT_KEY_SECONDS_MAX.
+    """
     if not found:
         return None
     digest, at, refused, sweep = found[0]
+    same = ("", key.digest, *codec.known_terms(ORDER_TERM, key.digest))
+    digest = key.digest if digest in same else digest
     return KeptAct(digest=digest, at=at, refused=refused, sweep=sweep)
 
 

@@ -14,6 +14,7 @@ import pytest
 from stage.engine.embedded.commands import EmbeddedCommands
 from tests.scenario.attacks.test_encrypted_canaries import key_file
 from tests.scenario.chain import ORDER, Chain, running_chain
+from tests.scenario.test_act_keys import order
 from tests.scenario.test_operator import WHO, do, stuck
 from tests.scenario.test_overview import indexed as indexed_chain
 from tests.scenario.test_sweeps import acts_on, until_done
@@ -158,6 +159,28 @@ async def test_a_sweep_that_erases_by_a_number_keeps_no_value_of_it(
     assert [] == files_with(tmp_path)
     acts = (await indexed.get(f"{indexed.stage}/audit"))["acts"]
     assert 2 == sum('{"number":"order:…"}' in act["after"] for act in acts)
+
+
+async def test_no_digest_of_an_order_shows_an_erased_number(indexed: Chain, tmp_path: Path) -> None:
+    """A number has few values, and each can be tried: a repeat is known by its key alone then."""
+    await indexed.send("s-1", {**ORDER, "order_id": CANARY})
+    where = {"number": f"order:{CANARY}"}
+    found = []
+    for verb in ("compensate", "erase"):
+        members = {"verb": verb, "where": where, "rate_per_second": 200}
+        _, _, begun = await order(indexed, "/sweeps", verb, **members)
+        found += digests(tmp_path)
+        assert "done" == (await until_done(indexed, begun["number"]))["state"]
+    assert found and ["", ""] == digests(tmp_path)
+    assert [] == [each for each in found if files_with(tmp_path, each.encode())]
+    status, replayed, again = await order(indexed, "/sweeps", "erase", **members)
+    assert (200, True, begun["number"]) == (status, replayed, again["number"])
+
+
+def digests(folder: Path) -> list[str]:
+    """The digests of the orders that are kept."""
+    with closing(sqlite3.connect(folder / "payment.db")) as database:
+        return [digest for (digest,) in database.execute("SELECT digest FROM stage_act_key")]
 
 
 async def test_forget_drops_payload_and_journal_and_counts_no_more(chain: Chain) -> None:

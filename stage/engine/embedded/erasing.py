@@ -90,6 +90,7 @@ class EmbeddedErasing(EmbeddedQueries):
 
     async def _scrub(self, clean: set[str] | None = None) -> None:
         try:
+            await self._store.transact(lambda unit: unit.drop_digests())
             await self._store.scrub(clean)
         except StoreUnavailable as error:
             raise Unsettled(

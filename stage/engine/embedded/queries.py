@@ -151,7 +151,7 @@ class EmbeddedQueries:
 
     async def refuse_repeat(self, act_key: ActKey) -> None:
         """See `ports.engine.Queries`."""
-        refuse_kept(act_key, await self._store.act_under(act_key.key))
+        refuse_kept(act_key, await self._store.act_under(act_key))
 
     async def sweeps(self, limit: int, number: int | None = None) -> list[Sweep]:
         """See `ports.engine.Queries`."""

@@ -20,7 +20,7 @@ def refuse_kept(key: ActKey, kept: KeptAct | None) -> None:
 async def refuse_repeat(unit: Unit, key: ActKey | None) -> None:
     """Raise ActRepeated, or KeyReused, within the unit that is to do the order."""
     if key is not None:
-        refuse_kept(key, await unit.act_under(key.key))
+        refuse_kept(key, await unit.act_under(key))
 
 
 def act_key_of(event: e.Event | None) -> ActKey | None:

@@ -15,9 +15,9 @@ from stage.core.errors import StoreUnavailable
 from stage.ports.store import Row
 from stage.store.postgres.link import Link
 
-TABLES: Final = ("lost_saga", "signal", "saga_term", "saga", "journal")
-"""The tables that hold contents of sagas, the large ones last: a scrub that meets a table in use is
-often asked for again from the beginning, and so has copied little."""
+TABLES: Final = ("lost_saga", "signal", "act_key", "saga_term", "saga", "journal")
+"""The tables that hold contents of sagas, or digests, the large ones last: a scrub that meets a
+table in use is often asked for again from the beginning, and so has copied little."""
 SNAPSHOTS_SECONDS_MAX: Final = 5.0
 """How long it waits for older snapshots to end. Units go on meanwhile."""
 LOOK_SECONDS: Final = 0.1

@@ -234,11 +234,16 @@ class PostgresUnit:
         await self._marked()
         await self._part.rows("keep_act", *rows.act_values(act))
 
-    async def act_under(self, key: str) -> KeptAct | None:
+    async def act_under(self, key: ActKey) -> KeptAct | None:
         """See ports.store.Unit."""
         await self._marked()
-        await self._part.rows("lock_act_key", key)
-        return rows.kept_act(await self._part.rows("act_under", key))
+        await self._part.rows("lock_act_key", key.key)
+        return rows.kept_act(await self._part.rows("act_under", key.key), key, self._codec)
+
+    async def drop_digests(self) -> None:
+        """See ports.store.Unit."""
+        await self._marked()
+        await self._part.rows("drop_digests")
 
     async def keep_act_key(
         self, key: ActKey, at: float, *, refused: str = "", sweep: int = 0
@@ -246,7 +251,8 @@ class PostgresUnit:
         """See ports.store.Unit."""
         await self._marked()
         await self._part.rows("drop_old_act_keys", at - ACT_KEY_SECONDS_MAX)
-        await self._part.rows("keep_act_key", key.key, key.digest, at, refused, sweep)
+        digest = rows.digest_kept(key, self._codec)
+        await self._part.rows("keep_act_key", key.key, digest, at, refused, sweep)
 
     async def keep_lost(self, lost: LostSaga) -> bool:
         """See ports.store.Unit.

@@ -76,6 +76,7 @@ _KEEP_ACT: Final = statement("keep_act")
 _ACT_UNDER: Final = statement("act_under")
 _KEEP_ACT_KEY: Final = statement("keep_act_key")
 _DROP_OLD_ACT_KEYS: Final = statement("drop_old_act_keys")
+_DROP_DIGESTS: Final = statement("drop_digests")
 _KEEP_ANSWER: Final = statement("put_reconciled")
 _BEGIN_SWEEP: Final = statement("begin_sweep")
 _BEGIN_SWEEP_SAGAS: Final = statement("begin_sweep_sagas")
@@ -282,16 +283,21 @@ class SqliteUnit(msgspec.Struct, eq=False):
         """See ports.store.Unit."""
         self._part.write(_KEEP_ACT, rows.act_values(act))
 
-    async def act_under(self, key: str) -> KeptAct | None:
+    async def act_under(self, key: ActKey) -> KeptAct | None:
         """See ports.store.Unit."""
-        return rows.kept_act(self._part.rows(_ACT_UNDER, (key,), 1))
+        return rows.kept_act(self._part.rows(_ACT_UNDER, (key.key,), 1), key, self._codec)
+
+    async def drop_digests(self) -> None:
+        """See ports.store.Unit."""
+        self._part.write(_DROP_DIGESTS, ())
 
     async def keep_act_key(
         self, key: ActKey, at: float, *, refused: str = "", sweep: int = 0
     ) -> None:
         """See ports.store.Unit."""
         self._part.write(_DROP_OLD_ACT_KEYS, (at - ACT_KEY_SECONDS_MAX,))
-        self._part.write(_KEEP_ACT_KEY, (key.key, key.digest, at, refused, sweep))
+        digest = rows.digest_kept(key, self._codec)
+        self._part.write(_KEEP_ACT_KEY, (key.key, digest, at, refused, sweep))
 
     async def keep_lost(self, lost: LostSaga) -> bool:
         """See ports.store.Unit."""

@@ -301,7 +301,7 @@ async def test_an_act_is_kept_with_its_key_and_with_how_the_saga_stood(
     assert ("kim", "lee") == (first.actor, second.actor)
     assert "active, waits at ask" == first.before
     assert "active, parked: in_doubt, waits at ask" == first.after
-    kept = await store.transact(lambda unit: unit.act_under("k-1"))
+    kept = await store.transact(lambda unit: unit.act_under(key))
     assert kept is not None and ("d", NOW + 1.0) == (kept.digest, kept.at)
 
 

@@ -197,10 +197,11 @@ async def test_an_act_is_kept_with_its_unit_or_not_at_all(store: Store) -> None:
     assert [] == await store.acts(10)
 
 
-async def kept(store: Store, key: str) -> KeptAct | None:
+async def kept(store: Store, key: str, digest: str = "") -> KeptAct | None:
     """The result that is kept under a key: the same within a unit and outside."""
-    found = await store.act_under(key)
-    assert found == await store.transact(lambda unit: unit.act_under(key))
+    asked = ActKey(key=key, digest=digest)
+    found = await store.act_under(asked)
+    assert found == await store.transact(lambda unit: unit.act_under(asked))
     return found
 
 
@@ -214,7 +215,7 @@ async def test_a_key_of_an_act_is_kept_with_its_unit(store: Store) -> None:
 
     async def failing(unit: Unit) -> None:
         await unit.keep_act_key(ActKey(key="k-1", digest="d-1"), AT)
-        assert await unit.act_under("k-1") is not None
+        assert await unit.act_under(ActKey(key="k-1", digest="d-1")) is not None
         raise LookupError
 
     with pytest.raises(LookupError):
@@ -226,6 +227,26 @@ async def test_a_key_of_an_act_is_kept_with_its_unit(store: Store) -> None:
     await keep(store, ActKey(key="k-2", digest="d-2"), sweep=7)
     assert KeptAct(digest="d-2", at=AT, sweep=7) == await kept(store, "k-2")
     assert await kept(store, "k-3") is None
+
+
+async def test_an_order_is_known_by_its_key_alone_once_digests_are_dropped(store: Store) -> None:
+    """As an erasure drops them, all or none."""
+    await keep(store, ActKey(key="k-1", digest="d-1"), sweep=7)
+    another = KeptAct(digest="d-1", at=AT, sweep=7)
+    same = replace(another, digest="d-2")
+
+    async def failing(unit: Unit) -> None:
+        await unit.drop_digests()
+        assert same == await unit.act_under(ActKey(key="k-1", digest="d-2"))
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await store.transact(failing)
+    assert another == await kept(store, "k-1", "d-2")
+    await store.transact(lambda unit: unit.drop_digests())
+    assert same == await kept(store, "k-1", "d-2")
+    await keep(store, ActKey(key="k-2", digest="d-1"))
+    assert KeptAct(digest="d-1", at=AT) == await kept(store, "k-2", "d-2")
 
 
 async def test_a_key_of_an_act_goes_after_a_week(store: Store) -> None:

@@ -13,6 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from stage.core import events as e
+from stage.core.act_key import ActKey, KeptAct
 from stage.core.errors import ConfigurationError
 from stage.ports.codec import Codec
 from stage.ports.store import TRACE_TERM, Filter, SagaRow, Store, Term, Unit
@@ -32,6 +33,7 @@ CANARY = "canary-card-4111"
 ENVELOPE = Envelope(saga_id="a", data={"card": CANARY}, deadline=None)
 RESULT = e.StepSucceeded(at=AT, step="charge", result=msgspec.Raw(b'{"id":"canary-card-4111"}'))
 ACCEPTED = e.Accepted(at=AT, upstream="order")
+ORDER = ActKey(key="k-1", digest="0d" * 32)
 OLD, NEW = PayloadKey(b"o" * 32), PayloadKey(b"n" * 32)
 
 
@@ -182,6 +184,26 @@ async def test_a_saga_is_found_by_its_number_once_the_older_key_is_gone(
         for term in terms:
             found = await store.page(Filter(limit=10, term=term))
             assert ["a"] == [each.id for each in found]
+
+
+async def test_an_order_is_kept_by_a_keyed_digest(make: Kind) -> None:
+    """A plain one of a short number is found by trial. A repeat is known also by an older key."""
+    async with opened(make(SealedCodec((OLD,)))) as store:
+        await store.transact(lambda unit: unit.keep_act_key(ORDER, AT))
+    same, other = KeptAct(digest=ORDER.digest, at=AT), replace(ORDER, digest="1d" * 32)
+    for keys in ((OLD,), (NEW, OLD)):
+        async with opened(make(SealedCodec(keys))) as store:
+            assert same == await store.act_under(ORDER)
+            kept = await store.act_under(other)
+            assert kept is not None and kept.digest not in (ORDER.digest, other.digest)
+
+
+async def test_an_order_that_an_older_release_kept_is_known_again(make: Kind) -> None:
+    """It kept the digest as it was, with a key of contents too, in a rolling update."""
+    async with opened(make(PLAIN)) as store:
+        await store.transact(lambda unit: unit.keep_act_key(ORDER, AT))
+    async with opened(make(SealedCodec((NEW,)))) as store:
+        assert KeptAct(digest=ORDER.digest, at=AT) == await store.act_under(ORDER)
 
 
 async def test_a_live_saga_does_not_bring_an_older_key_back(

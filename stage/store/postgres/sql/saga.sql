@@ -501,6 +501,10 @@ ON CONFLICT DO NOTHING;
 -- Keys under which no copy of an order can be under way any more.
 DELETE FROM stage.act_key WHERE at < $1;
 
+-- name: drop_digests
+-- A repeat is known by its key alone from here on.
+UPDATE stage.act_key SET digest = '' WHERE digest <> '';
+
 -- name: page_acts
 -- The acts before the number $1, the newest first.
 SELECT number, at, actor, act, target, reason, before, after FROM stage.audit

@@ -57,6 +57,10 @@ VACUUM (FULL, SKIP_LOCKED) stage.signal;
 -- As copy_journal_anew.
 VACUUM (FULL, SKIP_LOCKED) stage.lost_saga;
 
+-- name: copy_act_key_anew
+-- As copy_journal_anew: the digest of an order may tell a business number.
+VACUUM (FULL, SKIP_LOCKED) stage.act_key;
+
 -- name: holders_of_table
 -- The sessions that hold a lock of a table.
 SELECT DISTINCT 'session ' || l.pid || coalesce(' of ' || a.usename, '')
