@@ -125,7 +125,7 @@ async def _ask(
     await store.open(upgrade=not dry_run)
     try:
         await transport.open()
-        adoption = _adoption(stage, config, store, clock)
+        adoption = _adoption(stage, config, store, clock, neighbours)
         names = tuple(dict.fromkeys(each.name for each in stage.family()))
         reconciler = Reconciler(names, store, neighbours, adoption, clock, belongs=belongs)
         as_of = store.identity.restored_as_of if since is None else since
@@ -153,22 +153,28 @@ def reconciling_of(
     peers = tuple(dict.fromkeys((*config.upstreams, *config.downstreams)))
 
     def adoption() -> Adoption:
-        return adoption_in(participant, store, clock)
+        return adoption_in(participant, store, clock, neighbours)
 
     names = tuple(dict.fromkeys(each.plan.stage for each in family_of(participant)))
     return Reconciling(names, store, neighbours, peers, clock, adoption)
 
 
 def _adoption(
-    stage: StageDeclaration[Any, Any], config: Config, store: Store, clock: Clock
+    stage: StageDeclaration[Any, Any],
+    config: Config,
+    store: Store,
+    clock: Clock,
+    neighbours: Neighbours,
 ) -> Adoption:
     participant = stage.bind(
         tuple(config.downstreams), patience_seconds=config.compensation_patience_seconds
     )
-    return adoption_in(participant, store, clock)
+    return adoption_in(participant, store, clock, neighbours)
 
 
-def adoption_in(participant: Participant, store: Store, clock: Clock) -> Adoption:
+def adoption_in(
+    participant: Participant, store: Store, clock: Clock, neighbours: Neighbours
+) -> Adoption:
     """The adoption of lost sagas into an open store. Nobody observes it: nothing of them runs."""
     observer = NullObserver()
     versions = Versions(participant)
@@ -177,4 +183,5 @@ def adoption_in(participant: Participant, store: Store, clock: Clock) -> Adoptio
         Journal(versions, observer, render_ending),
         store.codec,
         store.identity,
+        neighbours.name_of_today,
     )

@@ -42,6 +42,7 @@ from stage.bootstrap.together import TOGETHER, Together
 from stage.bootstrap.workers import refuse_workers
 from stage.config import Config
 from stage.config.settings import DAY
+from stage.core.shares import Shares
 from stage.engine.clock import SteadyClock, begin, wall_of
 from stage.engine.embedded.engine import EmbeddedEngine
 from stage.engine.embedded.limits import EngineLimits
@@ -60,7 +61,7 @@ from stage.outbound.credentials import Credentials
 from stage.outbound.peers import http_peers
 from stage.outbound.transport import Transport
 from stage.ports.certificates import FileState
-from stage.ports.connection import Connection, connection_of
+from stage.ports.connection import Connection, connection_of, former_names
 from stage.ports.figures import Figures, Lately, Places
 from stage.ports.observer import Observer, TraceContext
 from stage.ports.peers import PeerLimits, Peers
@@ -304,7 +305,7 @@ def wire(
         redact=stage.redact,
         schedule=scheduler_of(config, store, stage.name),
     )
-    admission = Admission(config.requests_max, callers=config.upstreams)
+    admission = Admission(config.requests_max, callers=_shares(config))
     sources = Sources(
         queued=lambda: store.queued,
         breakers=lambda: client.breakers,
@@ -390,9 +391,13 @@ def _engine_limits(config: Config, wire: Limits) -> EngineLimits:
         answers_retention_seconds=_seconds_of(config.answers_retention_days),
         rows_retention_seconds=_seconds_of(config.rows_retention_days),
         audit_retention_seconds=_seconds_of(config.audit_retention_days),
-        upstreams=frozenset(config.upstreams),
+        shares=_shares(config),
         wire=wire,
     )
+
+
+def _shares(config: Config) -> Shares:
+    return Shares(frozenset(config.upstreams), former_names(config.upstreams))
 
 
 def _author_defects(observer: Observer) -> Report:

@@ -6,7 +6,7 @@ step: the peer has yet to answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from stage.core.questions import steps_in_flight
@@ -56,6 +56,12 @@ def place_of(plan: Plan, saga: Saga) -> Place:
         if step.phase is not Phase.SUCCEEDED and _waits(saga, step)  # asked at every transition
     ]
     return _of_step(plan, min(waiting)[1]) if waiting else _notifying(saga)
+
+
+def peer_of_today(peer: str, name_of_today: Callable[[str], str]) -> str:
+    """A peer by kind and name, under the name that an upstream has today: it is one peer."""
+    kind, _, name = peer.partition(".")
+    return f"{kind}.{name_of_today(name)}" if kind == UPSTREAMS else peer
 
 
 def _notifying(saga: Saga) -> Place:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 STRANGERS = ""
@@ -15,12 +17,19 @@ class Shares(msgspec.Struct, frozen=True):
     no caller has a name."""
 
     names: frozenset[str] = frozenset()
+    renamed: dict[str, str] = {}
+    """The name of today by each name of before: a caller that was renamed has one share."""
 
     def caller(self, named: str) -> str:
         """The caller that a name stands for: itself, or STRANGERS."""
-        return named if named in self.names else STRANGERS
+        today = self.renamed.get(named, named)
+        return today if today in self.names else STRANGERS
 
     def most(self, caller: str, limit: int) -> int:
         """The part of a limit that the caller may take, at least 1."""
         others = len(self.names) - (caller in self.names)
         return max(1, int(limit * SHARE)) if others else limit
+
+
+NOBODY: Final = Shares()
+"""No caller has a name."""

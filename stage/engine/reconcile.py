@@ -64,6 +64,8 @@ class Reconciliation(msgspec.Struct, kw_only=True):
     accepted since (decision 0080)."""
     lost: list[Testimony] = []
     differences: list[Difference] = []
+    formerly: dict[str, str] = {}
+    """The name of today by each name that one of the neighbours had before."""
     whole: bool = True
     """False where the neighbours were asked from later than the backup: then no release follows."""
 
@@ -80,6 +82,9 @@ def answers_of(
     answers = {**dict.fromkeys(found.unnamed, ""), **listed, **without}
     if left_out:
         return dict.fromkeys(answers, "")
+    for former, today in found.formerly.items():  # one may have been kept before the rename
+        if today in answers:
+            answers.setdefault(former, answers[today])
     return answers if found.whole else {}
 
 
@@ -128,6 +133,9 @@ class Reconciler:
         found = await self.ask(asked, as_of - MARGIN_SECONDS)
         found.unnamed = {
             name: count for name, count in openers.items() if name not in (*peers, *without)
+        }
+        found.formerly = {
+            former: peer for peer in peers for former in self._neighbours.names_of(peer)[1:]
         }
         restored_as_of = self._store.identity.restored_as_of
         found.whole = restored_as_of is None or as_of <= restored_as_of

@@ -6,10 +6,10 @@ Compensation is never shed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-from stage.core.shares import Shares
+from stage.core.shares import NOBODY, Shares
 from stage.inbound.overload import Overload
 from stage.ports.engine import Busy
 
@@ -43,14 +43,14 @@ class Admission:
     def __init__(
         self,
         requests_max: int = REQUESTS_MAX,
-        callers: Iterable[str] = (),
+        callers: Shares = NOBODY,
         joins_max: int = JOINS_MAX,
     ) -> None:
-        """`callers` are the names that are configured: one alone may take all places."""
+        """`callers` has the names that are configured: one alone may take all places."""
         self.overload = Overload()
         self.decoding = asyncio.Semaphore(1)
         """For the thread that decodes large bodies."""
-        self.shares = Shares(frozenset(callers))
+        self.shares = callers
         self._requests_max = requests_max
         self._joins_max = joins_max
         self._waiting = 0

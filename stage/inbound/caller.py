@@ -81,6 +81,8 @@ def as_requester(
 ) -> tuple[CompensateRequest, Requester]:
     """The request to compensate under the name of its principal, and what that is to the saga.
 
+    It may be named by a former one: a saga that began under that one is found by it.
+
     Raises WireError 403 for a neighbour that asks under another name than its own.
     """
     match principal.kind:
@@ -90,9 +92,8 @@ def as_requester(
             return replace(asked, requested_by=f"operator {principal.name}"), Requester.OPERATOR
     if asked.requested_by not in (UNKNOWN_REQUESTER, *principal.names):
         raise not_yours(f"requested_by is {asked.requested_by!r}, and {principal.name!r} asks")
-    named = asked.requested_by in principal.formerly
     return (
-        asked if named else replace(asked, requested_by=principal.name),
+        replace(asked, requested_by=principal.name),
         Requester.UPSTREAM if principal.kind is Kind.UPSTREAM else Requester.DOWNSTREAM,
     )
 

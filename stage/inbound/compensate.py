@@ -10,15 +10,15 @@ from stage.core.states import SagaState
 from stage.core.steps import FORWARD_PREFIX, Plan, StepKind
 from stage.inbound.accepted import accepted, link_saga
 from stage.inbound.caller import as_requester
-from stage.inbound.principal import Principal
+from stage.inbound.former_names import under_its_name
 from stage.inbound.problems import problem_answer
 from stage.inbound.read import read_json, saga_id_of, wait_of
 from stage.inbound.request import PROBLEM_JSON, Answer, Request, json_answer
 from stage.inbound.service import Service
-from stage.ports.engine import PastRetention, SagaLost, Snapshot
+from stage.ports.engine import Snapshot
 from stage.wire.outcome import Outcome
 from stage.wire.problem import Problem, ProblemType
-from stage.wire.replies import UNKNOWN_REQUESTER, CompensateRequest, decode_compensate
+from stage.wire.replies import decode_compensate
 from stage.wire.views import Standing
 
 WAIT_SECONDS = 10.0
@@ -29,22 +29,27 @@ async def compensate(service: Service, request: Request) -> Answer:
     """Make the request durable, wait a while for the end, and say how it stands."""
     saga_id = saga_id_of(request)
     body = await read_json(request, service.limits.command_bytes_max)
-    given = decode_compensate(body, service.limits)
-    asked, requester = as_requester(request.about.principal, given)
-    if given.requested_by == UNKNOWN_REQUESTER and request.about.principal.formerly:
-        asked = await _named(service, request.about.principal, asked, saga_id)
+    asked, requester = as_requester(
+        request.about.principal, decode_compensate(body, service.limits)
+    )
     wait, respond_async = wait_of(request, WAIT_SECONDS, service.wait_seconds_max)
     steps = service.participant.plan.by_name
-    if asked.outcome is None and FORWARD_PREFIX + asked.requested_by in steps:
+    # The name of today is first: of a saga that is not here, the plan tells a downstream by it.
+    names = service.neighbours.names_of(asked.requested_by)
+    if asked.outcome is None and FORWARD_PREFIX + names[0] in steps:
         wait = 0.0  # it is asked in turn, and may hold a lock until this is answered
     with service.admission.watch(0.0 if respond_async else wait) as seconds:
-        snapshot = await service.engine.compensate(
-            saga_id,
-            asked=asked,
-            requester=requester,
-            trace=request.about.span.context,
-            wait_seconds=seconds,
-        )
+
+        async def ask(name: str) -> Snapshot:
+            return await service.engine.compensate(
+                saga_id,
+                asked=replace(asked, requested_by=name),
+                requester=requester,
+                trace=request.about.span.context,
+                wait_seconds=seconds,
+            )
+
+        snapshot = await under_its_name(names, ask)
     link_saga(request, snapshot.row.traceparent)
     saga = snapshot.saga
     if saga.state is SagaState.COMPENSATED:
@@ -55,18 +60,6 @@ async def compensate(service: Service, request: Request) -> Answer:
     if why_not_compensated(plan, saga, closed=closed):
         return problem_answer(request, _cannot(plan, snapshot))
     return accepted(request, f"../{saga_id}")
-
-
-async def _named(
-    service: Service, principal: Principal, asked: CompensateRequest, saga_id: str
-) -> CompensateRequest:
-    """The request of a neighbour that left its name out, under the name that it had then."""
-    try:
-        snapshot = await service.engine.get_saga(saga_id)
-    except (SagaLost, PastRetention):
-        return asked
-    upstream = "" if snapshot is None else snapshot.saga.upstream
-    return replace(asked, requested_by=upstream) if upstream in principal.formerly else asked
 
 
 def _cannot(plan: Plan, snapshot: Snapshot) -> Problem:

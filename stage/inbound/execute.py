@@ -6,11 +6,12 @@ from stage.core.errors import CommitInDoubt, StoreUnavailable
 from stage.inbound.accepted import accepted, link_saga
 from stage.inbound.admission import RETRY_AFTER_SECONDS, NotSaid
 from stage.inbound.caller import check_opener
+from stage.inbound.former_names import under_its_name
 from stage.inbound.read import deadline_of, decoded, key_of, read_json, wait_of
 from stage.inbound.refused import barred
 from stage.inbound.request import JSON, PROBLEM_JSON, Answer, Request
 from stage.inbound.service import Service
-from stage.ports.engine import Busy
+from stage.ports.engine import Busy, Reply
 from stage.wire import headers as h
 from stage.wire.envelope import decode_envelope
 from stage.wire.problem import WireError
@@ -47,15 +48,20 @@ async def _run(service: Service, request: Request, body: bytes) -> Answer:
     deadline = deadline_of(request, envelope.deadline, service.clock.now())
     wait, respond_async = wait_of(request, service.wait_seconds_max, service.wait_seconds_max)
     upstream = about.opener = envelope.upstream
+
+    async def accept(name: str) -> Reply | None:
+        return await service.engine.accept(
+            envelope.sent_by(name),
+            trace=about.span.context,
+            deadline=deadline,
+            respond_async=respond_async,
+            wait_seconds=wait,
+        )
+
     try:
         with service.admission.place(saga_id, upstream):
-            reply = await service.engine.accept(
-                envelope,
-                trace=about.span.context,
-                deadline=deadline,
-                respond_async=respond_async,
-                wait_seconds=wait,
-            )
+            names = (upstream, *service.neighbours.names_of(upstream))
+            reply = await under_its_name(names, accept)
     except CommitInDoubt:
         raise  # it may have been accepted just now
     except (Busy, StoreUnavailable) as error:

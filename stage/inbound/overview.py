@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from stage.core.pause import INTAKE
-from stage.core.place import UPSTREAMS
+from stage.core.place import UPSTREAMS, peer_of_today
 from stage.core.states import SagaState, StepKind
 from stage.inbound.filters import not_understood, whole_number
 from stage.inbound.pauses import targets_of
@@ -64,7 +64,8 @@ async def peers(service: Service, request: Request) -> Answer:
     waiting: dict[str, list[GroupView]] = {}
     for group in await service.engine.groups():
         if group.peer:
-            waiting.setdefault(group.peer, []).append(_group_view(group, now))
+            peer = peer_of_today(group.peer, service.neighbours.name_of_today)
+            waiting.setdefault(peer, []).append(_group_view(group, now))
     standing = {each.peer: each for each in service.engine.peers()}
     names = sorted({*targets_of(service), *standing, *waiting} - {INTAKE})
     return json_answer(
@@ -80,7 +81,10 @@ async def peers(service: Service, request: Request) -> Answer:
 def _peer_view(
     service: Service, name: str, standing: PeerStanding | None, waiting: list[GroupView]
 ) -> PeerView:
-    ends = [pause.until for pause in service.engine.pauses if pause.target == name]
+    today = service.neighbours.name_of_today
+    ends = [
+        pause.until for pause in service.engine.pauses if peer_of_today(pause.target, today) == name
+    ]
     view = PeerView(
         peer=name,
         breaker_open=service.breakers().get(name.partition(".")[2], False),

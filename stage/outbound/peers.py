@@ -9,7 +9,7 @@ from stage.outbound.client import PeerClient
 from stage.outbound.credentials import Credentials
 from stage.outbound.external import HttpExternal
 from stage.outbound.neighbours.chain_v1 import ChainV1
-from stage.ports.connection import Connection, connection_of
+from stage.ports.connection import Connection, connection_of, former_names
 from stage.ports.peers import PeerLimits, Peers
 
 Addresses = Mapping[str, str | Connection]
@@ -26,7 +26,7 @@ def http_peers(
 ) -> Peers:
     """Everything that `client` may send to, by configured name; limits as in `Peers`."""
     shown = credentials or Credentials({}, {})
-    renamed = _former_names({**downstreams, **upstreams})
+    renamed = former_names({**downstreams, **upstreams})
     return Peers(
         external=HttpExternal(client, _urls(externals), shown.externals),
         neighbours=ChainV1(
@@ -38,13 +38,6 @@ def http_peers(
         ),
         limits=limits,
     )
-
-
-def _former_names(peers: Addresses) -> dict[str, str]:
-    """The name of today by each name of before."""
-    return {
-        former: name for name, given in peers.items() for former in connection_of(given).formerly
-    }
 
 
 def _urls(peers: Addresses) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from stage.ports.policy import Policy
@@ -65,3 +66,10 @@ class Connection:
 def connection_of(given: str | Connection) -> Connection:
     """The connection; a plain string is a URL."""
     return Connection(url=given) if isinstance(given, str) else given
+
+
+def former_names(peers: Mapping[str, str | Connection]) -> dict[str, str]:
+    """The name of today by each name of before."""
+    return {
+        former: name for name, given in peers.items() for former in connection_of(given).formerly
+    }

@@ -85,6 +85,10 @@ class Neighbours(Protocol):
         """The configured name of a neighbour that had the name `peer` before, or has it."""
         ...
 
+    def names_of(self, peer: str) -> tuple[str, ...]:
+        """All names of that neighbour: the one of today first, then those of before."""
+        ...
+
     def is_upstream(self, peer: str) -> bool:
         """True when an upstream of that name is configured, so that it can be notified."""
         ...

@@ -375,13 +375,14 @@ class Node:
         clock = self._wall(process)
         versions = Versions(self._releases[self._release])
         observer = DefectObserver(self.name, self._books)
+        neighbours = self._peers(process, store, clock).neighbours
         adoption = Adoption(
             Interpreter(versions, observer, clock),
             Journal(versions, observer, render_ending),
             store.codec,
             store.identity,
+            neighbours.name_of_today,
         )
-        neighbours = self._peers(process, store, clock).neighbours
         reconciler = Reconciler((self.name,), store, neighbours, adoption, clock)
         known = (*self._neighbours.upstreams, *self._neighbours.downstreams)
         found = await reconciler.ask(known, since)

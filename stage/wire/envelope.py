@@ -14,6 +14,7 @@ from typing import Any, Literal, NoReturn
 from urllib.parse import quote
 
 import msgspec
+from msgspec.structs import replace
 
 from stage.wire.limits import DEFAULT_LIMITS, VALUE_BYTES_MIN, Limits
 from stage.wire.problem import WireError
@@ -73,6 +74,13 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     def upstream(self) -> str:
         """The neighbour that it came from: the last name of the trail; empty without one."""
         return self.trail[-1].stage if self.trail else ""
+
+    def sent_by(self, name: str) -> Envelope:
+        """The same from the neighbour that had that name before, or has it now."""
+        if name == self.upstream:
+            return self
+        last = replace(self.trail[-1], stage=name)
+        return replace(self, trail=(*self.trail[:-1], last))
 
 
 class _Usual(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -19,6 +19,7 @@ from stage.core.errors import ConfigurationError
 from stage.demo.payment import payment
 from stage.engine.embedded.commands import EmbeddedCommands
 from stage.engine.reconcile import MARGIN_SECONDS, Reconciler, Reconciliation
+from stage.ports.connection import Connection
 from stage.ports.reconcile import UNREADABLE
 from stage.wire.envelope import format_instant, parse_instant
 from tests.scenario.chain import Chain, running_chain
@@ -269,6 +270,31 @@ async def test_answers_from_later_than_the_backup_allow_no_release(world: Restor
         world.release()
     await world.reconcile()
     world.release()
+
+
+async def test_a_neighbour_that_is_renamed_within_a_restoration_holds_up_no_release(
+    world: RestoredChain,
+) -> None:
+    """Answers that were withdrawn under its former name are given under the one of today."""
+    await lose(world, "s-1")
+    with open_database(payment, world.config) as database:
+        database.reconciled({"shop": "", "shipping": ""})
+    connection = Connection(url=world.chain.order, formerly=("shop",))
+    world.config = replace(world.config, upstreams={"order": connection})
+    await world.reconcile()
+    world.release()
+
+
+async def test_a_request_of_a_renamed_upstream_is_carried_out(world: RestoredChain) -> None:
+    """It was parked for a person, as that of a stranger, since the saga has the name of then."""
+    await lose(world, "s-1")
+    connection = Connection(url=world.chain.order, formerly=("order",))
+    world.config = replace(world.config, upstreams={"orders": connection})
+    async with world.serving() as chain:
+        assert 503 == (await chain.compensate("s-1", by="orders"))[0]
+    await world.reconcile()
+    async with world.serving() as chain:
+        await compensated(chain, "s-1")
 
 
 async def test_a_neighbour_that_is_not_configured_any_more_is_named(world: RestoredChain) -> None:

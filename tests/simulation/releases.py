@@ -149,6 +149,10 @@ class World:
         """See ports.neighbour.Neighbours."""
         return peer
 
+    def names_of(self, peer: str) -> tuple[str, ...]:
+        """See ports.neighbour.Neighbours."""
+        return (peer,)
+
     def is_upstream(self, peer: str) -> bool:
         """See ports.neighbour.Neighbours."""
         return peer == "order"

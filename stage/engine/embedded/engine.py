@@ -9,7 +9,6 @@ from __future__ import annotations
 from functools import partial
 
 from stage.core.events import CompensationRequested
-from stage.core.shares import Shares
 from stage.engine.clock import SystemClock, jump_of
 from stage.engine.embedded.commands_for_many import EmbeddedCommandsForMany
 from stage.engine.embedded.elsewhere import Elsewhere
@@ -80,9 +79,7 @@ class EmbeddedEngine(EmbeddedCommandsForMany):
         )
         units = LiveUnits(interpreter, opening, journal, store, clock, fast_path)
         sender = Sender(interpreter, peers, ownership, clock)
-        sagas = LiveSagas(
-            units, sender, observer, clock, Shares(limits.upstreams), inline=limits.inline
-        )
+        sagas = LiveSagas(units, sender, observer, clock, limits.shares, inline=limits.inline)
         self._pauses = Pauses(store, clock, observer, sender.hold)
         withdrawing = Withdrawing(participant.plan, opening, sender, self._pauses, clock)
         self._scheduler = schedule(
@@ -113,7 +110,7 @@ class EmbeddedEngine(EmbeddedCommandsForMany):
         )
         self._retention = Retention(store, observer, clock, limits, dropped)
         self._dropped = dropped
-        self._tombstones = TombstoneShares(limits.upstreams)
+        self._tombstones = TombstoneShares(limits.shares)
         self._code = code
         self._leaving = False
 

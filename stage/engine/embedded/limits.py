@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from stage.core.retry import RetryPolicy
+from stage.core.shares import NOBODY, Shares
 from stage.engine.saga.dropped import LOOK_AGE_SECONDS
 from stage.wire.limits import DEFAULT_LIMITS, Limits
 
@@ -78,7 +79,7 @@ class EngineLimits(msgspec.Struct, frozen=True, kw_only=True):
     """How long the acts of operators are kept; None: for ever."""
     mail_seconds: float = MAIL_SECONDS
     """How often a replica reads the mail that others left for its sagas."""
-    upstreams: frozenset[str] = frozenset()
-    """The names that are configured: each has its share of what callers may take (rule 37)."""
+    shares: Shares = NOBODY
+    """The upstreams that are configured: each has its part of what callers may take (rule 37)."""
     wire: Limits = DEFAULT_LIMITS
     """The limits of the context that is handed on: nothing is accepted that downstream refuses."""

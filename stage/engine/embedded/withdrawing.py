@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial, reduce
 
+from msgspec.structs import replace
+
 from stage.core import events as e
 from stage.core.machine import evolve
 from stage.core.pause import Way, held_peers
@@ -58,7 +60,9 @@ class Withdrawing:
 
     def without_held(self, saga: Saga) -> Saga:
         """A saga that runs elsewhere as it were without its attempts that a pause holds."""
-        held = held_peers(self._pauses.active)
+        today = self._sender.peer_of_today
+        pauses = [replace(each, target=today(each.target)) for each in self._pauses.active]
+        held = held_peers(pauses)
         now = self._clock.now()
         places = peers_in_flight(saga.under(self._plan), saga)
         return self._after(
@@ -66,7 +70,7 @@ class Withdrawing:
             (
                 withdrawn(do, now)
                 for do, place in zip(in_flight(saga), places, strict=True)
-                if _way(saga, place.step) in held.get(place.peer, ())
+                if _way(saga, place.step) in held.get(today(place.peer), ())
             ),
         )
 

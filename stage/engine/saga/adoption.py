@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -74,9 +75,15 @@ class Adoption:
     """Writes lost sagas, each in a unit of its own."""
 
     def __init__(
-        self, interpreter: Interpreter, journal: Journal, codec: Codec, identity: Identity
+        self,
+        interpreter: Interpreter,
+        journal: Journal,
+        codec: Codec,
+        identity: Identity,
+        name_of_today: Callable[[str], str],
     ) -> None:
-        """`identity` is that of the database."""
+        """`identity` is that of the database; `name_of_today` knows the former names of peers."""
+        self._name_of_today = name_of_today
         self._interpreter = interpreter
         self._journal = journal
         self._codec = codec
@@ -86,10 +93,14 @@ class Adoption:
         """With a request to compensate that was kept while nobody here knew whose the saga is.
 
         It is carried out for callers that the saga belongs to (rule 36); of others a person reads.
+        A neighbour that was renamed asks under the name of either time: the request gets the one
+        that the saga has.
         """
-        name = kept.requested_by
-        if not may_ask(self._interpreter.plan, lost.upstream, name):
-            return replace(lost, strangers=(*dict.fromkeys((*lost.strangers, name)),))
+        upstream, name = lost.upstream, self._name_of_today(kept.requested_by)
+        if name == self._name_of_today(upstream):
+            name = upstream
+        if not may_ask(self._interpreter.plan, upstream, name):
+            return replace(lost, strangers=(*dict.fromkeys((*lost.strangers, kept.requested_by)),))
         if lost.asked is not None:
             return lost
         asked = e.CompensationRequested(at=now, requested_by=name, reason=kept.reason)

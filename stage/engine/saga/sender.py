@@ -13,7 +13,7 @@ from stage.core.commands import AttemptKind, Do
 from stage.core.event_table import reason_of
 from stage.core.failure import FailureKind
 from stage.core.pause import Way
-from stage.core.place import PEER_KINDS, UPSTREAMS
+from stage.core.place import PEER_KINDS, UPSTREAMS, peer_of_today
 from stage.core.saga import Saga
 from stage.core.states import EXTERNAL_KINDS, SagaState
 from stage.core.steps import Step, StepKind
@@ -107,12 +107,18 @@ class Sender:
         """How the way to each peer stands."""
         return [each for each in self._gates.standing() if each.peer]
 
+    def peer_of_today(self, peer: str) -> str:
+        """See `core.place.peer_of_today`."""
+        return peer_of_today(peer, self._neighbours.name_of_today)
+
     def hold(self, held: Mapping[str, frozenset[Way]]) -> None:
         """Let no attempt in these directions leave to these peers from here on (core.pause)."""
-        self._gates.hold(
-            {peer: frozenset(lane for lane in Lane if _WAYS[lane] in ways)
-             for peer, ways in held.items()}
-        )  # fmt: skip
+        lanes: dict[str, frozenset[Lane]] = {}
+        for peer, ways in held.items():
+            today = self.peer_of_today(peer)  # a pause may be older than the rename
+            of_these = frozenset(lane for lane in Lane if _WAYS[lane] in ways)
+            lanes[today] = lanes.get(today, frozenset()) | of_these
+        self._gates.hold(lanes)
         if self._draining:
             self._take_back_held()
 

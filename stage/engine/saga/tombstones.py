@@ -6,11 +6,9 @@ and no more: beyond that it has to ask again, and nothing is written.
 
 from __future__ import annotations
 
-from collections.abc import Set as AbstractSet
-
 import msgspec
 
-from stage.core.shares import STRANGERS
+from stage.core.shares import NOBODY, STRANGERS, Shares
 from stage.ports.engine import Busy
 
 REASON_CHARS_MAX = 100
@@ -35,16 +33,16 @@ UNKNOWN = Allowance(burst=20.0, per_second=0.1)
 class TombstoneShares:
     """The allowances of all callers. Touched by one thread at a time: that of the writer."""
 
-    def __init__(self, upstreams: AbstractSet[str] = frozenset()) -> None:
-        """Without `upstreams`, callers have no names, and all are one that is known."""
-        self._upstreams = upstreams
+    def __init__(self, shares: Shares = NOBODY) -> None:
+        """Where `shares` has no names, all callers are one that is known."""
+        self._shares = shares
         self._left: dict[str, tuple[float, float]] = {}
         """The tombstones that a caller has left, and when they were counted."""
 
     def take(self, asker: str, now: float) -> None:
         """One tombstone for that asker at that instant. Raises Busy."""
         caller = self._caller(asker)
-        allowance = KNOWN if caller or not self._upstreams else UNKNOWN
+        allowance = KNOWN if caller or not self._shares.names else UNKNOWN
         left, since = self._left.get(caller, (allowance.burst, now))
         passed = min(max(0.0, now - since), IDLE_SECONDS_MAX)
         left = min(allowance.burst, left + passed * allowance.per_second)
@@ -57,7 +55,7 @@ class TombstoneShares:
         self._left[caller] = left - 1.0, now
 
     def _caller(self, asker: str) -> str:
-        if asker in self._upstreams:
-            return asker
         # A blank is in no name of a neighbour (decision 0023).
-        return "operator" if asker.partition(" ")[0] == "operator" else STRANGERS
+        return self._shares.caller(asker) or (
+            "operator" if asker.partition(" ")[0] == "operator" else STRANGERS
+        )

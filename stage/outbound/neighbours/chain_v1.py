@@ -75,6 +75,10 @@ class ChainV1:
     ) -> None:
         """`renamed` has the name of today by each name that a neighbour had before."""
         self._renamed = renamed
+        names: dict[str, tuple[str, ...]] = {}
+        for former, today in renamed.items():
+            names[today] = (*names.get(today, (today,)), former)
+        self._names = {each: names[today] for today in names for each in names[today]}
         self._client = client
         self._credentials = credentials or {}
         self._upstreams = frozenset(upstreams)
@@ -84,6 +88,10 @@ class ChainV1:
     def name_of_today(self, peer: str) -> str:
         """See `ports.neighbour.Neighbours`."""
         return self._renamed.get(peer, peer)
+
+    def names_of(self, peer: str) -> tuple[str, ...]:
+        """See `ports.neighbour.Neighbours`."""
+        return self._names.get(peer, (peer,))
 
     def is_upstream(self, peer: str) -> bool:
         """See `ports.neighbour.Neighbours`."""

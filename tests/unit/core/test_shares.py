@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from stage.core.shares import STRANGERS, Shares
+from stage.core.shares import NOBODY, STRANGERS, Shares
 
-NOBODY = Shares()
 ONE = Shares(frozenset({"order"}))
 TWO = Shares(frozenset({"order", "shop"}))
 
@@ -34,4 +33,12 @@ def test_nobody_takes_all_where_there_are_others(
 def test_all_names_that_are_not_configured_are_one_caller() -> None:
     assert ("order", STRANGERS, STRANGERS) == tuple(
         TWO.caller(name) for name in ("order", "somebody", "")
+    )
+
+
+def test_a_caller_that_was_renamed_has_one_share() -> None:
+    """Under its former name it was one of those that are not configured."""
+    shares = Shares(frozenset({"order"}), {"shop": "order"})
+    assert ("order", "order", STRANGERS) == tuple(
+        shares.caller(name) for name in ("order", "shop", "somebody")
     )

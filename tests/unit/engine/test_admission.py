@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from stage.core.shares import Shares
 from stage.demo.payment import payment
 from stage.engine.embedded import recovery
 from stage.engine.embedded.engine import EmbeddedEngine
@@ -108,7 +109,7 @@ def running(store: Batches, downstream: Downstream) -> Made:
         sagas_max: int = SAGAS_MAX, upstreams: Sequence[str] = ()
     ) -> AsyncIterator[EmbeddedEngine]:
         stage = payment.bind(("shipping",))
-        limits = EngineLimits(sagas_max=sagas_max, upstreams=frozenset(upstreams))
+        limits = EngineLimits(sagas_max=sagas_max, shares=Shares(frozenset(upstreams)))
         engine = EmbeddedEngine(stage, store, downstream.peers, NullObserver(), limits=limits)
         await engine.start()
         yield engine

@@ -42,7 +42,8 @@ UNDONE = Word(neighbour="order", from_upstream=True, said="compensated", nothing
 SHIPPED = Word(neighbour="shipping", from_upstream=False, said="executed", nothing_stands=False)
 ASKED = e.CompensationRequested(at=NOW - 5.0, requested_by="order", reason="changed my mind")
 LOST = Lost(id="s-1", words=(SHIPPED,), envelope=ORDER)
-
+FORMER = {"store": "order", "parcels": "shipping"}
+"""The name of today by each name of before."""
 
 AS_OF = NOW - 3600.0
 IDENTITY = Identity(
@@ -54,7 +55,8 @@ IDENTITY = Identity(
 def adoption() -> Adoption:
     versions, observer = Versions(payment.bind(("shipping",))), NullObserver()
     interpreter = Interpreter(versions, observer, SystemClock())
-    return Adoption(interpreter, Journal(versions, observer, render_ending), PLAIN, IDENTITY)
+    journal = Journal(versions, observer, render_ending)
+    return Adoption(interpreter, journal, PLAIN, IDENTITY, lambda name: FORMER.get(name, name))
 
 
 @pytest.fixture
@@ -189,6 +191,30 @@ async def test_a_request_of_a_caller_that_it_does_not_belong_to_waits_for_a_pers
     assert "billing asks to compensate it, and nothing proves that it is its own" in row.parked
 
 
+@pytest.mark.parametrize(
+    "upstream, asker, asked_by",
+    [
+        ("store", "order", "store"),
+        ("order", "store", "order"),
+        ("order", "parcels", "shipping"),
+        ("order", "warehouse", ""),
+    ],
+)
+async def test_a_renamed_neighbour_asks_under_its_name_of_either_time(
+    adoption: Adoption, store: MemoryStore, upstream: str, asker: str, asked_by: str
+) -> None:
+    """It was taken for a stranger. The request gets the name that the saga has."""
+    kept = LostSaga(saga_id="s-1", requested_by=asker, reason="no", asked_at=NOW - 9.0)
+    await store.transact(lambda unit: unit.keep_lost(kept))
+    word = Word(neighbour=upstream, from_upstream=True, said="executed", nothing_stands=False)
+    opened = replace(ORDER, trail=(TrailEntry(stage=upstream, at=ORDER.trail[-1].at),))
+    without = Lost(id="s-1", words=(word,))
+    for lost in (without, replace(without, envelope=opened)):
+        stored = adoption.asked_for(lost, kept, NOW)
+        assert asked_by == ("" if stored.asked is None else stored.asked.requested_by)
+        assert bool(stored.strangers) is not bool(asked_by)
+
+
 async def test_the_request_of_its_upstream_counts_behind_that_of_a_stranger(
     adoption: Adoption, store: MemoryStore
 ) -> None:
@@ -220,6 +246,10 @@ class Claims:
     def name_of_today(self, peer: str) -> str:
         """See ports.neighbour.Neighbours."""
         return peer
+
+    def names_of(self, peer: str) -> tuple[str, ...]:
+        """See ports.neighbour.Neighbours."""
+        return (peer,)
 
     def is_upstream(self, peer: str) -> bool:
         """See ports.neighbour.Neighbours."""

@@ -73,6 +73,10 @@ class Agreeable:
         """See ports.neighbour.Neighbours."""
         return peer
 
+    def names_of(self, peer: str) -> tuple[str, ...]:
+        """See ports.neighbour.Neighbours."""
+        return (peer,)
+
     def is_upstream(self, peer: str) -> bool:
         """Every peer."""
         return True

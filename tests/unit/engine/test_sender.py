@@ -78,6 +78,10 @@ class Asked(Agreeable):
         """See ports.neighbour.Neighbours."""
         return peer
 
+    def names_of(self, peer: str) -> tuple[str, ...]:
+        """See ports.neighbour.Neighbours."""
+        return (peer,)
+
     def is_upstream(self, peer: str) -> bool:
         """The names that a test configures."""
         return peer in self.upstreams

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from stage.core.shares import Shares
 from stage.engine.saga.tombstones import IDLE_SECONDS_MAX, KNOWN, UNKNOWN, TombstoneShares
 from stage.ports.engine import Busy
 
@@ -21,7 +22,7 @@ def taken(shares: TombstoneShares, asker: str, now: float) -> int:
 
 
 def test_each_upstream_has_its_own_and_all_others_have_one() -> None:
-    shares = TombstoneShares({"order", "shop"})
+    shares = TombstoneShares(Shares(frozenset({"order", "shop"})))
     assert UNKNOWN.burst == taken(shares, "a", 0.0)
     assert 0 == taken(shares, "b", 0.0)
     assert KNOWN.burst == taken(shares, "order", 0.0)
@@ -31,7 +32,7 @@ def test_each_upstream_has_its_own_and_all_others_have_one() -> None:
 
 
 def test_time_gives_more_up_to_the_burst() -> None:
-    shares = TombstoneShares({"order"})
+    shares = TombstoneShares(Shares(frozenset({"order"})))
     taken(shares, "order", 0.0)
     assert KNOWN.per_second == taken(shares, "order", 1.0)
     assert KNOWN.burst == taken(shares, "order", 1e6)
@@ -44,14 +45,14 @@ def test_without_names_all_callers_are_one() -> None:
 
 
 def test_a_clock_that_jumps_gives_little_and_takes_nothing() -> None:
-    shares = TombstoneShares({"order"})
+    shares = TombstoneShares(Shares(frozenset({"order"})))
     taken(shares, "x", 1e9)
     assert 0 == taken(shares, "x", 0.0)
     assert min(UNKNOWN.burst, IDLE_SECONDS_MAX * UNKNOWN.per_second) == taken(shares, "x", 1e9)
 
 
 def test_the_refusal_says_when_to_ask_again() -> None:
-    shares = TombstoneShares({"order"})
+    shares = TombstoneShares(Shares(frozenset({"order"})))
     taken(shares, "x", 0.0)
     with pytest.raises(Busy) as caught:
         shares.take("x", 0.0)

@@ -9,6 +9,7 @@ from random import Random
 
 import pytest
 
+from stage.core.shares import Shares
 from stage.inbound.admission import JOINS_MAX, Admission, NotSaid, TooManyJoined
 from stage.inbound.overload import LATE_SECONDS, LATE_TICKS, RATE_MIN, TICK_SECONDS, Overload
 from stage.inbound.unparsed import is_whole_start
@@ -19,7 +20,7 @@ LATE = 0.3
 
 def test_duplicates_of_one_saga_leave_places_for_others() -> None:
     """As many as may join it, and no more; a place that is given back is free again."""
-    admission = Admission(100, callers=["order"])
+    admission = Admission(100, callers=Shares(frozenset({"order"})))
     with ExitStack() as held:
         for _ in range(JOINS_MAX):
             held.enter_context(admission.place("s-1", "order"))
@@ -43,7 +44,7 @@ def test_duplicates_of_one_saga_leave_places_for_others() -> None:
 )
 def test_one_caller_gets_its_share(callers: list[str], named: str, places: int) -> None:
     """One that is alone gets all; names that nobody configured are one caller together."""
-    admission = Admission(10, callers=callers)
+    admission = Admission(10, callers=Shares(frozenset(callers)))
     with ExitStack() as held:
         for n in range(places):
             held.enter_context(admission.place(f"s-{n}", named if named != "stranger" else f"x{n}"))
@@ -166,7 +167,7 @@ def exhaust(admission: Admission) -> None:
 
 def test_queries_of_a_flood_are_shed_and_those_of_others_are_not() -> None:
     """A query is a part of the work of a start, in the account of its caller."""
-    admission = Admission(100, callers=["order", "flood"])
+    admission = Admission(100, callers=Shares(frozenset({"order", "flood"})))
     overload = admission.overload
     overload.rate = 100.0
     for _ in range(5):

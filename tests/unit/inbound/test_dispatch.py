@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
@@ -94,7 +95,7 @@ def service(reply: Reply | Exception | None = None, **more: Any) -> tuple[Servic
         clock=SystemClock(),
         descriptor=Descriptor(name="pay", accepts={}, adds={}, compensation_window_seconds=1.0),
         limits=DEFAULT_LIMITS,
-        neighbours=cast(Any, None),
+        neighbours=cast(Any, SimpleNamespace(names_of=lambda name: (name,))),
         metrics=cast(Any, None),
         lookups=Lookups(Engine(reply).seen),
         **more,
