@@ -13,7 +13,14 @@ from urllib.parse import quote
 from stage.core.errors import ConfigurationError
 from stage.inbound.dispatch import dispatch
 from stage.inbound.read import not_readable, too_large, too_slow
-from stage.inbound.request import PROBLEM_JSON, Answer, HeaderPairs, Headers, Request
+from stage.inbound.request import (
+    PROBLEM_JSON,
+    UNKNOWN_ADDRESS,
+    Answer,
+    HeaderPairs,
+    Headers,
+    Request,
+)
 from stage.inbound.service import Service
 from stage.wire.outcome import Outcome
 from stage.wire.problem import Problem
@@ -109,9 +116,15 @@ def _request(service: Service, scope: Scope, receive: Receive) -> Request:
 
 
 def _local_address(scope: Scope) -> str:
-    """The address of the listener; empty at a socket file, where some servers say nothing."""
-    host, port = scope.get("server") or ("", None)
-    return str(host) if isinstance(port, int) else ""  # some give two letters of a path
+    """The address of the listener; empty at a socket file, whose path stands in its place.
+
+    The port says nothing of that: some servers give it as text, and some have a name out of the
+    URL of a request, with no port. A server that says no address may listen anywhere.
+    """
+    host = str((scope.get("server") or ("",))[0])
+    if host.startswith("/"):  # gunicorn gives the first two letters of its path
+        return ""
+    return host or UNKNOWN_ADDRESS
 
 
 def _below(path: str, prefix: str, outer: str) -> str:

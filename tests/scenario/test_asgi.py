@@ -26,6 +26,7 @@ from stage.demo import psp
 from stage.demo.chain import free_ports
 from stage.demo.payment import payment
 from stage.inbound.asgi import AsgiApplication, _local_address
+from stage.inbound.request import UNKNOWN_ADDRESS
 from stage.wire.envelope import Envelope, encode_envelope
 from tests.scenario.chain import ORDER
 from tests.scenario.test_mounting import HEADERS, eventually
@@ -90,9 +91,18 @@ async def test_under_uvicorn_it_executes_and_replays(application: AsgiApplicatio
         assert (200, "true", first) == (status, headers["idempotency-replayed"], second)
 
 
-@pytest.mark.parametrize("server", [("192.0.2.7", 8080), ("payment.internal", 80)])
+@pytest.mark.parametrize(
+    "server",
+    [
+        ("192.0.2.7", 8080),
+        ("192.0.2.7", "8080"),  # granian gives the port as text
+        ("payment.internal", 80),
+        ("payment.internal", None),  # the URL of a request, which names no port
+        None,
+    ],
+)
 async def test_without_names_it_believes_nobody_from_elsewhere(
-    application: AsgiApplication, server: tuple[str, int]
+    application: AsgiApplication, server: tuple[str, int | str | None] | None
 ) -> None:
     """`uvicorn --host 0.0.0.0` with `auth = "none"` would let the whole network settle sagas."""
     answers: list[dict[str, Any]] = []
@@ -111,13 +121,30 @@ async def test_without_names_it_believes_nobody_from_elsewhere(
     assert "auth is none" in msgspec.json.decode(answers[1]["body"])["hint"]
 
 
+@pytest.mark.parametrize("server", [("/", "r"), ("/run/x", None), ("/run/x", "0")])
+def test_the_address_of_a_socket_file_is_empty(server: object) -> None:
+    """So say it gunicorn, uvicorn and granian; the first gives two letters of its path."""
+    assert "" == _local_address({"server": server})
+
+
 @pytest.mark.parametrize(
     "server, address",
-    [(("/", "r"), ""), (None, ""), (("/run/x", None), ""), (("127.0.0.1", 80), "127.0.0.1")],
+    [
+        (("127.0.0.1", 80), "127.0.0.1"),
+        (("192.0.2.7", "8080"), "192.0.2.7"),
+        (("payment.internal", None), "payment.internal"),
+        (("", None), UNKNOWN_ADDRESS),
+        (None, UNKNOWN_ADDRESS),
+    ],
 )
-def test_the_address_of_a_socket_file_is_none(server: object, address: str) -> None:
-    """One server gives the first two letters of its path in place of a host and a port."""
+def test_an_address_that_is_no_path_is_no_socket_file(server: object, address: str) -> None:
+    """The form of the port says nothing: servers give it as text, or not at all."""
     assert address == _local_address({"server": server})
+
+
+def test_a_server_that_says_no_address_is_not_known() -> None:
+    """The specification lets it be left out, at any listener."""
+    assert UNKNOWN_ADDRESS == _local_address({})
 
 
 async def test_without_names_a_socket_file_is_of_this_machine(
