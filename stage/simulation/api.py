@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable
+from urllib.parse import quote, unquote
 from zlib import crc32
 
 import msgspec
@@ -26,6 +27,12 @@ WEBHOOK_SECRET = b"simulated"
 
 LOOKED_UP = 200
 """The code of a look that has found an effect."""
+UNDOS = "/undos/"
+"""Below this path stands how an undo goes that was taken on with 202."""
+DENIALS = (400, 404, 409, 410, 422)
+"""Codes under which APIs say that what stands cannot be undone; a gateway gives each of them."""
+UNDOING_SECONDS_MAX = 40
+"""How long an API works at the longest on an undo that it has taken on."""
 
 Headers = tuple[tuple[str, str], ...]
 Deliver = Callable[[str, Headers, bytes, float], None]
@@ -67,6 +74,8 @@ class ApiModel:
         self.unrouted = False
         """Whether the gateway in front of it says 404 for all of it."""
         self._willing: dict[str, bool] = {}
+        self._undoing: dict[str, tuple[ApiRequest, float]] = {}
+        """Undos that were taken on, by key: what was asked for, and when it is done."""
         self.deliver: Deliver = _to_nobody
         self.clock: Now = _epoch
 
@@ -79,21 +88,16 @@ class ApiModel:
 
     def answer(self, request: ApiRequest) -> Answer:
         """Answer one request that has arrived, with the faults of this world."""
-        saga, stage, step, _ = read_key(request.key)
         if request.method not in SAFE_METHODS:
             if self.faults.happens("api_busy"):
                 return self._say(request, Answer(status=429, headers=(("Retry-After", "1"),)))
             if self.faults.happens("api_error"):
                 return self._say(request, Answer(status=500))
         if request.method in SAFE_METHODS:
-            return self._say(request, self.look_up(request))
+            look = self._look_at_undo if request.path.startswith(UNDOS) else self.look_up
+            return self._say(request, look(request))
         if self.is_undo(request):
-            will = self._will(request.key, "undo_refused")
-            if not will:
-                for effect in self.books.effects_of(stage, saga, step):
-                    effect.undo_refused = True
-                self.books.effect(f"{saga}:{stage}:{step}:do", self.name).undo_refused = True
-            return self._say(request, self.undo(request) if will else self.refuse_undo(request))
+            return self._say(request, self._taken_back(request))
         effect = self.books.effect(request.key, self.name)
         effect.body = effect.body or request.body
         effect.path = effect.path or request.path
@@ -106,6 +110,58 @@ class ApiModel:
         if self.faults.happens("api_garbled"):
             return self._say(request, Answer(status=200, body=b"<html>done</html>"))
         return self._say(request, self.made(request, effect))
+
+    def _taken_back(self, request: ApiRequest) -> Answer:
+        """The answer to an undo: done, refused, or taken on and done later."""
+        key = request.key
+        if not self._will(key, "undo_refused"):
+            self._cannot_undo(request)
+            return self.refuse_undo(request)
+        saga, stage, step, _ = read_key(key)
+        stands = any(effect.standing for effect in self.books.effects_of(stage, saga, step))
+        if stands and not self._will(f"{key}/denied", "undo_denied"):
+            self._cannot_undo(request)
+            code = DENIALS[crc32(key.encode()) % len(DENIALS)]
+            return json_answer(code, {"code": "undo_refused"})
+        if self._will(f"{key}/accepted", "undo_accepted"):
+            return self.undo(request)
+        if key not in self._undoing:
+            self._take_on(request, float(crc32(f"{key}/seconds".encode()) % UNDOING_SECONDS_MAX))
+        return self._undo_now(key)
+
+    def _take_on(self, request: ApiRequest, seconds: float) -> None:
+        """An undo is taken on, and will be done in so many seconds."""
+        self._undoing[request.key] = request, self.now() + seconds
+
+    def _undo_now(self, key: str) -> Answer:
+        """How an undo stands that was taken on: one in eight is done before that is said.
+
+        Of those that end later one in eight fails in the end.
+        """
+        request, until = self._undoing[key]
+        if _way(f"{key}/early") == 0:
+            self.undo(request)
+        if self.now() < until:
+            return json_answer(202, {"state": "undoing", "look": f"{UNDOS}{quote(key, safe='')}"})
+        saga, stage, step, _ = read_key(key)
+        stands = any(effect.standing for effect in self.books.effects_of(stage, saga, step))
+        if stands and _way(f"{key}/fails") == 0:
+            self._cannot_undo(request)
+            return json_answer(409, {"code": "undo_refused"})
+        return self.undo(request)
+
+    def _look_at_undo(self, request: ApiRequest) -> Answer:
+        key = unquote(request.path.removeprefix(UNDOS))
+        if key not in self._undoing:
+            return json_answer(404, {"code": "unknown_key"})
+        return self._undo_now(key)
+
+    def _cannot_undo(self, request: ApiRequest) -> None:
+        """Note that this API says of what stands that it cannot be undone."""
+        saga, stage, step, _ = read_key(request.key)
+        for effect in self.books.effects_of(stage, saga, step):
+            effect.undo_refused = True
+        self.books.effect(f"{saga}:{stage}:{step}:do", self.name).undo_refused = True
 
     def _will(self, key: str, fault: str) -> bool:
         """A business no is said for good: the same to every request under a key."""
@@ -200,6 +256,21 @@ class PendingApi(ApiModel):
         return json_answer(202, {"state": "pending"})
 
 
+class SilentApi(ApiModel):
+    """An API that says 202 to some undos for good, and never undoes them.
+
+    Half of them: of the others it says how they ended.
+    """
+
+    def _undo_now(self, key: str) -> Answer:
+        """202 for good, or how it stands."""
+        if _way(f"{key}/silent") < 4:
+            request, _ = self._undoing[key]
+            self._cannot_undo(request)
+            return json_answer(202, {"state": "undoing", "look": f"{UNDOS}{quote(key, safe='')}"})
+        return super()._undo_now(key)
+
+
 class HookingApi(ApiModel):
     """An API that takes a request on with 202, and tells by webhooks how it ended.
 
@@ -224,6 +295,12 @@ class HookingApi(ApiModel):
             return super().refuse(request)
         self._tell(request.key, "declined", "")
         return json_answer(202, {"state": "pending"})
+
+    def _take_on(self, request: ApiRequest, seconds: float) -> None:
+        """It tells of its undos too; no stage hears that as a word on the call."""
+        super()._take_on(request, seconds)
+        body = msgspec.json.encode({"key": request.key, "end": "undone", "id": ""})
+        self.send_webhook(request.key, body, signed(body), after=seconds)
 
     def _tell(self, key: str, end: str, name: str) -> None:
         way = _way(key)

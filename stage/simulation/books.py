@@ -57,7 +57,7 @@ class Books:
         self.keeping: set[str] = set()
         """External APIs of which the author says that what they make may stand."""
         self.attempts: dict[tuple[str, str, str], int] = {}
-        """Attempts to undo that left, by stage, saga and step."""
+        """Attempts to undo that were begun, by stage, saga and step: also one that never left."""
         self._sent: dict[tuple[str, str], bytes] = {}
         self._answers: dict[tuple[str, str, int], bytes] = {}
         self.said_yes: set[tuple[str, str]] = set()
@@ -555,6 +555,8 @@ class Books:
             case e.CompensationStarted():
                 known.turned = True
                 self._undoing(stage, known, plan, event.step)
+                counted = (stage, known.row.id, event.step)
+                self.attempts[counted] = self.attempts.get(counted, 0) + 1
                 known.intents.add(f"{event.step}:undo")
                 if event.request is not None:
                     known.requests.setdefault(f"{event.step}:undo", []).append(event.request)
@@ -677,9 +679,6 @@ class Books:
         if known is None or f"{step}:{what}" not in known.intents:
             self.violate("I3", saga, f"{stage}/{step} {what} was sent without a durable intent")
             return
-        if what == "undo":
-            counted = (stage, saga, step)
-            self.attempts[counted] = self.attempts.get(counted, 0) + 1
         if what == "probe":
             return
         if self.plan_of(stage, saga).step(step).kind is StepKind.EFFECT:
@@ -722,8 +721,6 @@ class Books:
         intents = known.intents if known is not None else set()
         if f"{name}:undo" not in intents and ":tell" not in intents:
             self.violate("I3", saga, f"{stage} asked {peer} to compensate without an intent")
-        counted = (stage, saga, name)
-        self.attempts[counted] = self.attempts.get(counted, 0) + 1
 
     def _same_bytes(self, stage: str, key: str, sent: bytes, saga: str) -> None:
         before = self._sent.setdefault((stage, key), sent)

@@ -85,8 +85,14 @@ SELDOM: dict[str, tuple[float, float]] = {
     # of a stage, in events a second: for a while some of its replicas lack the key of its upstream,
     # and a gateway that asks a second one gives the 401 of that
     "key_rotated": (0.02, 0.2),
+    # of an undo at an API: it is taken on with 202, and its end is there at a later look; or it is
+    # refused, for what was made stands and cannot be taken back any more
+    "undo_accepted": (0.2, 1.0),
+    "undo_denied": (0.05, 0.4),
 }
 """Faults that change most of a world, in few of them; they have dice of their own."""
+OF_OWN_STAGES = ("undo_accepted", "undo_denied")
+"""Faults of no world of an author, whose functions know the answers of their own API alone."""
 SELDOM_SHARE = 0.12
 
 END_LOST = "end_lost_behind_its_answer"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 from zlib import crc32
 
@@ -11,6 +11,7 @@ import msgspec
 from stage import (
     Declined,
     Http,
+    InDoubt,
     Landed,
     Pending,
     Refused,
@@ -21,6 +22,7 @@ from stage import (
     Webhook,
 )
 from stage.ports.stage import Answer
+from stage.simulation.api import DENIALS
 from stage.simulation.vendor import ask
 
 
@@ -61,10 +63,31 @@ async def _look(http: Http, path: str) -> Receipt | None:
 async def _undo(http: Http, path: str, receipt: Receipt | None) -> None:
     made = None if receipt is None else receipt.id
     answer = await http.post(path, json={"id": made})
-    if answer.status == 402:
+    if answer.status == 202:
+        answer = await http.get(answer.json()["look"])
+    if answer.status == 202:
+        raise Pending("the undo is under way")
+    if answer.status == 402 or (answer.status in DENIALS and _code(answer.body) in NOES):
         raise Refused("cannot be undone")
     if answer.status != 200 or "undone" not in answer.json():
         raise Transient(f"answered {answer.status}")
+
+
+async def _undo_unread(http: Http, path: str, _receipt: Receipt | None) -> None:
+    """An undo that takes 402 for done, which is the no of its call, and that its API says to it."""
+    answer = await http.post(path, json={"id": None})
+    if answer.status == 402:
+        return
+    if answer.status != 200 or "undone" not in answer.json():
+        raise InDoubt(f"answered {answer.status}")
+
+
+def _code(body: bytes) -> object:
+    """The own word of an API in the body of an answer; None in a page of a gateway."""
+    try:
+        return msgspec.json.decode(body)["code"]
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return None
 
 
 def _local(stage: Stage[Any, Any], name: str, *, undo: bool = True) -> None:
@@ -83,9 +106,11 @@ def _local(stage: Stage[Any, Any], name: str, *, undo: bool = True) -> None:
         stage.transaction(compensation=None, reason="the ledger keeps it")(work)
 
 
-def _hear(hook: Webhook) -> Landed[Receipt] | Declined:
+def _hear(hook: Webhook) -> Landed[Receipt] | Declined | None:
     hook.verify_hmac(hook.header("Api-Signature"))
     said = hook.json()
+    if said["end"] == "undone":
+        return None
     if said["end"] == "declined":
         return Declined(reason="declined", key=said["key"])
     return Landed(result=Receipt(said["id"]), key=said["key"])
@@ -97,7 +122,7 @@ def _call(
     to: str,
     *,
     probe: bool,
-    undo: bool = True,
+    undo: Callable[..., Awaitable[None]] | None = _undo,
     hook: bool = False,
     **rules: Any,
 ) -> None:
@@ -110,7 +135,8 @@ def _call(
         return await _look(http, f"/{name}")
 
     async def back(http: Http, saga: Saga[Purchase], receipt: Receipt | None) -> None:
-        await _undo(http, f"/{name}/undo", receipt)
+        assert undo is not None
+        await undo(http, f"/{name}/undo", receipt)
 
     work.__name__ = name
     step = stage.call(to=to, timeout=1.0, **rules)(work)
@@ -118,7 +144,7 @@ def _call(
         step.probe(find)
     if hook:
         step.webhook(_hear)
-    if undo:
+    if undo is not None:
         step.compensation(back)
 
 
@@ -237,7 +263,7 @@ def _said(answer: Answer) -> dict[str, Any]:
     if answer.status == 429:
         raise Transient("busy")
     said: dict[str, Any] = msgspec.json.decode(answer.body)
-    if answer.status in (402, 410) and said["code"] in NOES:
+    if answer.status in (402, *DENIALS) and said["code"] in NOES:
         raise Refused(f"answered {answer.status}")
     if answer.status != 200:
         raise OSError(f"answered {answer.status}")
@@ -272,8 +298,18 @@ def pivotal(name: str, before: Stage[Any, Any] | None = None) -> Stage[Any, Any]
     stage = _stage(name, before)
     _local(stage, "reserve")
     _call(stage, "check", f"{name}-api", probe=True)
-    _call(stage, "settle", f"{name}-api", probe=True, undo=False, pivot=True, attempts_max=50)
+    _call(stage, "settle", f"{name}-api", probe=True, undo=None, pivot=True, attempts_max=50)
     _local(stage, "record", undo=False)
+    return stage
+
+
+def unconfirmed(name: str, before: Stage[Any, Any] | None = None) -> Stage[Any, Any]:
+    """Undos that are given up: one that is never confirmed, and one that does not read its no."""
+    stage = _stage(name, before)
+    _local(stage, "reserve")
+    _call(stage, "charge", f"{name}-silent", probe=True, compensation_attempts_max=6)
+    rules: dict[str, Any] = {"refused_on": {402}, "compensation_attempts_max": 6}
+    _call(stage, "tip", f"{name}-api", probe=True, undo=_undo_unread, **rules)
     return stage
 
 
@@ -287,5 +323,8 @@ KINDS: dict[str, Callable[..., Stage[Any, Any]]] = {
     "pivotal": pivotal,
     "effective": effective,
     "approved": approved,
+    "unconfirmed": unconfirmed,
 }
+SELDOM_KINDS = ("unconfirmed",)
+"""Kinds of which few worlds have one; the others that are in no world are asked for by name."""
 NAMES = ("order", "payment", "shipping")

@@ -24,7 +24,7 @@ from stage.ports.peers import PeerLimits
 from stage.ports.store import Store
 from stage.simulation import faults as swarm
 from stage.simulation import stages
-from stage.simulation.api import ApiModel, HookingApi, PendingApi, UnkeyedApi
+from stage.simulation.api import ApiModel, HookingApi, PendingApi, SilentApi, UnkeyedApi
 from stage.simulation.books import Books
 from stage.simulation.disk import Disk, WatchedStage
 from stage.simulation.facts import Violation
@@ -58,6 +58,8 @@ long again, or shorter."""
 STILL_AFTER_SECONDS = 30.0
 """A world in which only an outage goes on is still by then: every process is back."""
 
+SELDOM_KIND_SHARE = 0.2
+"""The share of the worlds with a stage of a kind that few have; its dice leave the others."""
 FAILOVERS = ("failover", "failover_lossy")
 Models = Mapping[str, type[ApiModel]]
 
@@ -140,6 +142,8 @@ class World:
         """The dice of retention, which leave the others as they fall; None without it."""
         for kind in swarm.WITHOUT_RETENTION if self.keeps is not None else ():
             self.faults.rates.pop(kind, None)
+        for kind in swarm.OF_OWN_STAGES if scenario.stage is not None else ():
+            self.faults.rates.pop(kind, None)
         self.transcript = Transcript()
         self.books = Books(loop, self.transcript)
         self.network = Network(loop, self.random, self.faults, self.books)
@@ -191,6 +195,9 @@ class World:
         kinds = ["plain", "bundle", "sequence", "unkeyed"]
         length = self.random.choice((1, 1, 2, 2, 3))
         chosen = [self.random.choice(kinds) for _ in range(length)]
+        dice = Random(f"{self.seed}/kinds")
+        if dice.random() < SELDOM_KIND_SHARE:
+            chosen[dice.randrange(length)] = dice.choice(stages.SELDOM_KINDS)
         if self.random.random() < 0.2:
             chosen[-1] = "pivotal"
         named = zip(chosen, stages.NAMES, strict=False)
@@ -436,6 +443,8 @@ def _model_of(api: str, plan: Plan) -> type[ApiModel]:
         return PendingApi
     if api.endswith("-hooking"):
         return HookingApi
+    if api.endswith("-silent"):
+        return SilentApi
     keyed = all(step.idempotent for step in plan.steps if step.peer == api)
     return ApiModel if keyed else UnkeyedApi
 

@@ -18,10 +18,11 @@ from typing import Any
 import msgspec
 
 import tests.simulation.mutants_around
-import tests.simulation.mutants_of_the_fast_path  # noqa: F401 - both register their defects
+import tests.simulation.mutants_of_answers
+import tests.simulation.mutants_of_the_fast_path  # noqa: F401 - all of them register their defects
 from stage.simulation.world import Result, Scenario, simulate_world
 from tests.simulation.level_l import EVIDENCE, commit, machine, write
-from tests.simulation.mutants import ALWAYS, FURTHER, MUTANTS, planted
+from tests.simulation.mutants import ALWAYS, CHAINS, FURTHER, MUTANTS, planted
 
 SEEDS_MAX = 2_000
 SAGAS = 10
@@ -34,7 +35,8 @@ LONG = frozenset({"outage"})
 
 def find(name: str, seeds: Iterable[int] = range(SEEDS_MAX), sagas: int = SAGAS) -> Result | None:
     """The first world in which the planted defect is found; None when none is."""
-    scenario = Scenario(sagas=sagas, always=ALWAYS.get(name, frozenset()), without=LONG)
+    always, chain = ALWAYS.get(name, frozenset()), CHAINS.get(name, ())
+    scenario = Scenario(sagas=sagas, chain=chain, always=always, without=LONG)
     for seed in seeds:
         with planted(name):
             result = simulate_world(seed, scenario)

@@ -79,6 +79,8 @@ FURTHER: dict[str, Plant] = {}
 """More of the same."""
 ALWAYS: dict[str, frozenset[str]] = {}
 """The faults that the worlds always have in which a defect is looked for, where few have them."""
+CHAINS: dict[str, tuple[str, ...]] = {}
+"""The kinds of the stages in such worlds, where few worlds have one of them."""
 
 
 def mutant(plant: Plant) -> Plant:
@@ -108,6 +110,17 @@ def further_under(*faults: str) -> Callable[[Plant], Plant]:
 
     def register(plant: Plant) -> Plant:
         ALWAYS[plant.__name__] = frozenset(faults)
+        return further(plant)
+
+    return register
+
+
+def further_in(*chain: str, under: tuple[str, ...] = ()) -> Callable[[Plant], Plant]:
+    """Register one more that shows in stages of these kinds, where these faults come together."""
+
+    def register(plant: Plant) -> Plant:
+        CHAINS[plant.__name__] = chain
+        ALWAYS[plant.__name__] = frozenset(under)
         return further(plant)
 
     return register

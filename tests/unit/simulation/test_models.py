@@ -15,7 +15,7 @@ from stage.core.errors import ConfigurationError
 from stage.demo.model import Psp
 from stage.demo.payment import payment
 from stage.simulation import ApiModel, ApiRequest, UnkeyedApi
-from stage.simulation.api import PendingApi
+from stage.simulation.api import DENIALS, PendingApi
 from stage.simulation.author import payload_of, scenario_of
 from stage.simulation.books import Books
 from stage.simulation.faults import KINDS, SELDOM, Faults, draw
@@ -77,6 +77,38 @@ def test_a_pending_call_is_not_found_at_a_path_of_its_own_either(world: World) -
     assert [404, 404] == [ask(model, "GET", path, DO) for path in ("/charge", "/")]
     assert not model._looks
     assert ask(model, "GET", "/charges/1", DO) in (200, 202) and model._looks
+
+
+@pytest.mark.parametrize("saga, end, standing", [("s-4", 200, 0), ("s-1", 409, 1)])
+def test_an_undo_that_is_taken_on_ends_at_a_later_look(
+    world: World, saga: str, end: int, standing: int
+) -> None:
+    """202 until its time is over, at the undo itself and below the path that it names."""
+    books, _ = world
+    do, undo = f"{saga}:payment:charge:do", f"{saga}:payment:charge:undo"
+    faults = Faults(rates={"undo_accepted": 1.0}, random=Random(0))
+    model, now = ApiModel("psp", books, faults), [0.0]
+    model.clock = lambda: now[0]
+    assert [404, 200] == [ask(model, "GET", "/undos/none", do), ask(model, "POST", "/", do)]
+    assert [202, 202] == [ask(model, method, "/undo", undo) for method in ("POST", "POST")]
+    look = f"/undos/{undo.replace(':', '%3A')}"
+    assert 202 == ask(model, "GET", look, f"{undo}:2")
+    assert 1 == books.effects[do].standing
+    now[0] = 60.0
+    assert [end, standing] == [ask(model, "GET", look, f"{undo}:2"), books.effects[do].standing]
+    assert end == ask(model, "POST", "/undo", undo)
+
+
+def test_an_undo_is_denied_behind_an_effect_that_stands_alone(world: World) -> None:
+    """An undo of what was never made closes the key, as at any other API."""
+    books, _ = world
+    faults = Faults(rates={"undo_denied": 1.0}, random=Random(0))
+    model = ApiModel("psp", books, faults)
+    assert [200, 410] == [ask(model, "POST", "/undo", UNDO), ask(model, "POST", "/", DO)]
+    assert not books.effects[DO].undo_refused
+    other, undo = "s-2:payment:charge:do", "s-2:payment:charge:undo"
+    assert [200, True] == [ask(model, "POST", "/", other), ask(model, "POST", "/", undo) in DENIALS]
+    assert books.effects[other].standing and books.effects[other].undo_refused
 
 
 def test_an_api_that_ignores_keys_makes_an_effect_each_time(world: World) -> None:

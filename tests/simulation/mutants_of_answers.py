@@ -1,0 +1,51 @@
+"""Planted defects in what is made of the answers of an API: to an undo, so far.
+
+See tests.simulation.mutants.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stage.authoring.http import Http
+from stage.core import events as e
+from stage.core.commands import AttemptKind
+from stage.core.failure import FailureKind
+from stage.engine.saga import attempts
+from tests.simulation.mutants import Patches, further_in, further_under
+
+
+@further_under("undo_accepted")
+def an_undo_that_is_taken_on_counts_as_done(patches: Patches) -> None:
+    """Rule 13: an undo that its API is still at is not asked for again."""
+
+    def make(original: Any) -> Any:
+        def end(do: Any, failed: Any, at: float) -> Any:
+            if do.kind is AttemptKind.COMPENSATE and failed.kind is FailureKind.PENDING:
+                return e.CompensationSucceeded(at=at, step=do.step)
+            return original(do, failed, at)
+
+        return end
+
+    patches.wrap(attempts, "_failure_event", make)
+
+
+@further_under("undo_denied")
+def a_no_to_an_undo_counts_as_done(patches: Patches) -> None:
+    """Rule 12: the API says that what stands cannot be undone, and the saga is called undone."""
+
+    def make(original: Any) -> Any:
+        def end(do: Any, failed: Any, at: float) -> Any:
+            if do.kind is AttemptKind.COMPENSATE and failed.kind is FailureKind.REFUSED:
+                return e.CompensationSucceeded(at=at, step=do.step)
+            return original(do, failed, at)
+
+        return end
+
+    patches.wrap(attempts, "_failure_event", make)
+
+
+@further_in("unconfirmed", under=("undo_refused",))
+def a_no_to_an_undo_need_not_be_read(patches: Patches) -> None:
+    """Decision 0108: an undo that looks at nothing has succeeded, whatever its API has said."""
+    patches.set(Http, "check_read", lambda self, noes: None)
