@@ -15,7 +15,7 @@ from stage.neighbours.downstream.upstream import Upstream
 from stage.neighbours.shared.no_store import no_store
 from stage.neighbours.shared.problems import problems
 from stage.neighbours.shared.scripts import decode_script
-from stage.neighbours.shared.shared_sagas import shared_page
+from stage.neighbours.shared.shared_sagas import Shared, shared_page
 from stage.neighbours.shared.silence import drop, hang
 from stage.neighbours.shared.spans import SPANS, TRACE, Spans, traced
 from stage.neighbours.shared.tokens import Keys
@@ -116,7 +116,7 @@ async def get_sagas(request: web.Request) -> web.Response:
     participant = request.app[PARTICIPANT]
     if "since" in request.query:
         shared = [
-            (saga.envelope, OUTCOMES[saga.state])
+            Shared(saga.envelope, OUTCOMES[saga.state], saga.opened_at, saga.changed_at)
             for saga in participant.books
             if saga.envelope is not None
         ]

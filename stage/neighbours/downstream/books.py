@@ -72,6 +72,7 @@ class Saga:
 
     saga_id: str
     trace: Trace
+    opened_at: str = field(default_factory=lambda: format_instant(time.time()))
     state: State = State.ACTIVE
     payload_hash: str | None = None
     """The hash of its envelope. None: only its compensation was ever seen."""
@@ -138,6 +139,12 @@ class Saga:
         """Note the reply of upstream to a request to compensate."""
         _keep(self.told_upstream, {"reply": reply})
 
+    @property
+    def changed_at(self) -> str:
+        """The instant of its last event."""
+        at: str = self.events[-1]["at"] if self.events else self.opened_at
+        return at
+
     def story(self, stage: str) -> StageStory:
         """The saga in the chain view. This neighbour is the tail and asks nobody further."""
         happened = [ChainEvent(at=each["at"], event=each["what"]) for each in self.events]
@@ -183,6 +190,8 @@ class Books:
     """All sagas, in the order in which they were first seen."""
 
     def __init__(self) -> None:
+        self.began = time.time()
+        """They are in memory: a saga that was sent here before may be in books that were lost."""
         self._sagas: dict[str, Saga] = {}
 
     def find(self, saga_id: str) -> Saga | None:

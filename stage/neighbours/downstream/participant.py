@@ -30,7 +30,7 @@ from stage.neighbours.shared.trace import Trace
 from stage.wire.envelope import Envelope, payload_hash
 from stage.wire.headers import CONTENT_JSON, IDEMPOTENCY_REPLAYED, LOCATION, RETRY_AFTER
 from stage.wire.outcome import Outcome
-from stage.wire.problem import Problem
+from stage.wire.problem import Problem, ProblemType, WireError
 from stage.wire.replies import CompensateRequest, encode_executed
 
 TURNED_AWAY_TIMES = 2
@@ -75,8 +75,14 @@ class Participant:
         return await self._run(saga, self.scripts.script_for(saga.saga_id))
 
     def compensate(self, saga_id: str, asked: CompensateRequest, trace: Trace) -> Answer:
-        """Compensate once, and answer a repeat the same. An unknown saga leaves a tombstone."""
-        saga = self.books.find(saga_id) or self.books.open(saga_id, trace)
+        """Compensate once, and answer a repeat the same. An unknown saga leaves a tombstone.
+
+        Raises WireError 503 for one that was sent before these books began: it may be lost.
+        """
+        saga = self.books.find(saga_id)
+        if saga is None:
+            self._refuse_lost(asked.first_sent_at)
+            saga = self.books.open(saga_id, trace)
         answer = self._compensate(saga)
         saga.asked_to_compensate(asked.requested_by, asked.reason, answer.status)
         return answer
@@ -116,6 +122,19 @@ class Participant:
             case _:
                 self._complete(saga)
         return await _join(saga)
+
+    def _refuse_lost(self, first_sent_at: float | None) -> None:
+        """A tombstone would say that nothing stands of a saga that these books may have lost."""
+        if first_sent_at is not None and first_sent_at < self.books.began:
+            raise WireError(
+                503,
+                "Saga lost",
+                "it was sent before these books began, and is not in them",
+                hint="a person has to find out what stands of it here",
+                outcome=Outcome.UNKNOWN,
+                retryable=True,
+                type=ProblemType.SAGA_LOST,
+            )
 
     def _compensate(self, saga: Saga) -> Answer:
         scripted = self.scripts.script_for(saga.saga_id)

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from aiohttp import web
 
 from stage.wire import headers as h
-from stage.wire.envelope import Envelope, encode_envelope, format_instant
+from stage.wire.envelope import Envelope, encode_envelope
 from stage.wire.outcome import Outcome
 from stage.wire.shared import SHARED_PAGE_MAX, SharedPage, SharedSaga, Side
 from stage.wire.strict_json import decode_object
 from stage.wire.views import encode_view
 
-Shared = tuple[Envelope, Outcome]
-"""The envelope that passed between the neighbour and the stage, and what became of it."""
+
+class Shared(NamedTuple):
+    """One of them: the envelope that passed between the neighbour and the stage, and its end."""
+
+    envelope: Envelope
+    outcome: Outcome
+    opened_at: str
+    """A stage that lost the saga takes it that it was on its way by then."""
+    changed_at: str
 
 
 def shared_page(
     request: web.Request, name: str, side: Side, sagas: Iterable[Shared]
 ) -> web.Response:
     """A page of them, whenever they changed; `after` counts the sagas of the pages before."""
-    now = format_instant(time.time())
     after = request.query.get("after", "0")
     first = int(after) if after.isdigit() else 0
     every = list(sagas)
@@ -32,14 +38,14 @@ def shared_page(
         shared_with=request.query.get("with", ""),
         sagas=[
             SharedSaga(
-                saga_id=envelope.saga_id,
+                saga_id=saga.envelope.saga_id,
                 side=side,
-                outcome=outcome,
-                accepted_at=now,
-                updated_at=now,
-                envelope=decode_object(encode_envelope(envelope)),
+                outcome=saga.outcome,
+                accepted_at=saga.opened_at,
+                updated_at=saga.changed_at,
+                envelope=decode_object(encode_envelope(saga.envelope)),
             )
-            for envelope, outcome in every[first:behind]
+            for saga in every[first:behind]
         ],
         next=str(behind) if behind < len(every) else None,
     )

@@ -10,7 +10,7 @@ from opentelemetry.trace import TracerProvider
 from stage.neighbours.shared.no_store import no_store
 from stage.neighbours.shared.problems import RETRY_AFTER_SECONDS, problem_response, problems
 from stage.neighbours.shared.scripts import decode_script
-from stage.neighbours.shared.shared_sagas import shared_page
+from stage.neighbours.shared.shared_sagas import Shared, shared_page
 from stage.neighbours.shared.spans import SPANS, TRACE, Spans, traced
 from stage.neighbours.shared.tokens import Keys
 from stage.neighbours.upstream.books import Saga, State
@@ -159,7 +159,12 @@ async def get_sagas(request: web.Request) -> web.Response:
     head = request.app[HEAD]
     if "since" in request.query:
         shared = [
-            (saga.envelope, OF_THE_STAGE.get(saga.state, Outcome.UNKNOWN))
+            Shared(
+                saga.envelope,
+                OF_THE_STAGE.get(saga.state, Outcome.UNKNOWN),
+                saga.opened_at,
+                saga.changed_at,
+            )
             for saga in head
             if saga.envelope is not None and saga.attempts
         ]

@@ -51,6 +51,7 @@ class Saga:
 
     saga_id: str
     trace: Trace
+    opened_at: str = field(default_factory=lambda: format_instant(time.time()))
     data: dict[str, Any] | None = None
     """The context as far as it is known. None: only a compensation was ever seen (a tombstone)."""
     asked: dict[str, Any] | None = None
@@ -123,6 +124,11 @@ class Saga:
     def outcome(self) -> Outcome:
         """The outcome in the words of the protocol."""
         return OUTCOMES[self.state]
+
+    @property
+    def changed_at(self) -> str:
+        """The instant of its last event."""
+        return self.events[-1]["at"] if self.events else self.opened_at
 
     def story(self, stage: str) -> StageStory:
         """The saga in the chain view. This neighbour is the head and asks nobody further."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from io import BytesIO
 from typing import Any
@@ -11,7 +12,7 @@ import aiohttp
 import pytest
 
 from stage.neighbours.downstream.app import make_app
-from stage.wire.envelope import Envelope, encode_envelope
+from stage.wire.envelope import Envelope, encode_envelope, format_instant, parse_instant
 from stage.wire.replies import decode_compensate, decode_executed
 from tests.unit.stubs.conftest import Client, FakeStage, Reply, Start
 from tests.waits import HANG_SECONDS
@@ -50,9 +51,9 @@ async def execute(
         return answer.status, await answer.read(), dict(answer.headers)
 
 
-async def compensate(client: Client, saga_id: str = ID) -> tuple[int, dict[str, Any]]:
+async def compensate(client: Client, saga_id: str = ID, **more: str) -> tuple[int, dict[str, Any]]:
     """Ask it to compensate; give the code and the body."""
-    body = {"requested_by": "payment", "reason": "test"}
+    body = {"requested_by": "payment", "reason": "test", **more}
     async with client.post(f"/sagas/{saga_id}/compensate", json=body) as answer:
         return answer.status, await answer.json(content_type=None)
 
@@ -388,3 +389,29 @@ async def test_a_script_that_is_none_is_refused_with_those_that_are(
         assert 400 == answer.status
         hint = (await answer.json(content_type=None))["hint"]
         assert hint.startswith("give a script of ") and " refuse" in hint
+
+
+async def test_a_saga_that_its_books_may_have_lost_gets_no_tombstone(
+    downstream: Downstream,
+) -> None:
+    """A tombstone would say that nothing of it stands: it was sent before these books began."""
+    client = await downstream()
+    before = {"first_sent_at": format_instant(time.time() - 60.0)}
+    status, body = await compensate(client, "s-1", **before)
+    assert (503, "unknown", True) == (status, body["outcome"], body["retryable"])
+    assert 200 == (await execute(client, "s-1"))[0]
+    assert 200 == (await compensate(client, "s-1", **before))[0]
+    later = {"first_sent_at": format_instant(time.time() + 1.0)}
+    assert 200 == (await compensate(client, "s-2", **later))[0]
+    assert 200 == (await compensate(client, "s-3"))[0]
+
+
+async def test_its_list_says_when_a_saga_came_and_when_it_changed(downstream: Downstream) -> None:
+    """A stage that lost the saga goes by that instant, and would be misled by that of the list."""
+    client = await downstream()
+    await execute(client)
+    changed = time.time()
+    await asyncio.sleep(0.02)
+    async with client.get("/sagas?since=2020-01-01T00:00:00Z&with=payment") as answer:
+        (saga,) = (await answer.json())["sagas"]
+    assert parse_instant(saga["accepted_at"]) <= parse_instant(saga["updated_at"]) <= changed

@@ -13,7 +13,7 @@ import pytest
 
 from stage.neighbours.shared.trace import trace_of
 from stage.neighbours.upstream.app import make_app
-from stage.wire.envelope import decode_envelope
+from stage.wire.envelope import decode_envelope, parse_instant
 from stage.wire.outcome import Outcome
 from stage.wire.problem import Problem
 from stage.wire.replies import decode_compensate, encode_executed
@@ -574,3 +574,17 @@ async def test_it_lists_the_sagas_it_saw(stage: FakeStage, upstream: Upstream) -
     )
     whats = [event["what"] for event in shown["events"]]
     assert ["order pending", "execute: 200", "completed"] == whats
+
+
+async def test_its_list_says_when_a_saga_began_and_when_it_changed(
+    stage: FakeStage, upstream: Upstream
+) -> None:
+    """A stage that lost the saga goes by that instant, and would be misled by that of the list."""
+    stage.says(SAGAS, EXECUTED)
+    client = await upstream()
+    await post_order(client)
+    changed = time.time()
+    await asyncio.sleep(0.02)
+    async with client.get("/sagas?since=2020-01-01T00:00:00Z&with=payment") as answer:
+        (saga,) = (await answer.json())["sagas"]
+    assert parse_instant(saga["accepted_at"]) <= parse_instant(saga["updated_at"]) <= changed
