@@ -49,6 +49,17 @@ def nothing_stands(words: tuple[Word, ...]) -> Word | None:
     return next((word for word in words if word.from_upstream), None)
 
 
+def claimants(words: tuple[Word, ...]) -> tuple[str, ...]:
+    """The upstreams that say that they sent the saga here.
+
+    An upstream that says that nothing stands may have had a no for an id that was used already:
+    beside the word of another that says otherwise, its own says nothing of whose the saga is.
+    """
+    said = [word for word in words if word.from_upstream]
+    standing = [word for word in said if not word.nothing_stands]
+    return (*dict.fromkeys(word.neighbour for word in standing or said),)
+
+
 def may_ask(plan: Plan, upstream: str, name: str) -> bool:
     """Whether a request to compensate under that name is carried out for a lost saga (rule 36).
 
@@ -80,6 +91,8 @@ def journal_of(
     said = said or "no neighbour lists it"
     for name in strangers:
         said += f"; {name} asks to compensate it, and nothing proves that it is its own"
+    if not upstream and (claimed := claimants(words)):
+        said += "".join(f"; {name} claims it" for name in claimed) + ": nothing proves whose it is"
     proof = nothing_stands(words)
     if proof is not None and asked is None:
         return [e.Tombstoned(at=at, requested_by=proof.neighbour, reason=f"lost here; {said}")]

@@ -225,23 +225,23 @@ class Reconciler:
         if await self._was_dropped(saga.saga_id):
             found.dropped.setdefault(peer, set()).add(saga.saga_id)
             return
+        given, opener = self._envelope(saga)
         word = Word(
             neighbour=peer,
-            from_upstream=self._is_upstream(peer, saga),
+            from_upstream=self._is_upstream(peer, saga) and opener in ("", peer),
             said=saga.outcome.value,
             nothing_stands=saga.outcome in NOTHING_STANDS,
         )
+        if self._neighbours.is_upstream(peer) and not word.from_upstream:
+            # It went through no other upstream: nothing is read from it of whose the saga is.
+            given, opener = None if self._neighbours.is_upstream(opener) else given, ""
         known = lost.get(saga.saga_id) or Testimony(id=saga.saga_id)
         if saga.saga_id not in lost and len(lost) >= LOST_MAX:
             raise ConfigurationError(
                 f"more than {LOST_MAX} sagas were lost: put a newer backup back, or reconcile from"
                 " a later --since first, and then once more without it, which a release asks for"
             )
-        given = self._envelope(saga, from_upstream=word.from_upstream)
-        # Upstream has it as it came; that of downstream went through this stage.
-        first, second = (given, known.envelope) if word.from_upstream else (known.envelope, given)
-        envelope = first or second
-        heard = replace(known, words=(*known.words, word), envelope=envelope)
+        heard = known.heard(word, given, opener)
         passed = () if given is None else (entry.at for entry in given.trail[-1:])
         for said in (saga.accepted_at, *passed):
             heard = heard.known_since(_instant(said))
@@ -251,15 +251,16 @@ class Reconciler:
         """Whether it speaks as upstream of the saga: only one that is configured can have it so."""
         return saga.side is Side.UPSTREAM and self._neighbours.is_upstream(peer)
 
-    def _envelope(self, saga: SharedSaga, *, from_upstream: bool) -> Envelope | None:
-        """The envelope as it came here; None where it is not there or cannot be read."""
+    def _envelope(self, saga: SharedSaga) -> tuple[Envelope | None, str]:
+        """The envelope as it came here, and the name of today of its sender; None without one."""
         try:
             sent = saga.sent
         except WireError:
-            return None
-        if sent is None or from_upstream:
-            return sent
-        return as_it_came(sent, self._names)
+            return None, ""  # it cannot be read
+        if sent is None:
+            return None, ""
+        given = as_it_came(sent, self._names)
+        return given, self._neighbours.name_of_today(given.upstream)
 
     async def _was_dropped(self, saga_id: str) -> bool:
         """Whether a saga that is not here was dropped for its age before the backup."""

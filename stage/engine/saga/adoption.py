@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
 from msgspec.structs import replace
 
 from stage.core import events as e
-from stage.core.lost import Word, journal_of, may_ask, nothing_stands
+from stage.core.lost import Word, claimants, journal_of, may_ask, nothing_stands
 from stage.core.saga import Saga
 from stage.core.unseen import sent_at_of
 from stage.engine.saga.acts import how_it_stands
@@ -33,13 +33,33 @@ class Testimony(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     words: tuple[Word, ...] = ()
     envelope: Envelope | None = None
-    """The envelope that it came in; None where no neighbour could give it."""
+    """The envelope of a neighbour that does not speak as upstream, as it came in here; None where
+    there is none, or where none is needed."""
+    sent: Mapping[str, Envelope] = {}
+    """The envelope of each neighbour that speaks as upstream."""
+    through: str = ""
+    """The opener by the envelope that went through this stage, under its name of today."""
     asked: e.CompensationRequested | None = None
     """The first request to compensate that was made of it by a caller that it belongs to."""
     strangers: tuple[str, ...] = ()
     """The names of others that have asked to compensate it."""
     known_at: tuple[float, ...] = ()
     """Instants at which it was on its way already, by the clocks of its neighbours."""
+
+    def heard(self, word: Word, given: Envelope | None, opener: str) -> Testimony:
+        """With the word of one neighbour more, and with the envelope that it has, if any.
+
+        `opener` is the name of today of the neighbour that this envelope came from.
+        """
+        known = replace(self, words=(*self.words, word))
+        if given is None:
+            return known
+        if word.from_upstream:
+            return replace(known, sent={**self.sent, word.neighbour: given})
+        if self.through:
+            return known
+        needless = self.sent.keys() == {opener}  # no second copy is held of nearly every saga
+        return replace(known, through=opener, envelope=None if needless else given)
 
     def known_since(self, at: float | None) -> Testimony:
         """With one instant more, where there is one."""
@@ -65,10 +85,34 @@ class Testimony(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def upstream(self) -> str:
-        """The neighbour that opened it; empty where no one can tell."""
-        if self.envelope is not None:
-            return self.envelope.upstream
-        return next((word.neighbour for word in self.words if word.from_upstream), "")
+        """The neighbour that opened it; empty where no one can tell, or several say so."""
+        came_in = self.came_in
+        if came_in is not None:
+            return came_in.upstream
+        return self._claimant
+
+    @property
+    def came_in(self) -> Envelope | None:
+        """The envelope that it came in; None where no neighbour could give it.
+
+        Upstream has it as it came; that of a downstream went through this stage. Where neighbours
+        contradict each other it is nobody's: by the payload of another saga nothing is undone.
+        """
+        claimant = self._claimant
+        if not claimant and claimants(self.words):
+            return None
+        return self.sent.get(claimant, self.envelope)
+
+    @property
+    def _claimant(self) -> str:
+        """The upstream that says that it sent the saga, and that no neighbour contradicts.
+
+        Of several the one counts whose name is in the envelope that went through this stage.
+        """
+        claimed = claimants(self.words)
+        if self.through:
+            return self.through if self.through in claimed else ""
+        return claimed[0] if len(claimed) == 1 else ""
 
 
 class Adoption:
@@ -155,7 +199,7 @@ class Adoption:
         return True
 
     def _context(self, lost: Testimony, accepted_at: float) -> Context:
-        envelope = lost.envelope
+        envelope = lost.came_in
         known = "" if envelope is None else fingerprint_of(envelope)
         if envelope is None:
             trail = (TrailEntry(stage=lost.upstream, at=format_instant(accepted_at)),)
