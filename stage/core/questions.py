@@ -211,17 +211,32 @@ def belongs_to(plan: Plan, saga: Saga, requester: Requester, name: str) -> bool:
         case Requester.UPSTREAM:
             return (nothing_follows and not saga.opener) or _opened_by(saga, name)
         case Requester.DOWNSTREAM:
-            names = {name, *(old for old, new in plan.peers_renamed.items() if new == name)}
-            return nothing_follows or any(FORWARD_PREFIX + each in saga.steps for each in names)
+            return nothing_follows or bool(forward_of(plan, saga, name))
         case Requester.CLAIMED:
             if not (saga.upstream or saga.opener) or name in ASKERS_OF_ANY_SAGA:
                 return True
-            downstream = plan.peers_renamed.get(name, name)
-            if FORWARD_PREFIX + downstream in plan.by_name or STAGE_NAME.fullmatch(name) is None:
+            if hands_on_to(plan, name) or STAGE_NAME.fullmatch(name) is None:
                 return True
             return _opened_by(saga, name) or any(name in _added_by(saga, s) for s in plan.steps)
         case _:
             assert_never(requester)
+
+
+def hands_on_to(plan: Plan, name: str) -> bool:
+    """Whether the plan hands sagas on to that downstream, which may have another name today."""
+    return FORWARD_PREFIX + plan.peers_renamed.get(name, name) in plan.by_name
+
+
+def forward_of(plan: Plan, saga: Saga, name: str) -> str:
+    """The step that handed the saga on to that downstream; empty where none did.
+
+    The name may be one that it had before (rule 32), and so may that of the step: a saga that fits
+    no plan keeps the names of its journal.
+    """
+    today = plan.peers_renamed.get(name, name)
+    formerly = (old for old, new in plan.peers_renamed.items() if new == today)
+    names = (FORWARD_PREFIX + each for each in (name, today, *formerly))
+    return next((each for each in names if each in saga.steps), "")
 
 
 def _opened_by(saga: Saga, name: str) -> bool:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 
-from stage.core.steps import Plan, StepKind
+from stage.core.questions import hands_on_to
+from stage.core.steps import Plan
 
 _UUID7 = re.compile(r"([0-9a-f]{8})-([0-9a-f]{4})-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 """RFC 9562, section 5.7: the first 48 bits are milliseconds since the epoch."""
@@ -35,8 +36,7 @@ def judge_unseen(
     lost_before: float,
 ) -> Unseen:
     """Whether it may be lost. Sagas sent before `lost_before` may be missing from the database."""
-    downstream = {step.peer for step in plan.steps if step.kind is StepKind.FORWARD}
-    if plan.peers_renamed.get(requested_by, requested_by) in downstream:
+    if hands_on_to(plan, requested_by):
         return Unseen.LOST
     sent_at = first_sent_at if first_sent_at is not None else sent_at_of(saga_id)
     if lost_before == float("inf") or (sent_at is not None and sent_at < lost_before):

@@ -149,6 +149,7 @@ class Reconciler:
             await self._ask_one(peer, since, found, lost)
         await self._requested(found, lost)
         found.lost = sorted(lost.values(), key=lambda saga: saga.id)
+        found.differences = list(dict.fromkeys(found.differences))
         return found
 
     async def openers(self) -> dict[str, int]:

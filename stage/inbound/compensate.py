@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from stage.core.questions import standing_apart, why_not_compensated
+from stage.core.questions import hands_on_to, standing_apart, why_not_compensated
+from stage.core.requester import Requester
 from stage.core.saga import Saga
 from stage.core.states import SagaState
-from stage.core.steps import FORWARD_PREFIX, Plan, StepKind
+from stage.core.steps import Plan, StepKind
 from stage.inbound.accepted import accepted, link_saga
 from stage.inbound.caller import as_requester
 from stage.inbound.former_names import under_its_name
@@ -33,10 +34,10 @@ async def compensate(service: Service, request: Request) -> Answer:
         request.about.principal, decode_compensate(body, service.limits)
     )
     wait, respond_async = wait_of(request, WAIT_SECONDS, service.wait_seconds_max)
-    steps = service.participant.plan.by_name
     # The name of today is first: of a saga that is not here, the plan tells a downstream by it.
     names = service.neighbours.names_of(asked.requested_by)
-    if asked.outcome is None and FORWARD_PREFIX + names[0] in steps:
+    behind = requester is Requester.DOWNSTREAM or hands_on_to(service.participant.plan, names[0])
+    if asked.outcome is None and behind:
         wait = 0.0  # it is asked in turn, and may hold a lock until this is answered
     with service.admission.watch(0.0 if respond_async else wait) as seconds:
 

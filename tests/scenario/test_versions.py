@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -17,9 +17,12 @@ from stage.bootstrap import open_database
 from stage.bootstrap.check import About, Level, check_stage
 from stage.config import Config, load
 from stage.core.errors import ConfigurationError
+from stage.ports.connection import Connection
 from stage.wire.envelope import parse_instant
+from tests.scenario.attacks.names import accept_file, shown_by, token_of, write_accepted
 from tests.scenario.chain import HOST, Chain
 from tests.scenario.releases import World, payment, world_around
+from tests.waits import until
 
 VERBS: dict[str, dict[str, Any]] = {
     "retry": {},
@@ -153,6 +156,30 @@ async def test_an_api_that_changed_unsaid_is_not_asked_for_the_refund(world: Wor
         assert 200 == (await do(chain, "s-1", "retry"))[0]
         await chain.until("s-1", lambda saga: saga["state"] == "compensated")
     assert (1, 0) == await world.standing("psp")
+
+
+@pytest.mark.parametrize("auth", ["tokens", "none"])
+async def test_a_late_failure_of_a_renamed_downstream_is_taken(
+    world: World, tmp_path: Path, auth: Literal["tokens", "none"]
+) -> None:
+    """Under the name that it had when the saga was handed to it, and without holding it up."""
+    await completed(world, payment())
+    write_accepted(tmp_path, "parcels", token_of("parcels"))
+    accepted = str(accept_file(tmp_path, "parcels"))
+    url = world.chain.shipping
+    options: dict[str, Any] = {"downstreams": {"parcels": url}}
+    if auth == "tokens":
+        parcels = Connection(url=url, accept_file=accepted, formerly=("shipping",))
+        options = {"auth": auth, "upstreams": {}, "downstreams": {"parcels": parcels}}
+    async with world.release(payment(peers_renamed={"shipping": "parcels"}), **options) as chain:
+        shown = shown_by("parcels") if auth == "tokens" else ""
+        status, _, _ = await chain.compensate("s-1", by="shipping", Authorization=shown)
+        assert 202 == status
+
+        async def is_refunded() -> bool:
+            return (1, 0) == await world.standing("psp")
+
+        await until(is_refunded)
 
 
 async def test_a_stage_renamed_while_a_charge_is_in_doubt_makes_one_charge(world: World) -> None:

@@ -51,7 +51,8 @@ class Testimony(msgspec.Struct, frozen=True, kw_only=True):
 
         `opener` is the name of today of the neighbour that this envelope came from.
         """
-        known = replace(self, words=(*self.words, word))
+        # A neighbour may list it under several names of a stage that was renamed.
+        known = replace(self, words=tuple(dict.fromkeys((*self.words, word))))
         if given is None:
             return known
         if word.from_upstream:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-from stage.core.questions import Standing, standing
+from stage.core.questions import Standing, forward_of, hands_on_to, standing
 from stage.core.requester import opener_hash
 from stage.core.saga import Saga
 from stage.core.states import Phase
-from stage.core.steps import FORWARD_PREFIX, Plan
+from stage.core.steps import Plan
 from stage.engine.saga.context import PAYLOAD_HASH_CHARS, Context
 from stage.ports.engine import Snapshot
 from stage.wire.envelope import encode_envelope, format_instant
@@ -40,8 +40,8 @@ def shared_with(
         shown = outcome_of(saga.state, forgotten=saga.forgotten)
         outcome = shown if snapshot.readable else Outcome.UNKNOWN
         return _item(snapshot, Side.DOWNSTREAM, outcome, encode_envelope(envelope))
-    name = FORWARD_PREFIX + neighbour
-    if name not in saga.steps:
+    name = forward_of(saga.under(plan), saga, neighbour)
+    if not name:
         return None
     outcome = OF_THE_FORWARD[standing(saga, name)]
     if saga.steps[name].phase is Phase.COMPENSATION_FAILED:
@@ -63,7 +63,7 @@ def _without_contents(
     outcome = outcome_of(saga.state, forgotten=True)
     if fingerprint[PAYLOAD_HASH_CHARS:] == opener_hash(saga.id, neighbour):
         return _item(snapshot, Side.DOWNSTREAM, outcome, b"")
-    if FORWARD_PREFIX + neighbour in saga.under(plan).by_name:
+    if hands_on_to(saga.under(plan), neighbour):
         return _item(snapshot, Side.UPSTREAM, outcome, b"")
     return None
 

@@ -416,10 +416,14 @@ def test_only_a_saga_of_which_nothing_is_known_belongs_to_all(saga: Saga) -> Non
 
 
 def test_a_downstream_that_has_another_name_today_knows_its_sagas() -> None:
-    """By its journaled name, and by today's."""
-    plan = replace(usual(), peers_renamed={"couriers": "shipping"})
+    """Under each of them, whether the journal folds to the name of then or to today's."""
+    plan = replace(usual(), peers_renamed={"couriers": "shipping", "mail": "shipping"})
     saga = Saga(id="s", upstream="order", steps={"forward:couriers": STEP})
-    assert belongs_to(plan, saga, Requester.DOWNSTREAM, "shipping")
+    folded = Saga(id="s", upstream="order", steps={"forward:shipping": STEP})
+    for name in ("shipping", "couriers", "mail"):
+        assert belongs_to(plan, saga, Requester.DOWNSTREAM, name)
+        assert belongs_to(plan, folded, Requester.DOWNSTREAM, name)
+    assert not belongs_to(plan, folded, Requester.DOWNSTREAM, "parcels")
     assert not belongs_to(usual(), saga, Requester.DOWNSTREAM, "shipping")
     assert belongs_to(plan, saga, Requester.CLAIMED, "couriers")
     assert not belongs_to(usual(), saga, Requester.CLAIMED, "couriers")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from stage.core.states import SagaState
 from stage.engine.reconcile import Reconciler
 from stage.ports.stage import Lost
 from stage.store.memory import MemoryStore
@@ -13,6 +14,7 @@ from stage.wire.envelope import Envelope, TrailEntry, encode_envelope, format_in
 from stage.wire.outcome import Outcome
 from stage.wire.shared import SharedPage, SharedSaga, Side
 from stage.wire.strict_json import decode_object
+from tests.unit.store.given import accepted, row
 
 NAMES = ("payments", "payment")
 
@@ -20,8 +22,9 @@ NAMES = ("payments", "payment")
 class Shipping:
     """A downstream with one saga of each name; it may not know a caller by a name."""
 
-    def __init__(self, unknown: str = "") -> None:
+    def __init__(self, unknown: str = "", saga_id: str = "") -> None:
         self._unknown = unknown
+        self._saga_id = saga_id
 
     def name_of_today(self, peer: str) -> str:
         """See ports.neighbour.Neighbours."""
@@ -41,7 +44,7 @@ class Shipping:
             return Lost(reason=f"answered 403: with is {asker!r}")
         at = format_instant(1.0)
         trail = (TrailEntry(stage="order", at=at), TrailEntry(stage=asker, at=at))
-        envelope = Envelope(saga_id=f"s-{asker}", data={asker: {"charge_id": "c"}}, trail=trail)
+        envelope = Envelope(saga_id=self._saga_id or f"s-{asker}", data={asker: {"charge_id": "c"}}, trail=trail)
         saga = SharedSaga(
             saga_id=envelope.saga_id,
             side=Side.DOWNSTREAM,
@@ -73,6 +76,21 @@ async def test_sagas_from_before_a_rename_are_asked_for_by_the_name_of_then(
     for lost in found.lost:
         assert lost.envelope is not None
         assert ({}, "order") == (lost.envelope.data, lost.envelope.upstream)
+
+
+async def test_a_saga_that_is_listed_under_both_names_is_heard_of_once(
+    store: MemoryStore,
+) -> None:
+    """A stage lists what it handed on to a renamed downstream under each of its names."""
+    unused: Any = None
+    neighbours: Any = Shipping(saga_id="s-1")
+    reconciler = Reconciler(NAMES, store, neighbours, unused, unused)
+    (lost,) = (await reconciler.ask(["shipping"], 0.0)).lost
+    assert ["shipping"] == [word.neighbour for word in lost.words]
+    here = row("s-1", state=SagaState.COMPENSATED)
+    await store.transact(lambda unit: unit.insert(here, accepted()))
+    found = await reconciler.ask(["shipping"], 0.0)
+    assert ["s-1"] == [each.saga_id for each in found.differences]
 
 
 async def test_a_neighbour_that_was_renamed_is_asked_by_its_name_of_today(

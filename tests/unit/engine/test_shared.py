@@ -121,6 +121,15 @@ def test_a_neighbour_that_had_no_part_in_it_does_not_find_it(neighbour: str) -> 
 CLOSED = replace(buried(TraceContext()), fingerprint=CONTEXT.fingerprint)
 
 
+@pytest.mark.parametrize("name", ["shipping", "parcels"])
+def test_a_downstream_that_was_renamed_finds_its_sagas_under_either_name(name: str) -> None:
+    """A backup of before its rename knows the former one alone; so does a simple neighbour."""
+    plan = replace(PLAN, peers_renamed={"parcels": "shipping"})
+    assert shared_with(name, plan, seen(forward=SENT), CONTEXT) is not None
+    assert shared_with(name, plan, seen(SagaState.COMPLETED), CLOSED) is not None
+    assert shared_with("mule", plan, seen(forward=SENT), CONTEXT) is None
+
+
 @pytest.mark.parametrize("neighbour, side", [("order", Side.DOWNSTREAM), ("mail", Side.UPSTREAM)])
 @pytest.mark.parametrize(
     "state, expected",
