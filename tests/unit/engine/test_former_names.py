@@ -44,7 +44,8 @@ class Shipping:
             return Lost(reason=f"answered 403: with is {asker!r}")
         at = format_instant(1.0)
         trail = (TrailEntry(stage="order", at=at), TrailEntry(stage=asker, at=at))
-        envelope = Envelope(saga_id=self._saga_id or f"s-{asker}", data={asker: {"charge_id": "c"}}, trail=trail)
+        saga_id = self._saga_id or f"s-{asker}"
+        envelope = Envelope(saga_id=saga_id, data={asker: {"charge_id": "c"}}, trail=trail)
         saga = SharedSaga(
             saga_id=envelope.saga_id,
             side=Side.DOWNSTREAM,
