@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable
-from urllib.parse import quote, unquote
+from collections.abc import Callable, Sequence
+from urllib.parse import parse_qs, quote, unquote
 from zlib import crc32
 
 import msgspec
@@ -63,6 +63,8 @@ class ApiModel:
     """The path at which a GET finds effects, where that is not the path of what makes them."""
 
     honours_keys = True
+    parts: int | None = None
+    """How many effects make a call whole; None: one, or as many as it has sent requests."""
     keeps = False
     """True where what it makes may stand after a saga turned back, such as a mail that was sent."""
 
@@ -117,8 +119,7 @@ class ApiModel:
         if not self._will(key, "undo_refused"):
             self._cannot_undo(request)
             return self.refuse_undo(request)
-        saga, stage, step, _ = read_key(key)
-        stands = any(effect.standing for effect in self.books.effects_of(stage, saga, step))
+        stands = any(effect.standing for effect in self.meant_by(request))
         if stands and not self._will(f"{key}/denied", "undo_denied"):
             self._cannot_undo(request)
             code = DENIALS[crc32(key.encode()) % len(DENIALS)]
@@ -143,8 +144,7 @@ class ApiModel:
             self.undo(request)
         if self.now() < until:
             return json_answer(202, {"state": "undoing", "look": f"{UNDOS}{quote(key, safe='')}"})
-        saga, stage, step, _ = read_key(key)
-        stands = any(effect.standing for effect in self.books.effects_of(stage, saga, step))
+        stands = any(effect.standing for effect in self.meant_by(request))
         if stands and _way(f"{key}/fails") == 0:
             self._cannot_undo(request)
             return json_answer(409, {"code": "undo_refused"})
@@ -158,10 +158,14 @@ class ApiModel:
 
     def _cannot_undo(self, request: ApiRequest) -> None:
         """Note that this API says of what stands that it cannot be undone."""
-        saga, stage, step, _ = read_key(request.key)
-        for effect in self.books.effects_of(stage, saga, step):
+        for effect in self.meant_by(request):
             effect.undo_refused = True
-        self.books.effect(f"{saga}:{stage}:{step}:do", self.name).undo_refused = True
+
+    def meant_by(self, request: ApiRequest) -> Sequence[Effect]:
+        """The effects that an undo is about: all of its step, also one that may still come."""
+        saga, stage, step, _ = read_key(request.key)
+        self.books.effect(f"{saga}:{stage}:{step}:do", self.name)
+        return self.books.effects_of(stage, saga, step)
 
     def _will(self, key: str, fault: str) -> bool:
         """A business no is said for good: the same to every request under a key."""
@@ -212,9 +216,7 @@ class ApiModel:
 
     def undo(self, request: ApiRequest) -> Answer:
         """Undo all that the step made, and close what it did not make."""
-        saga, stage, step, _ = read_key(request.key)
-        self.books.effect(f"{saga}:{stage}:{step}:do", self.name)
-        for effect in self.books.effects_of(stage, saga, step):
+        for effect in self.meant_by(request):
             self.books.unmake(effect)
         return json_answer(200, {"undone": True})
 
@@ -269,6 +271,26 @@ class SilentApi(ApiModel):
             self._cannot_undo(request)
             return json_answer(202, {"state": "undoing", "look": f"{UNDOS}{quote(key, safe='')}"})
         return super()._undo_now(key)
+
+
+class PartsApi(ApiModel):
+    """An API at which one call makes two effects, each under a key of its own.
+
+    A look and an undo name the key of the effect that they are about.
+    """
+
+    parts = 2
+
+    def meant_by(self, request: ApiRequest) -> Sequence[Effect]:
+        """The effect that was made, or may be, under the key in the body."""
+        return (self.books.effect(msgspec.json.decode(request.body)["of"], self.name),)
+
+    def look_up(self, request: ApiRequest) -> Answer:
+        """A probe; the key in its query is the one it asks for."""
+        effect = self.books.effects.get(parse_qs(request.path.partition("?")[2])["of"][0])
+        if effect is None or not effect.made:
+            return json_answer(404, {"code": "unknown_key"})
+        return json_answer(LOOKED_UP, {"id": effect.name})
 
 
 class HookingApi(ApiModel):

@@ -24,6 +24,7 @@ from stage.ports.store import SagaRow
 from stage.simulation.facts import (
     Copied,
     Effect,
+    Intent,
     Known,
     Local,
     Violation,
@@ -56,6 +57,8 @@ class Books:
         """The plans of the versions before, by stage and version."""
         self.keeping: set[str] = set()
         """External APIs of which the author says that what they make may stand."""
+        self.parts: dict[str, int] = {}
+        """How many effects make a call whole, by API, where that is known."""
         self.attempts: dict[tuple[str, str, str], int] = {}
         """Attempts to undo that were begun, by stage, saga and step: also one that never left."""
         self._sent: dict[tuple[str, str], bytes] = {}
@@ -671,6 +674,13 @@ class Books:
         )
 
     # --- messages --------------------------------------------------------------------------------
+
+    def probes(self, stage: str, intent: Intent) -> bool:
+        """Whether a look under that key is a probe, and not a part of the call or its undo."""
+        known = self.known.get((stage, intent.saga))
+        if intent.undo or known is None:
+            return False
+        return intent.step not in known.flying and f"{intent.step}:probe" in known.intents
 
     def sending(self, stage: str, key: str, what: str, request: e.Request) -> None:
         """A stage sends; `what` is do, undo or probe. Its intent has to be durable by now."""

@@ -29,6 +29,7 @@ from stage.simulation.neighbours import OTHER_AMOUNT, Order, Verdict
 from stage.simulation.node import Node
 from stage.simulation.replay import difference
 from stage.wire.envelope import decode_envelope
+from stage.wire.http import SAFE_METHODS
 
 LAST_ANSWER_SECONDS = 40.0
 """More than the longest timeout of a message."""
@@ -187,10 +188,19 @@ def _stage(books: Books, stage: str, saga: str, known: Known | None, *, waits: b
     for step in plan.steps:
         stands = books.standing(stage, saga, step)
         if row.state is SagaState.COMPLETED:
-            if stands != 1 and step.kind is not StepKind.FORWARD:
+            if step.kind is not StepKind.FORWARD and not _is_whole(books, known, step, stands):
                 books.violate("I2", saga, f"{stage} is completed, {step.name} stands {stands}x")
         elif books.must_be_undone(step) and stands and step.name not in known.given_up:
             books.violate("I7", saga, f"{stage} is {row.state}, {step.name} still stands")
+
+
+def _is_whole(books: Books, known: Known, step: Step, stands: int) -> bool:
+    """I2: a step stands once; of a call that sends several requests each may have an effect."""
+    parts = books.parts.get(step.peer)
+    if step.kind is not StepKind.CALL or parts is not None:
+        return stands == (parts or 1)
+    sent = known.requests.get(f"{step.name}:do", ())
+    return 1 <= stands <= max(1, sum(each.method not in SAFE_METHODS for each in sent))
 
 
 def _late_failure(books: Books, stage: str, saga: str, known: Known) -> None:

@@ -487,7 +487,9 @@ class SimulatedTransport(Transport):
             return saga, "probe"
         key = next(value for name, value in headers if name == h.IDEMPOTENCY_KEY)
         intent = read_key(key)
-        what = "undo" if intent.undo else "probe" if method in SAFE_METHODS else "do"
+        what = "undo" if intent.undo else "do"
+        if method in SAFE_METHODS and self._books.probes(self._stage, intent):
+            what = "probe"
         own = tuple(
             (name, value)
             for name, value in headers

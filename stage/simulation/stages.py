@@ -21,6 +21,7 @@ from stage import (
     Tx,
     Webhook,
 )
+from stage.authoring.http import Response
 from stage.ports.stage import Answer
 from stage.simulation.api import DENIALS
 from stage.simulation.vendor import ask
@@ -45,7 +46,10 @@ INSERT = "INSERT INTO ledger (saga_id, step, undone) VALUES (?, ?, ?)"
 
 
 async def _ask(http: Http, path: str, amount: int) -> Receipt:
-    answer = await http.post(path, json={"amount": amount})
+    return _received_by(await http.post(path, json={"amount": amount}))
+
+
+def _received_by(answer: Response) -> Receipt:
     if answer.status in (402, 410) and answer.json()["code"] in NOES:
         raise Refused(f"answered {answer.status}")
     return Receipt(answer.json()["id"])
@@ -65,6 +69,10 @@ async def _undo(http: Http, path: str, receipt: Receipt | None) -> None:
     answer = await http.post(path, json={"id": made})
     if answer.status == 202:
         answer = await http.get(answer.json()["look"])
+    _read_undo(answer)
+
+
+def _read_undo(answer: Response) -> None:
     if answer.status == 202:
         raise Pending("the undo is under way")
     if answer.status == 402 or (answer.status in DENIALS and _code(answer.body) in NOES):
@@ -146,6 +154,31 @@ def _call(
         step.webhook(_hear)
     if undo is not None:
         step.compensation(back)
+
+
+def _pair(stage: Stage[Any, Any], name: str, to: str) -> None:
+    """A call of two requests, the second of which names the effect of the first."""
+
+    async def work(http: Http, saga: Saga[Purchase]) -> Receipt:
+        held = await _ask(http, f"/{name}/hold", saga.input.amount)
+        answer = await http.post(f"/{name}/take", json={"held": held.id})
+        return _received_by(answer)
+
+    async def find(http: Http, saga: Saga[Purchase]) -> Receipt | None:
+        answer = await http.get(f"/{name}/take", params={"of": f"{saga.key}:2"})
+        if answer.status == 404 and answer.json()["code"] == UNKNOWN:
+            return None
+        return _received_by(answer)
+
+    async def back(http: Http, saga: Saga[Purchase], _receipt: Receipt | None) -> None:
+        key = saga.key_of(step)
+        for of in (f"{key}:2", key):
+            _read_undo(await http.post(f"/{name}/undo", json={"of": of}))
+
+    work.__name__ = name
+    step = stage.call(to=to, timeout=2.0, requests=2)(work)
+    step.probe(find)
+    step.compensation(back)
 
 
 def _stage(name: str, before: Stage[Any, Any] | None = None) -> Stage[Any, Any]:
@@ -313,6 +346,15 @@ def unconfirmed(name: str, before: Stage[Any, Any] | None = None) -> Stage[Any, 
     return stage
 
 
+def paired(name: str, before: Stage[Any, Any] | None = None) -> Stage[Any, Any]:
+    """A call that consists of two requests, each with an effect of its own."""
+    stage = _stage(name, before)
+    _local(stage, "reserve")
+    _pair(stage, "book", f"{name}-parts")
+    _call(stage, "tip", f"{name}-api", probe=True)
+    return stage
+
+
 KINDS: dict[str, Callable[..., Stage[Any, Any]]] = {
     "plain": plain,
     "bundle": bundle,
@@ -324,7 +366,8 @@ KINDS: dict[str, Callable[..., Stage[Any, Any]]] = {
     "effective": effective,
     "approved": approved,
     "unconfirmed": unconfirmed,
+    "paired": paired,
 }
-SELDOM_KINDS = ("unconfirmed",)
+SELDOM_KINDS = ("unconfirmed", "paired")
 """Kinds of which few worlds have one; the others that are in no world are asked for by name."""
 NAMES = ("order", "payment", "shipping")

@@ -24,7 +24,7 @@ from stage.ports.peers import PeerLimits
 from stage.ports.store import Store
 from stage.simulation import faults as swarm
 from stage.simulation import stages
-from stage.simulation.api import ApiModel, HookingApi, PendingApi, SilentApi, UnkeyedApi
+from stage.simulation.api import ApiModel, HookingApi, PartsApi, PendingApi, SilentApi, UnkeyedApi
 from stage.simulation.books import Books
 from stage.simulation.disk import Disk, WatchedStage
 from stage.simulation.facts import Violation
@@ -226,6 +226,8 @@ class World:
             self.apis.append(model)
             if model.keeps:
                 self.books.keeping.add(name)
+            if model.parts is not None:
+                self.books.parts[name] = model.parts
             self.network.serve_api(model)
             model.deliver = partial(self.network.hook, name, stage.name)
         releases = [WatchedStage(bound, disk)]
@@ -445,6 +447,8 @@ def _model_of(api: str, plan: Plan) -> type[ApiModel]:
         return HookingApi
     if api.endswith("-silent"):
         return SilentApi
+    if api.endswith("-parts"):
+        return PartsApi
     keyed = all(step.idempotent for step in plan.steps if step.peer == api)
     return ApiModel if keyed else UnkeyedApi
 

@@ -1,4 +1,4 @@
-"""Planted defects in what is made of the answers of an API: to an undo, so far.
+"""Planted defects in what is made of the answers of an API: to an undo, to one of two requests.
 
 See tests.simulation.mutants.
 """
@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from stage.authoring.conversation import FunctionConversation
 from stage.authoring.http import Http
 from stage.core import events as e
 from stage.core.commands import AttemptKind
 from stage.core.failure import FailureKind
 from stage.engine.saga import attempts
+from stage.engine.saga.sender import Sender
 from tests.simulation.mutants import Patches, further_in, further_under
 
 
@@ -49,3 +51,26 @@ def a_no_to_an_undo_counts_as_done(patches: Patches) -> None:
 def a_no_to_an_undo_need_not_be_read(patches: Patches) -> None:
     """Decision 0108: an undo that looks at nothing has succeeded, whatever its API has said."""
     patches.set(Http, "check_read", lambda self, noes: None)
+
+
+@further_in("paired", under=("api_refuses",))
+def a_no_to_the_second_request_is_about_the_first(patches: Patches) -> None:
+    """Rule 6: the call counts as refused, and the effect of its first request stands."""
+
+    def make(original: Any) -> Any:
+        def failure(self: Any, kind: Any, *more: Any, **words: Any) -> Any:
+            return original(self, kind, *more, **{**words, "may_stand": False})
+
+        return failure
+
+    patches.wrap(FunctionConversation, "_failure", make)
+
+
+@further_in("paired")
+def a_further_request_leaves_without_its_intent(patches: Patches) -> None:
+    """Rule 1: only the first request of a call is durable before it is sent."""
+
+    async def intended(self: Any, do: Any, turn: Any, stored: Any, journal: Any) -> Any:
+        return stored[turn.ordinal - 1] if turn.ordinal <= len(stored) else turn.request
+
+    patches.set(Sender, "_intended", intended)
