@@ -24,6 +24,10 @@ PUT_BACK: Final = "stopped: an older database was put back"
 RELEASE: Final = "stage db released"
 GIVEN_UP: Final = "lost_given_up"
 """The actor and the name of the act by which a person gives up a saga that was lost."""
+RECONCILE: Final = (
+    "`stage reconcile`, or by /console/reconcile while the stage is up (the one way where workers"
+    " have a file each)"
+)
 LISTED_MAX = 10
 """Sagas that a refusal names."""
 
@@ -123,15 +127,14 @@ def released(unasked: Sequence[str], lost: Collection[str]) -> Change:
     """
     if unasked:
         raise ConfigurationError(
-            f"{', '.join(unasked)} was not asked for the sagas since the backup: run"
-            " `stage reconcile` first"
+            f"{', '.join(unasked)} was not asked for the sagas since the backup: ask by {RECONCILE}"
         )
     if lost:
         more = ", ..." if len(lost) > LISTED_MAX else ""
         raise ConfigurationError(
             f"{len(lost)} sagas that are not here were asked to be compensated, and a release would"
-            f" say that nothing of them stands: {', '.join(sorted(lost)[:LISTED_MAX])}{more}. Run"
-            " `stage reconcile` again, which takes them over, or give each up with --give-up"
-            " ID=REASON after its effects were looked for"
+            f" say that nothing of them stands: {', '.join(sorted(lost)[:LISTED_MAX])}{more}. Take"
+            f" over those of this database by {RECONCILE}. Give up with --give-up ID=REASON each"
+            " that another shard or file has, and each whose effects were looked for"
         )
     return lambda found, now: replace(found, released_at=now)

@@ -135,8 +135,6 @@ async def _ask(
                 " missing"
             )
         found = await reconciler.reconcile(peers, as_of, without)
-        # A saga that no neighbour lists may be at another shard: a person asked the wrong one.
-        found.lost = [lost for lost in found.lost if lost.words or await belongs(lost.id)]
         if not dry_run:
             await _refuse_company(store)
             await reconciler.adopt(found)

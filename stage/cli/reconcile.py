@@ -114,6 +114,11 @@ def _show(found: Reconciliation, *, dry_run: bool) -> None:
             f"saga {each.saga_id} is {each.state} here, and {each.neighbour} says {each.said}:"
             " look at both, then `stage compensate` or `stage show`"
         )
+    for saga_id in sorted(found.elsewhere):
+        click.echo(
+            f"{saga_id} was asked to be compensated here, and is not of this database: ask its own"
+            f" shard, and release this one with --give-up {saga_id}=REASON"
+        )
     if not found.whole:
         click.echo(
             "--since is later than the backup, so that `stage db released` does not count this:"

@@ -63,6 +63,8 @@ class Reconciliation(msgspec.Struct, kw_only=True):
     they were dropped for their age. That was before the backup: no saga with such an id was
     accepted since (decision 0080)."""
     lost: list[Testimony] = []
+    elsewhere: set[str] = set()
+    """The sagas that somebody asked to compensate, and that belong to another database."""
     differences: list[Difference] = []
     formerly: dict[str, str] = {}
     """The name of today by each name that one of the neighbours had before."""
@@ -273,10 +275,13 @@ class Reconciler:
             if await self._was_dropped(kept.saga_id):
                 found.dropped.setdefault(kept.requested_by, set()).add(kept.saga_id)
                 continue
+            if await self._store.seen([kept.saga_id]):
+                continue
+            if kept.saga_id not in lost and not await self._belongs(kept.saga_id):
+                found.elsewhere.add(kept.saga_id)
+                continue
             known = lost.get(kept.saga_id) or Testimony(id=kept.saga_id)
-            if not await self._store.seen([kept.saga_id]):
-                asked = self._adoption.asked_for(known, kept, self._clock.now())
-                lost[kept.saga_id] = asked
+            lost[kept.saga_id] = self._adoption.asked_for(known, kept, self._clock.now())
 
 
 def _instant(said: str) -> float | None:

@@ -62,6 +62,8 @@ async def test_the_sagas_of_other_shards_are_not_lost(world: RestoredChain, tmp_
         assert 0 == done.status, done
         assert "2 sagas that are not here are at another shard" in done.out
         assert "s-1" in done.out and "s-2" not in done.out
+        assert "s-3 was asked to be compensated here, and is not of this database" in done.out
+        assert "--give-up s-3=REASON" in done.out
     async with world.serving() as chain:
         assert "lost" == (await chain.view("s-1"))["parked_cause"]
         for saga_id in ("s-2", "s-3"):

@@ -229,6 +229,8 @@ def test_a_backup_that_was_put_back_is_accepted_by_name(folder: Path) -> None:
     assert 2 == nobody.status and "--upstream" in nobody.err and "--no-neighbours" in nobody.err
     refused = stage(*release, "--no-neighbours", cwd=folder)
     assert 2 == refused.status and "o-7" in refused.err and "stage reconcile" in refused.err
+    assert "that another shard or file has" in refused.err and "--give-up ID=REASON" in refused.err
+    assert "/console/reconcile" in refused.err, "the files of workers are reconciled there alone"
     assert "o-7, asked for by shipping" in refused.out
     for slip, fix in (("o-7", "ID=REASON"), ("o-8=no effect", "o-8")):
         given = stage(*release, "--no-neighbours", "--give-up", slip, cwd=folder)

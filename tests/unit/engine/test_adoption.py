@@ -240,6 +240,23 @@ async def test_only_a_configured_upstream_speaks_as_upstream(
     assert (True, "") == (alone.may_stand, alone.upstream)
 
 
+async def test_a_request_about_a_saga_of_another_file_is_carried_out_nowhere_else(
+    adoption: Adoption, store: MemoryStore
+) -> None:
+    """Somebody asked at the wrong one: taken over here, a good charge would be refunded."""
+    kept = LostSaga(saga_id="s-1", requested_by="order", reason="no room", asked_at=NOW - 9.0)
+    await store.transact(lambda unit: unit.keep_lost(kept))
+
+    async def belongs(_saga_id: str) -> bool:
+        return False
+
+    neighbours: Any = Claims()
+    names = ("payment",)
+    reconciler = Reconciler(names, store, neighbours, adoption, SystemClock(), belongs=belongs)
+    found = await reconciler.ask(["order"], 0.0)
+    assert ([], {"s-1"}) == (found.lost, found.elsewhere)
+
+
 class Claims:
     """Neighbours that all say to be the upstream of one saga, of which nothing stands."""
 
