@@ -53,6 +53,8 @@ async def all_belong(_saga_id: str) -> bool:
 class Reconciliation(msgspec.Struct, kw_only=True):
     """The answers of the neighbours. `unanswered` has the reason why one could not be asked."""
 
+    since: float = 0.0
+    """No saga is missing from before that instant, whatever the clock of a neighbour says."""
     asked: dict[str, int] = {}
     """How many sagas each neighbour listed."""
     unanswered: dict[str, str] = {}
@@ -132,7 +134,7 @@ class Reconciler:
                 f" {', '.join(sorted(known))}"
             )
         asked = [peer for peer in peers if peer not in without]
-        found = await self.ask(asked, as_of - MARGIN_SECONDS)
+        found = await self.ask(asked, max(0.0, as_of - MARGIN_SECONDS))
         found.unnamed = {
             name: count for name, count in openers.items() if name not in (*peers, *without)
         }
@@ -145,7 +147,7 @@ class Reconciler:
 
     async def ask(self, peers: Sequence[str], since: float) -> Reconciliation:
         """Ask each neighbour for the sagas that changed since then. Changes nothing."""
-        found = Reconciliation()
+        found = Reconciliation(since=since)
         lost: dict[str, Testimony] = {}
         for peer in peers:
             await self._ask_one(peer, since, found, lost)
@@ -247,7 +249,7 @@ class Reconciler:
         heard = known.heard(word, given, opener)
         passed = () if given is None else (entry.at for entry in given.trail[-1:])
         for said in (saga.accepted_at, *passed):
-            heard = heard.known_since(_instant(said))
+            heard = heard.known_since(_instant(said, found.since))
         lost[saga.saga_id] = heard
 
     def _is_upstream(self, peer: str, saga: SharedSaga) -> bool:
@@ -284,9 +286,9 @@ class Reconciler:
             lost[kept.saga_id] = self._adoption.asked_for(known, kept, self._clock.now())
 
 
-def _instant(said: str) -> float | None:
+def _instant(said: str, earliest: float) -> float | None:
     try:
-        return parse_instant(said)
+        return max(earliest, parse_instant(said))
     except ValueError:
         return None
 

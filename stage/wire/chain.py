@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from stage.wire.envelope import STAGE_NAME_RE
+from stage.wire.envelope import STAGE_NAME_RE, parse_instant
 from stage.wire.limits import DEFAULT_LIMITS, Limits
 from stage.wire.outcome import Outcome
 from stage.wire.problem import WireError, untrusted_answer
@@ -92,6 +92,11 @@ def decode_chain(body: bytes, saga_id: str, limits: Limits = DEFAULT_LIMITS) -> 
             raise untrusted_answer("one of its stages has no name")
         if len(story.events) > EVENTS_MAX:
             raise untrusted_answer(f"{story.stage} has {len(story.events)} events")
+        try:
+            for event in story.events:
+                parse_instant(event.at)  # pages draw them by it
+        except ValueError:
+            raise untrusted_answer(f"{story.stage} has an event without an instant") from None
     return view
 
 

@@ -290,9 +290,12 @@ def _format_second(seconds: int) -> str:
 def parse_instant(text: str) -> float:
     """Seconds since 1970 of an RFC 3339 instant, to the microsecond. Raises ValueError.
 
-    The offset is required. Digits behind the microsecond are dropped.
+    The offset is required. Digits behind the microsecond are dropped. An instant that cannot be
+    said again is none: an offset, or rounding, may lead out of the calendar.
     """
-    return (_datetime_of(text) - _EPOCH).total_seconds()
+    instant = (_datetime_of(text) - _EPOCH).total_seconds()
+    format_instant(instant)
+    return instant
 
 
 def _datetime_of(text: str) -> datetime:

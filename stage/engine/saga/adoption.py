@@ -70,14 +70,17 @@ class Testimony(msgspec.Struct, frozen=True, kw_only=True):
         """An instant no later than that at which this stage handed the saga on.
 
         A downstream whose database is younger than that may have lost the saga too, and must not
-        take it for one that it never had (protocol 3.4). It came after the backup was made.
+        take it for one that it never had (protocol 3.4). It came after the backup was made: of a
+        neighbour with a clock of 1970, or with no instant at all, any other downstream would be
+        asked for a saga from before its birth.
         """
         known = [*self.known_at]
         if (drawn_at := sent_at_of(self.id)) is not None:
             known.append(drawn_at)
-        if not known and identity.restored_as_of is not None:
-            known = [identity.restored_as_of]
-        return min([now, *known])
+        floor = identity.restored_as_of
+        if floor is None:
+            return max(0.0, min([now, *known]))
+        return min(now, max(floor, min(known, default=floor)))
 
     @property
     def may_stand(self) -> bool:

@@ -126,9 +126,20 @@ async def test_a_lost_saga_waits_for_a_person_with_the_envelope_that_it_came_in(
         ("s-1", (NOW - 7.0, NOW - 9.0), NOW - 9.0),
         ("s-1", (NOW + 60.0,), NOW),
         ("s-1", (), AS_OF),
-        ("019ac000-0000-7000-8000-000000000000", (NOW,), 1_764_157_816.832),
+        ("01a20618-46c0-7000-8000-000000000000", (NOW,), AS_OF + 1_184.0),
+        ("019ac000-0000-7000-8000-000000000000", (NOW,), AS_OF),
+        ("s-1", (0.0, NOW - 9.0), AS_OF),
+        ("s-1", (-62_135_596_800.0,), AS_OF),
     ],
-    ids=["neighbours", "a clock that is ahead", "nobody", "its id"],
+    ids=[
+        "neighbours",
+        "a clock that is ahead",
+        "nobody",
+        "its id",
+        "an id from long before",
+        "a clock of 1970",
+        "no instant at all",
+    ],
 )
 def test_it_was_accepted_no_later_than_anybody_knows(
     saga_id: str, known_at: tuple[float, ...], accepted_at: float

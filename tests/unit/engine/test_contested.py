@@ -42,8 +42,10 @@ SHIPS: Item = ("shipping", Side.DOWNSTREAM, Outcome.EXECUTED, HANDED_ON)
 class Lists:
     """The neighbours of a stage, each with its items of one saga."""
 
-    def __init__(self, *items: Item) -> None:
+    def __init__(self, *items: Item, at: str = format_instant(NOW)) -> None:
         self._items = items
+        self._at = at
+        self.since = NOW
 
     def name_of_today(self, peer: str) -> str:
         """See ports.neighbour.Neighbours."""
@@ -57,16 +59,16 @@ class Lists:
         """See ports.neighbour.Neighbours."""
         return peer in ("order", "billing")
 
-    async def get_shared(self, peer: str, asker: str, **_: Any) -> SharedPage:
+    async def get_shared(self, peer: str, asker: str, *, since: float, **_: Any) -> SharedPage:
         """See ports.neighbour.Neighbours."""
-        at = format_instant(NOW)
+        self.since = since
         sagas = [
             SharedSaga(
                 saga_id="s-1",
                 side=side,
                 outcome=outcome,
-                accepted_at=at,
-                updated_at=at,
+                accepted_at=self._at,
+                updated_at=self._at,
                 envelope=None if sent is None else msgspec.json.decode(encode_envelope(sent)),
             )
             for name, side, outcome, sent in self._items

@@ -26,6 +26,17 @@ saga_ids = st.from_regex(SAGA_ID_RE, fullmatch=True)
 stage_names = st.from_regex(STAGE_NAME_RE, fullmatch=True)
 # From the year 1 to the year 9999, in whole milliseconds.
 instants = st.integers(-62_135_596_800_000, 253_402_300_799_999).map(lambda ms: ms / 1000)
+# Each of its digits, the first and the last day of the calendar more often than others.
+instant_texts = st.builds(
+    "{}-{}T{:02}:{:02}:{:02}{}{}".format,
+    st.sampled_from(["0001", "1970", "2026", "9999"]) | st.integers(0, 9999).map("{:04}".format),
+    st.sampled_from(["01-01", "12-31", "02-29", "00-00"]),
+    st.integers(0, 24),
+    st.integers(0, 60),
+    st.integers(0, 60),
+    st.just("") | st.from_regex(r"\.([0-9]|9{3}[0-9]|9){1,9}", fullmatch=True),
+    st.just("Z") | st.from_regex(r"[+-][0-2][0-9]:[0-5][0-9]", fullmatch=True),
+)
 trails = st.lists(
     st.builds(TrailEntry, stage=stage_names, at=instants.map(format_instant)), max_size=4
 ).map(tuple)

@@ -28,9 +28,9 @@ from stage.wire.problem import WireError
 AT = "2026-11-23T02:29:58.120Z"
 
 
-def body_of(stages: int = 1, events: int = 0, name: str = "order") -> bytes:
+def body_of(stages: int = 1, events: int = 0, name: str = "order", at: str = AT) -> bytes:
     """The answer of a neighbour: so many stages, each with so many events."""
-    happened = [ChainEvent(at=AT, event="accepted")] * events
+    happened = [ChainEvent(at=at, event="accepted")] * events
     story = StageStory(stage=name, events=happened)
     return msgspec.json.encode(ChainView(saga_id="s-1", stages=[story] * stages))
 
@@ -52,6 +52,8 @@ def test_a_chain_within_its_limits_is_read(stages: int, events: int) -> None:
         (body_of(1, EVENTS_MAX + 1), "s-1", f"{EVENTS_MAX + 1} events"),
         (body_of(name="Order"), "s-1", "no name"),
         (body_of(name=""), "s-1", "no name"),
+        (body_of(1, 1, at="yesterday"), "s-1", "order has an event without an instant"),
+        (body_of(1, 1, at="0001-01-01T00:00:00+14:00"), "s-1", "without an instant"),
         (b"<html>", "s-1", ""),
     ],
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 
 from stage.wire.envelope import (
     ENVELOPE_GROWTH_BYTES,
@@ -30,7 +30,7 @@ from stage.wire.limits import Limits
 from stage.wire.problem import WireError
 from tests.unit.wire.corpus import NOT_STRICT_JSON
 from tests.unit.wire.refusals import refusal_of
-from tests.unit.wire.strategies import bodies, envelopes, instants, objects
+from tests.unit.wire.strategies import bodies, envelopes, instant_texts, instants, objects
 
 AT = "2026-11-23T02:29:58.120Z"
 GOOD: dict[str, Any] = {
@@ -388,6 +388,21 @@ def test_an_instant_comes_back_to_the_millisecond(instant: float) -> None:
 
     assert 24 == len(text)
     assert instant == parse_instant(text)
+
+
+@given(instant_texts)
+@example("0001-01-01T00:00:00+14:00")
+@example("9999-12-31T23:59:59-00:01")
+@example("9999-12-31T23:59:59.9996Z")
+@example("9999-12-31T23:59:59.999499Z")
+def test_an_instant_that_is_read_can_be_said(text: str) -> None:
+    """By its offset, or when it is rounded, it may lie in no year: then it is refused."""
+    try:
+        instant = parse_instant(text)
+    except ValueError:
+        return
+    said = parse_instant(format_instant(instant))
+    assert abs(instant - said) < 0.001
 
 
 @pytest.mark.parametrize(
