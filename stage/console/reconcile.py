@@ -72,9 +72,15 @@ async def _page(
 
 
 def _order(reader: Reader, form: Form, asked: dict[str, Any]) -> dict[str, Any]:
-    """The order to take over the chosen ones, or all."""
+    """The order to take over the chosen ones, or all; or to keep that nothing is missing."""
     order = signed(reader, form, **asked, compensate=form.text("then") == "compensate")
-    return order if form.text("which") == "all" else {**order, "saga_ids": form.texts("saga_id")}
+    match form.text("which"):
+        case "chosen":
+            return {**order, "saga_ids": form.texts("saga_id")}
+        case "all":
+            return {**order, "no_other_shard": True}
+        case _:
+            return order
 
 
 def _without(text: str) -> dict[str, str]:

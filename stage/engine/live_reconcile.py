@@ -71,6 +71,8 @@ class Reconciling:
                 found = await reconciler.reconcile(self._peers, as_of, without)
             except ConfigurationError as error:
                 raise NotReconcilable(str(error)) from error
+            if adopt is not None:
+                _check_whole(found, adopt)
             adopted = [] if adopt is None else await self._adopt(adoption, found, adopt)
             if adopt is not None:
                 left_out = len(found.lost) - len(adopted)
@@ -119,6 +121,18 @@ class Reconciling:
                 await unit.keep_answer(generation, neighbour, answer, now)
 
         await self._store.transact(keep)
+
+
+def _check_whole(found: Reconciliation, order: Adopt) -> None:
+    """Raise NotReconcilable for an order for all that may take over the sagas of other shards."""
+    if order.saga_ids is None and found.lost and not order.no_other_shard:
+        raise NotReconcilable(
+            f"{len(found.lost)} sagas are missing, and the order is for all of them: a saga of"
+            " another shard is well there, and an undo here would refund its charge. Give"
+            " `no_other_shard: true` where the stage has none; otherwise give the own sagas of this"
+            " one by `saga_ids`, or stop it and run `stage reconcile --beside URL`, which asks the"
+            " others"
+        )
 
 
 def _findings(as_of: float, found: Reconciliation, adopted: list[str]) -> Findings:

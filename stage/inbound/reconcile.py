@@ -32,9 +32,10 @@ SHOWN = 500
 class ReconcileOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The body: with `dry_run` the neighbours are asked, and nothing is changed.
 
-    Otherwise the missing sagas are taken over, those of `saga_ids` or all, and with `compensate` a
-    sweep compensates them. `without` are neighbours that are not asked, with a reason each. `since`
-    is needed where no backup was put back. `actor` counts only where callers have no names.
+    Otherwise the missing sagas are taken over, those of `saga_ids`, or all where `no_other_shard`
+    says that the stage has no other one; with `compensate` a sweep compensates them. `without` are
+    neighbours that are not asked, with a reason each. `since` is needed where no backup was put
+    back. `actor` counts only where callers have no names.
     """
 
     dry_run: bool = False
@@ -43,6 +44,7 @@ class ReconcileOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     since: str | None = None
     without: dict[str, str] = {}
     saga_ids: list[str] | None = None
+    no_other_shard: bool = False
     compensate: bool = False
     rate_per_second: float = 10.0
 
@@ -60,7 +62,12 @@ async def reconcile(service: Service, request: Request) -> Answer:
         raise not_understood(f"since: {error}", "for example 2026-11-23T02:30:00Z") from None
     adopt = None
     if not order.dry_run:
-        adopt = Adopt(actor=order.actor, reason=order.reason, saga_ids=order.saga_ids)
+        adopt = Adopt(
+            actor=order.actor,
+            reason=order.reason,
+            saga_ids=order.saga_ids,
+            no_other_shard=order.no_other_shard,
+        )
     try:
         found = await service.reconcile(since=since, without=order.without, adopt=adopt)
     except NotReconcilable as error:

@@ -60,11 +60,16 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Adopt(msgspec.Struct, frozen=True, kw_only=True):
-    """Which of the missing sagas a person takes over, and why. None: all of them."""
+    """Which of the missing sagas a person takes over, and why. None: all of them.
+
+    Neighbours list the sagas of every shard of a stage, so that all are taken over only with
+    `no_other_shard`, a person's word that the stage has no other one (decision 0112).
+    """
 
     actor: str
     reason: str
     saga_ids: Collection[str] | None = None
+    no_other_shard: bool = False
 
 
 class NotReconcilable(Exception):

@@ -36,7 +36,8 @@ async def world(tmp_path: Path) -> AsyncIterator[RestoredChain]:
 async def ask(chain: Chain, **order: Any) -> tuple[int, dict[str, Any]]:
     """Send an order to reconcile; the code and the answer."""
     url = f"{chain.stage}/reconcile"
-    status, _, body = await chain.request("POST", url, msgspec.json.encode({**WHO, **order}))
+    body = msgspec.json.encode({**WHO, "no_other_shard": True, **order})
+    status, _, body = await chain.request("POST", url, body)
     return status, msgspec.json.decode(body)
 
 
@@ -74,6 +75,23 @@ async def test_the_chosen_ones_are_taken_over_and_no_release_follows_yet(
     world.release()
     async with world.serving() as chain:
         assert 409 == (await ask(chain))[0], "nothing is taken over once it is released"
+
+
+async def test_all_are_taken_over_only_where_the_stage_has_no_other_shard(
+    world: RestoredChain,
+) -> None:
+    """A neighbour lists the sagas of all shards: those of another one are well there."""
+    await lose(world, "s-1")
+    async with world.serving() as chain:
+        status, problem = await ask(chain, no_other_shard=False)
+        assert 409 == status and "1 sagas are missing" in problem["detail"]
+        for fix in ("no_other_shard", "saga_ids", "stage reconcile --beside URL"):
+            assert fix in problem["detail"]
+        assert 503 == (await chain.request("GET", f"{chain.stage}/sagas/s-1"))[0]
+        _, _, page = await press(chain, "/reconcile", {"press": "ask"})
+        assert "this stage has no other shard" in page and "--beside" in page
+        assert 1 == (await ask(chain))[1]["adopted"]
+        assert 200 == (await ask(chain, no_other_shard=False))[0], "nothing is missing"
 
 
 async def test_a_shard_takes_over_its_own_sagas_and_is_released(world: RestoredChain) -> None:
