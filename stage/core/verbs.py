@@ -3,7 +3,8 @@
 | Verb    | Allowed when                                     | Then                          |
 |---------|--------------------------------------------------|-------------------------------|
 | retry   | it waits, is parked, or failed to undo or tell   | all that is due is tried now  |
-|  --anew | the undo of a call waits or failed               | its request is made again     |
+|  --anew | the undo of a call waits, failed, or was made    | its request is made again     |
+|         | and is looked for                                |                               |
 | settle  | the step is in doubt                             | it landed, or it did not      |
 | resolve | the step could not be undone, or its undo waits  | it counts as undone           |
 | abandon | it is parked, or an undo waits                   | it ends with what stands      |
@@ -11,14 +12,15 @@
 | approve | the step awaits approval                         | the saga goes on              |
 | reject  | the step awaits approval                         | the saga turns back           |
 
-No verb acts while an attempt is in flight: its end could contradict the person. A saga that fits no
-version declared here (rule 32) cannot be retried, and everything of it may be resolved or
+No verb acts while an attempt is in flight: its end could contradict the person. A refusal for a
+saga that is parked names the verbs that are allowed, of which there is always one. A saga that fits
+no version declared here (rule 32) cannot be retried, and everything of it may be resolved or
 abandoned; a saga that a newer release accepted is left to that release.
 """
 
 from __future__ import annotations
 
-from typing import assert_never
+from typing import Any, assert_never
 
 import msgspec
 from msgspec.structs import replace
@@ -50,6 +52,45 @@ def refuse_verb(plan: Plan, saga: Saga, verb: e.Verb) -> str | None:
         return "the saga is forgotten: nothing more can be done for it"
     if plan.newer:
         return f"{plan.misfit}: it goes on when that release is deployed again"
+    why = _why_not(plan, saga, verb)
+    return with_ways_out(plan, saga, why) if why is not None and saga.parked else why
+
+
+def with_ways_out(plan: Plan, saga: Saga, why: str) -> str:
+    """The reason why something cannot be done to a parked saga, and the verbs that can."""
+    return f"{why}; allowed now: {', '.join(_allowed(plan, saga))}"
+
+
+def _allowed(plan: Plan, saga: Saga) -> list[str]:
+    """The verbs that a person has now, in the order of the harm that they may do."""
+    who: dict[str, Any] = {"at": saga.updated_at, "actor": "", "why": ""}
+    doubtful = [] if saga.ended else _doubtful(plan, saga)
+    found = {
+        "retry": _refuse_retry(plan, saga, e.Retried(**who)) is None,
+        f"settle {', '.join(doubtful)}": bool(doubtful),
+        "compensate": _can_turn_back(plan, saga),
+        "resolve": bool(resolvable(plan, saga)),
+        "abandon": _refuse_abandon(plan, saga, e.Abandoned(**who)) is None,
+        "forget": bool(saga.parked or saga.ended),
+    }
+    return [verb for verb, allowed in found.items() if allowed]
+
+
+def _can_turn_back(plan: Plan, saga: Saga) -> bool:
+    """Whether a request to compensate makes it go back, which it does not yet."""
+    stuck = plan.misfit or past_pivot(plan, saga) or pivot_undecided(plan, saga)
+    return saga.state is SagaState.ACTIVE and not stuck
+
+
+def _until_parked(plan: Plan, saga: Saga) -> str:
+    """The way out of a saga that goes on by itself."""
+    verb = "compensate it, or " if _can_turn_back(plan, saga) else ""
+    if saga.state is SagaState.COMPENSATING:
+        verb = "abandon it, or "
+    return f"{verb}wait until it is parked"
+
+
+def _why_not(plan: Plan, saga: Saga, verb: e.Verb) -> str | None:
     match verb:
         case e.Retried():
             return _refuse_retry(plan, saga, verb)
@@ -62,7 +103,7 @@ def refuse_verb(plan: Plan, saga: Saga, verb: e.Verb) -> str | None:
         case e.Forgotten():
             if saga.parked or saga.ended:
                 return None
-            return "it is still being worked on: compensate it, or wait until it is parked"
+            return f"it is still being worked on: {_until_parked(plan, saga)}"
         case e.Approved() | e.Rejected():
             return _refuse_decision(plan, saga, verb)
         case _:
@@ -71,14 +112,14 @@ def refuse_verb(plan: Plan, saga: Saga, verb: e.Verb) -> str | None:
 
 def _refuse_retry(plan: Plan, saga: Saga, verb: e.Retried) -> str | None:
     if plan.misfit and not saga.ended:
-        return f"{plan.misfit}; until then it can only be settled, resolved, abandoned or forgotten"
+        return f"{plan.misfit}; until then nothing of it is run"
     if not _can_retry(saga):
         return "nothing of it waits: there is nothing to retry"
     if not verb.anew:
         return None
     waiting = made_anew(plan, saga)
     if not waiting:
-        return "no undo of a call waits or failed: only such a request can be made anew"
+        return "no undo of a call waits, failed or is looked for: only that can be made anew"
     if verb.step and verb.step not in waiting:
         return (
             f"the undo of {verb.step!r} neither waits nor failed, or is no call; those that do:"
@@ -86,6 +127,13 @@ def _refuse_retry(plan: Plan, saga: Saga, verb: e.Retried) -> str | None:
         )
     if verb.new_key and not verb.step and len(waiting) > 1:
         return f"a new key is ordered for one undo: name a step of {', '.join(waiting)}"
+    step = verb.step or waiting[0]
+    if verb.new_key and _unconfirmed(saga.steps[step]):
+        return (
+            f"the undo of {step!r} was made, and it is looked for whether anything stands: under a"
+            " new key it might be made twice. Where you know that it stands, settle it as landed,"
+            " and it is undone under a new key; otherwise wait, or leave the key as it is"
+        )
     return None
 
 
@@ -95,8 +143,7 @@ def made_anew(plan: Plan, saga: Saga) -> list[str]:
 
 
 def _can_be_made_anew(plan: Plan, name: str, step: StepState) -> bool:
-    waits = step.phase in (Phase.COMPENSATION_WAITING, Phase.COMPENSATION_FAILED)
-    return waits and plan.step(name).kind in EXTERNAL_KINDS
+    return _may_be_resolved(step) and plan.step(name).kind in EXTERNAL_KINDS
 
 
 def _can_retry(saga: Saga) -> bool:
@@ -105,7 +152,7 @@ def _can_retry(saga: Saga) -> bool:
 
 
 def _refuse_settle(plan: Plan, saga: Saga, verb: e.Settled) -> str | None:
-    doubtful = [name for name, step in saga.steps.items() if _in_doubt(step)]
+    doubtful = _doubtful(plan, saga)
     if verb.step not in plan.by_name:
         return f"there is no step {verb.step!r}: the steps are {', '.join(plan.by_name)}"
     if verb.step not in doubtful or saga.ended:
@@ -115,13 +162,17 @@ def _refuse_settle(plan: Plan, saga: Saga, verb: e.Settled) -> str | None:
     return None
 
 
+def _doubtful(plan: Plan, saga: Saga) -> list[str]:
+    return [n for n, step in saga.steps.items() if n in plan.by_name and _in_doubt(step)]
+
+
 def _in_doubt(step: StepState) -> bool:
     phases = (Phase.IN_DOUBT, Phase.PENDING, Phase.WAITING, Phase.REFUSED)
     return (step.doubted or step.may_come) and step.phase in phases
 
 
 def _refuse_resolve(plan: Plan, saga: Saga, verb: e.Resolved) -> str | None:
-    names = _resolvable(plan, saga)
+    names = resolvable(plan, saga)
     if not names:
         return "nothing of it failed to be undone, or waits to be: there is nothing to resolve"
     if verb.step and verb.step not in names:
@@ -139,7 +190,7 @@ _UNDECIDED = (
 )
 
 
-def _resolvable(plan: Plan, saga: Saga) -> list[str]:
+def resolvable(plan: Plan, saga: Saga) -> list[str]:
     """The steps that a person may have undone by hand: ours has failed, waits, or cannot begin."""
     if plan.misfit and not saga.ended:
         return left_standing(plan, saga)
@@ -148,8 +199,13 @@ def _resolvable(plan: Plan, saga: Saga) -> list[str]:
 
 def _may_be_resolved(step: StepState) -> bool:
     """Its undo failed, waits, or was made and nobody could confirm it so far."""
-    unconfirmed = step.phase is Phase.IN_DOUBT and step.looked_for
-    return unconfirmed or step.phase in (Phase.COMPENSATION_FAILED, Phase.COMPENSATION_WAITING)
+    phases = (Phase.COMPENSATION_FAILED, Phase.COMPENSATION_WAITING)
+    return _unconfirmed(step) or step.phase in phases
+
+
+def _unconfirmed(step: StepState) -> bool:
+    """Its undo was answered, and the probe is asked whether anything stands."""
+    return step.phase is Phase.IN_DOUBT and step.looked_for
 
 
 def left_standing(plan: Plan, saga: Saga) -> list[str]:
@@ -167,7 +223,7 @@ def _refuse_abandon(plan: Plan, saga: Saga, verb: e.Abandoned) -> str | None:
     if saga.ended:
         return "it has ended, and upstream is notified of what stands: nothing is left to abandon"
     if not saga.parked and saga.state is SagaState.ACTIVE:
-        return "it is still on its way forward: compensate it, or wait until it is parked"
+        return f"it is still on its way forward: {_until_parked(plan, saga)}"
     left = left_standing(plan, saga)
     if verb.step and verb.step not in left:
         return f"nothing of step {verb.step!r} has to be undone; of these: {', '.join(left)}"
@@ -338,6 +394,8 @@ def _anew(plan: Plan, name: str, step: StepState, verb: e.Retried) -> StepState:
     if not verb.anew or verb.step not in ("", name) or not _can_be_made_anew(plan, name, step):
         return step
     again = replace(step, looked_for=False, compensation_requests=())
+    if _unconfirmed(step):
+        again = replace(again, phase=Phase.COMPENSATION_WAITING)
     return under_a_new_key(again) if verb.new_key else again
 
 
@@ -421,7 +479,7 @@ def _settle(saga: Saga, verb: e.Settled) -> Saga:
 
 
 def _resolve(plan: Plan, saga: Saga, verb: e.Resolved) -> Saga:
-    names = [verb.step] if verb.step else _resolvable(plan, saga)
+    names = [verb.step] if verb.step else resolvable(plan, saga)
     compensated = {
         name: replace(saga.steps[name], phase=Phase.COMPENSATED, error="", stands=())
         for name in names

@@ -8,9 +8,13 @@ import msgspec
 
 from stage.core import events as e
 from stage.core.errors import JournalMismatch
+from stage.core.machine import asked_before
 from stage.core.questions import leaves_something, past_pivot, pivot_undecided
+from stage.core.requester import Requester
+from stage.core.saga import Saga
 from stage.core.states import Phase, SagaState
-from stage.core.verbs import left_standing, made_anew
+from stage.core.steps import Plan
+from stage.core.verbs import left_standing, made_anew, resolvable, with_ways_out
 from stage.inbound.caller import permit
 from stage.inbound.principal import Who
 from stage.inbound.request import Request
@@ -36,17 +40,8 @@ DOUBTFUL: Final = frozenset(
     {Phase.IN_DOUBT, Phase.PENDING, Phase.WAITING, Phase.REFUSED, Phase.STARTED, Phase.PROBING}
 )
 """Phases in which a step may be settled: the machine says which of them are."""
-RESOLVABLE: Final = frozenset(
-    {Phase.COMPENSATION_FAILED, Phase.COMPENSATION_WAITING, Phase.COMPENSATING}
-)
-"""Phases of a step whose undo a person may have done."""
-TURNED_BACK: Final = {
-    SagaState.COMPENSATED: "it is compensated: nothing of it stands",
-    SagaState.FAILED_TO_COMPENSATE: (
-        "it has turned back, and something could not be undone: retry that, or resolve it"
-    ),
-}
-"""The states in which a request to compensate has nothing left to do."""
+CLOSED: Final = "it is closed: what was kept to undo it is dropped"
+NOTHING_STANDS: Final = "it is compensated: nothing of it stands"
 DECISIONS: Final[dict[str, type[e.Approved | e.Rejected]]] = {
     "approve": e.Approved,
     "reject": e.Rejected,
@@ -119,21 +114,35 @@ async def _decision(service: Service, snapshot: Snapshot, name: str) -> VerbView
 
 
 def _why_not_compensated(service: Service, snapshot: Snapshot) -> str | None:
-    saga = snapshot.saga
-    plan = saga.under(service.participant.plan)
-    if not snapshot.readable and snapshot.row.closed_at is None:
-        return snapshot.row.parked or "its journal cannot be read"
-    if plan.misfit and not saga.forgotten:
-        return "no version that is declared here knows how to undo it: deploy the one that does"
-    if past_pivot(plan, saga):
-        return "it is behind its pivot, where the stage only goes forward"
-    if saga.parked and pivot_undecided(plan, saga):
+    saga, row = snapshot.saga, snapshot.row
+    if not snapshot.readable and row.closed_at is None:
+        return row.parked or "its journal cannot be read"
+    if row.closed_at is not None or saga.forgotten:
+        gone = NOTHING_STANDS if saga.state is SagaState.COMPENSATED else CLOSED
+        return row.parked or gone
+    return why_not_turned_back(saga.under(service.participant.plan), saga)
+
+
+def why_not_turned_back(plan: Plan, saga: Saga) -> str | None:
+    """Why a request to compensate changes nothing of a saga that is not closed, and the way out."""
+    asked = e.CompensationRequested(
+        at=saga.updated_at, requested_by=f"operator {NOBODY}", requester=Requester.OPERATOR
+    )
+    if saga.state is SagaState.FAILED_TO_COMPENSATE:
+        return "it has turned back, and something could not be undone: retry that, or resolve it"
+    if saga.state is SagaState.COMPENSATED:
+        why = NOTHING_STANDS
+    elif plan.misfit:
+        why = "no version that is declared here knows how to undo it: deploy the one that does"
+    elif past_pivot(plan, saga):
+        why = "it is behind its pivot, where the stage only goes forward"
+    elif saga.parked and pivot_undecided(plan, saga):
         return "nobody knows whether its pivot has happened: settle that first"
-    if saga.state in TURNED_BACK:
-        return TURNED_BACK[saga.state]
-    if snapshot.row.closed_at is not None or saga.forgotten:
-        return "it is closed: what was kept to undo it is dropped"
-    return None
+    elif saga.parked and asked_before(plan, saga, asked):
+        why = "it has turned back already, and waits for a person"
+    else:
+        return None
+    return with_ways_out(plan, saga, why) if saga.parked else why
 
 
 async def _why_not(service: Service, snapshot: Snapshot, name: str) -> str | None:
@@ -163,12 +172,13 @@ async def _dry(service: Service, snapshot: Snapshot, verb: e.Verb) -> str | None
 
 def _steps(service: Service, snapshot: Snapshot, name: str) -> list[str]:
     """The steps that it may name, instead of all of them; a retry, where it is made anew."""
-    steps = snapshot.saga.steps.items()
     plan = snapshot.saga.under(service.participant.plan)
     if name == "retry":
         return [] if plan.misfit else made_anew(plan, snapshot.saga)
     if name == "resolve":
-        return [name for name, step in steps if step.phase in RESOLVABLE]
+        steps = snapshot.saga.steps.items()
+        held = [name for name, step in steps if step.phase is Phase.COMPENSATING]
+        return [*resolvable(plan, snapshot.saga), *held]
     if name == "abandon" and not past_pivot(plan, snapshot.saga):  # behind it only as a whole
         left = left_standing(plan, snapshot.saga)
         return [name for name in left if leaves_something(plan, name)]

@@ -191,7 +191,7 @@ async def test_a_charge_in_doubt_that_todays_code_would_send_elsewhere_is_parked
         assert "today's code would send POST /do/other in its place" in view["parked_reason"]
         assert ["POST /do/charge"] == world.seen
         status, answer = await do(chain, "s-1", "retry", anew=True)
-        assert 409 == status and "only such a request can be made anew" in answer["detail"]
+        assert 409 == status and "only that can be made anew" in answer["detail"]
         del world.behaves["do/charge"]
         code.charge_to = "/do/charge"
         assert 200 == (await do(chain, "s-1", "retry"))[0]

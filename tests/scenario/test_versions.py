@@ -219,7 +219,7 @@ async def test_a_renamed_step_is_shown_as_it_stands_and_no_verb_fails(world: Wor
             assert status == (409 if verb in ("retry", "settle") else 200), answer
         shown = await chain.get(f"{chain.stage}/sagas/s-1?view=verbs")
         (why_not,) = (e["why_not"] for e in shown["verbs"] if e["verb"] == "compensate")
-        assert why_not.endswith("deploy the one that does")
+        assert why_not.endswith("deploy the one that does; allowed now: resolve, abandon, forget")
         assert 200 == (await do(chain, "s-1", "resolve", step="charge"))[0]
         await unknown(chain, "reserve", "forward:shipping")
 

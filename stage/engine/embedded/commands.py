@@ -321,7 +321,7 @@ class EmbeddedCommands(EmbeddedErasing):
                 raise NotAllowed(why)
             here = saga_id in self._sagas
             without = self._withdrawing.without_waiting if here else self._withdrawing.without_held
-            saga = without(now.saga)
+            saga = self._opening.taken_up(without(now.saga))
             self._opening.check(saga, verb)
             return replace(now, saga=evolve(saga.under(self._plan), saga, verb))
         soon = loop_time()

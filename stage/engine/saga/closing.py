@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from stage.core import events as e
+from stage.core.advice import way_out
 from stage.core.states import SagaState
 from stage.core.unseen import proves_age, sent_at_of
 from stage.engine.saga.acts import how_it_stands
@@ -35,9 +36,10 @@ def refuse_erasure(row: SagaRow) -> str:
             " undone by hand, or forget it, then erase it"
         )
     if row.parked:
+        ways = [way for way in (way_out(row.parked_cause), "forget it") if way]
         return (
-            "it is parked, and what is to be erased tells how to go on: retry, settle, abandon or"
-            " compensate it, or forget it, then erase it"
+            f"it is parked, and what is to be erased is needed to go on: {', or '.join(ways)}."
+            " Then erase it"
         )
     if row.due_at is not None:
         return (

@@ -19,7 +19,7 @@ from stage.core.machine import (
     landed_behind_close,
     lands_behind_close,
 )
-from stage.core.questions import belongs_to
+from stage.core.questions import belongs_to, is_in_flight
 from stage.core.saga import Saga
 from stage.core.states import ParkCause, SagaState
 from stage.core.unseen import Unseen
@@ -441,6 +441,14 @@ class Opening:
             " function, then retry"
         )
         return [e.Parked(at=at, cause=ParkCause.KILLS_PROCESS, reason=reason)]
+
+    def taken_up(self, saga: Saga) -> Saga:
+        """A parked saga as the run finds it that a verb begins: no other run has it in flight."""
+        if not (saga.parked and is_in_flight(saga)):
+            return saga
+        at, plan = self._clock.now(), saga.under(self._plan)
+        left = e.Recovered(at=at, epoch=saga.epoch + 1, generation=saga.generation, rested=True)
+        return evolve(plan, saga, left)
 
     def begin_span(
         self,

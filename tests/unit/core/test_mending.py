@@ -127,12 +127,14 @@ def test_a_compensation_ordered_anew_is_made_again_under_the_key_that_was_ordere
 def test_the_order_is_refused_where_it_fits_nothing() -> None:
     """A call in doubt on its way forward is never made anew; the answer says what can be."""
     doubtful = saga_after(START, e.StepInDoubt(at=3.0, step="charge"))
-    assert "no undo of a call waits or failed" in (refuse_verb(PLAN, doubtful, order()) or "")
+    assert "only that can be made anew" in (refuse_verb(PLAN, doubtful, order()) or "")
     refused = e.CompensationRefused(at=6.0, step="charge")
     failed = saga_after(*TURNED, refused, e.FailedToCompensate(at=7.0, stands=("charge",)))
     assert refuse_verb(PLAN, failed, order(new_key=True)) is None
     other = refuse_verb(PLAN, failed, order(step="reserve"))
-    assert other is not None and other.endswith("those that do: charge")
+    assert other is not None and other.endswith(
+        "those that do: charge; allowed now: retry, resolve, forget"
+    )
 
 
 def test_every_key_that_was_ordered_is_another() -> None:

@@ -156,7 +156,7 @@ def test_a_saga_that_fits_no_version_can_only_be_ended() -> None:
         (UNDO_WAITS, replace(RESOLVE, step="reserve"), "those that do: charge"),
         ((*DOUBTED, PARKED), replace(ABANDON, step="record"), "of these: reserve, charge"),
         (UNDO_WAITS, replace(RETRY, anew=True, step="reserve"), "those that do: charge"),
-        (DOUBTED, replace(RETRY, anew=True), "only such a request can be made anew"),
+        (DOUBTED, replace(RETRY, anew=True), "only that can be made anew"),
     ],
 )
 def test_a_refusal_lists_the_steps_that_the_verb_is_for(

@@ -75,6 +75,10 @@ def test_a_saga_is_given_up_once_it_is_answered_and_nothing_is_due_of_it(
         (replace(FAILED, closed_at=AT), "it waits for a person: effects stand"),
         (FAILED, "resolve it once they are undone by hand"),
         (PARKED, "it is parked"),
+        (
+            replace(PARKED, parked_cause=ParkCause.UPSTREAM_AWAY),
+            "to go on: bring upstream back, then retry, or forget it. Then erase it",
+        ),
         (replace(GIVEN_UP, due_at=9.0), "it is unfinished"),
         (replace(OVER, closed_at=None, due_at=9.0), "it is unfinished"),
     ],

@@ -9,6 +9,7 @@ import asyncio
 import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import asyncpg
@@ -23,7 +24,7 @@ from stage.core.act_key import ActKey
 from stage.core.errors import NewerJournal, StoreUnavailable
 from stage.core.pause import Pause
 from stage.core.retry import RetryPolicy
-from stage.core.states import Phase, SagaState
+from stage.core.states import ParkCause, Phase, SagaState
 from stage.core.sweep import Sweep
 from stage.core.sweep_verbs import SweepVerb
 from stage.demo.payment import Order, payment
@@ -31,8 +32,9 @@ from stage.engine.clock import SystemClock
 from stage.engine.embedded import pauses, recovery
 from stage.engine.embedded.elsewhere import Elsewhere
 from stage.engine.embedded.engine import EmbeddedEngine
+from stage.engine.saga.fast_path import AnyTransition
 from stage.engine.saga.interpreter import Interpreter
-from stage.engine.saga.journal import Stored
+from stage.engine.saga.journal import Journal, Stored
 from stage.engine.saga.versions import Versions
 from stage.ports.codec import Codec
 from stage.ports.engine import (
@@ -1157,3 +1159,45 @@ async def test_a_request_that_is_left_to_a_newer_release_gives_its_saga_back(
         assert [] == each.observer.defects
     if isinstance(shared, MemoryDatabase):
         shared.discard()
+
+
+@pytest.mark.parametrize("verb", [e.Retried, e.Resolved, e.Forgotten])
+async def test_a_preview_of_a_parked_saga_finds_no_attempt_in_flight(
+    pair: Pair,
+    monkeypatch: pytest.MonkeyPatch,
+    verb: type[e.Retried | e.Resolved | e.Forgotten],
+) -> None:
+    """A defect ended the run with its attempt: the verb is judged behind the doubt that it leaves.
+
+    "Wait until it has ended" was said of each verb, for ever, where the verb itself was done.
+    """
+    a, b = pair
+    store = Journal.store
+
+    def broken(journal: Journal, change: AnyTransition, *rest: Any, **more: Any) -> Stored:
+        for event in change.events:
+            if isinstance(event, e.StepSucceeded) and event.step == "charge":
+                raise RuntimeError("a defect of ours")
+        return store(journal, change, *rest, **more)
+
+    with monkeypatch.context() as defective:
+        defective.setattr(Journal, "store", broken)
+        with suppress(RuntimeError):
+            await a.accept()
+    a.observer.defects.clear()
+
+    async def parked() -> bool:
+        row = await b.store.get("s-1")
+        return row is not None and row.parked_cause is ParkCause.DEFECT
+
+    await until(parked)
+    found = await b.engine.get_saga("s-1")
+    assert found is not None and Phase.STARTED is found.saga.steps["charge"].phase
+    order = verb(at=b.clock.now(), actor="kim", why="mended")
+    if verb is e.Resolved:
+        with pytest.raises(NotAllowed, match="allowed now: retry, settle charge, compensate"):
+            await b.engine.operate("s-1", order, dry_run=True)
+        return
+    would = await b.engine.operate("s-1", order, dry_run=True)
+    assert would is not None and Phase.IN_DOUBT is would.saga.steps["charge"].phase
+    assert await b.engine.operate("s-1", order, dry_run=False) is not None
