@@ -16,6 +16,9 @@ from stage.core.sweep_verbs import SweepVerb
 
 SWEEP_SAGAS_MAX: Final = 20_000
 
+SCRUBBED: Final = "scrubbed"
+"""The act of the audit that tells that no bytes are left of what a stopped sweep erased."""
+
 
 class SweepState(StrEnum):
     """Whether a sweep goes on."""

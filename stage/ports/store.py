@@ -626,6 +626,13 @@ class Store(Protocol):
         """
         ...
 
+    async def unfinished_sweeps(self, limit: int) -> list[Sweep]:
+        """The sweeps that run, and the stopped erasures that are still to be scrubbed.
+
+        The oldest first, however many were begun since. Sweeps of a newer release are left out.
+        """
+        ...
+
     async def sweep_sagas(self, number: int, end: SweepEnd, limit: int) -> list[tuple[str, str]]:
         """Sagas of a sweep in the order of their ids, each with its `detail`."""
         ...

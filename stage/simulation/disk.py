@@ -360,6 +360,13 @@ class SimulatedStore:
         self._present()
         return await self._store.sweeps(limit, number)
 
+    async def unfinished_sweeps(self, limit: int) -> list[Sweep]:
+        """See ports.store.Store."""
+        if self._process.held:
+            await self._process.gate()
+        self._present()
+        return await self._store.unfinished_sweeps(limit)
+
     async def sweep_sagas(self, number: int, end: SweepEnd, limit: int) -> list[tuple[str, str]]:
         """See ports.store.Store."""
         if self._process.held:

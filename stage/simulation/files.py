@@ -182,6 +182,10 @@ class BlockingStore:
         """See ports.store.Store."""
         return self._run(self._store.sweeps(limit, number))
 
+    async def unfinished_sweeps(self, limit: int) -> list[Sweep]:
+        """See ports.store.Store."""
+        return self._run(self._store.unfinished_sweeps(limit))
+
     async def sweep_sagas(self, number: int, end: SweepEnd, limit: int) -> list[tuple[str, str]]:
         """See ports.store.Store."""
         return self._run(self._store.sweep_sagas(number, end, limit))

@@ -28,7 +28,8 @@ from stage.core.events import (
 from stage.core.pause import Pause
 from stage.core.states import SagaState
 from stage.core.steps import VERSION_MAX
-from stage.core.sweep import Sweep, SweepEnd
+from stage.core.sweep import SCRUBBED, Sweep, SweepEnd, SweepState
+from stage.core.sweep_verbs import SweepVerb
 from stage.ports.clock import Clock
 from stage.ports.codec import Codec
 from stage.ports.identity import Identity
@@ -214,6 +215,17 @@ class MemoryStore:
         """See ports.store.Store."""
         found = [each for each in self._database.sweeps.values() if number in (None, each.number)]
         return [self._counted(each) for each in reversed(found)][:limit]
+
+    async def unfinished_sweeps(self, limit: int) -> list[Sweep]:
+        """See ports.store.Store."""
+        found = map(self._counted, self._database.sweeps.values())
+        return [each for each in found if self._unfinished(each)][:limit]
+
+    def _unfinished(self, sweep: Sweep) -> bool:
+        if sweep.state is SweepState.STOPPED and sweep.verb is SweepVerb.ERASE and sweep.done:
+            acts = [act.act for act in self._database.acts if act.target == f"sweep {sweep.number}"]
+            return bool(acts) and acts[-1] != SCRUBBED
+        return sweep.state is SweepState.RUNNING
 
     def _counted(self, sweep: Sweep) -> Sweep:
         ends = Counter(end for end, _ in self._database.sweep_sagas[sweep.number].values())

@@ -7,6 +7,8 @@ differ (a list as a parameter, a page, the backlog) the store has a query of its
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import suppress
 
 from msgspec.structs import replace
 
@@ -101,14 +103,12 @@ class StatementQueries(ABC):
 
     async def sweeps(self, limit: int, number: int | None = None) -> list[Sweep]:
         """See ports.store.Store."""
-        found: list[Sweep] = []
-        for row in await self._read("get_sweeps", limit, number):
-            try:
-                found.append(rows.sweep(row))
-            except NewerJournal:
-                if number is not None:
-                    raise
-        return found
+        found = await self._read("get_sweeps", limit, number)
+        return [rows.sweep(row) for row in found] if number is not None else _known(found)
+
+    async def unfinished_sweeps(self, limit: int) -> list[Sweep]:
+        """See ports.store.Store."""
+        return _known(await self._read("unfinished_sweeps", limit))
 
     async def sweep_sagas(self, number: int, end: SweepEnd, limit: int) -> list[tuple[str, str]]:
         """See ports.store.Store."""
@@ -152,3 +152,12 @@ class StatementQueries(ABC):
         """See ports.store.Store."""
         found = await self._read("get_reconciled", generation)
         return {row[0]: row[1] for row in found}
+
+
+def _known(found: Sequence[Row]) -> list[Sweep]:
+    """The sweeps of which this release knows."""
+    known: list[Sweep] = []
+    for row in found:
+        with suppress(NewerJournal):
+            known.append(rows.sweep(row))
+    return known

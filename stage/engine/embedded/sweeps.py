@@ -11,8 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from stage.core.errors import StoreUnavailable
-from stage.core.sweep import Sweep, SweepEnd, SweepState
-from stage.core.sweep_verbs import SweepVerb
+from stage.core.sweep import SCRUBBED, Sweep, SweepEnd, SweepState
 from stage.ports.clock import Clock
 from stage.ports.engine import Busy, Unsettled
 from stage.ports.observer import Observer, TraceContext
@@ -20,8 +19,8 @@ from stage.ports.store import Act, Store
 
 SWEEP_LOOK_SECONDS: Final = 1.0
 """How soon a sweep begins, and how late one is stopped."""
-SWEEPS_MAX: Final = 20
-"""Sweeps that are looked at: those behind them were begun long ago."""
+SWEEPS_MAX: Final = 1_000
+"""Sweeps that go on at a time, the oldest first: those behind them have their turn then."""
 ACTS_MAX: Final = 20
 """Acts on one saga among which that of the sweep is looked for."""
 
@@ -29,9 +28,6 @@ AGAIN_SECONDS: Final = 10.0
 """How long a sweep leaves a saga on which it could not act, while it acts on the others."""
 FINISH_SECONDS: Final = 60.0
 """How long a sweep waits that could not be finished, before it tries that again."""
-
-SCRUBBED: Final = "scrubbed"
-"""The act of the audit that tells that no bytes are left of what a stopped sweep erased."""
 
 Do = Callable[[Sweep, str], Awaitable[str]]
 Finish = Callable[[Sweep], Awaitable[None]]
@@ -81,11 +77,12 @@ class Sweeps:
             if self._idle or not self._mine():
                 continue
             try:
-                found = await self._store.sweeps(SWEEPS_MAX)
+                found = await self._store.unfinished_sweeps(SWEEPS_MAX)
                 running = [each for each in found if each.state is SweepState.RUNNING]
-                for sweep in reversed(running):
+                for sweep in running:
                     acted += await self._went_on(sweep)
-                left = [each for each in found if not await self._scrubbed_if_stopped(each)]
+                stopped = [each for each in found if each.state is SweepState.STOPPED]
+                left = [each for each in stopped if not await self._scrubbed(each)]
                 alone = self._store.ownership.renew_seconds is None
                 self._idle = not (running or left) and alone
             except (StoreUnavailable, Unsettled, Busy):
@@ -150,27 +147,19 @@ class Sweeps:
         await self._end(sweep, saga_id, refused)
         return True
 
-    async def _scrubbed_if_stopped(self, sweep: Sweep) -> bool:
+    async def _scrubbed(self, sweep: Sweep) -> bool:
         """False while bytes may be left that a stopped sweep has erased.
 
         The audit keeps the act of scrubbing them, so that it is done once, if need be by the next
-        process. Where the audit has no act of the sweep any more, that act too was dropped for its
-        age.
+        process.
         """
-        erased = sweep.verb is SweepVerb.ERASE and sweep.done
-        if sweep.state is not SweepState.STOPPED or not erased:
-            return True
-        target = f"sweep {sweep.number}"
-        newest = await self._store.acts(1, target=target)
-        if not newest or newest[0].act == SCRUBBED:
-            return True
         if not await self._finished(sweep):
             return False
         act = Act(
             at=self._clock.now(),
             actor=sweep.actor,
             act=SCRUBBED,
-            target=target,
+            target=f"sweep {sweep.number}",
             reason=sweep.why,
             before="",
             after=f"stopped, {sweep.done} sagas erased",

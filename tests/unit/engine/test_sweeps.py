@@ -97,13 +97,13 @@ async def test_a_sweep_of_which_the_audit_has_nothing_any_more_is_not_finished_a
     async def act_on(_: Sweep, saga_id: str) -> str:
         return ""
 
-    (stopped,) = await store.sweeps(9)
     sweeps = Sweeps(store, clock, NullObserver(), act_on, finish)
-    assert await sweeps._scrubbed_if_stopped(stopped)
+    (stopped,) = await store.unfinished_sweeps(9)
+    assert await sweeps._scrubbed(stopped)
     assert [number] == finished
+    assert [] == await store.unfinished_sweeps(9)
     assert 2 == await store.transact(lambda unit: unit.drop_acts(9e9, 9))
-    assert await sweeps._scrubbed_if_stopped(stopped)
-    assert [number] == finished
+    assert [] == await store.unfinished_sweeps(9)
     await store.close()
 
 
@@ -193,4 +193,27 @@ async def test_a_sweep_that_cannot_be_finished_keeps_none_behind_it_waiting() ->
     first, second = reversed(await store.sweeps(9))
     assert (SweepState.RUNNING, SweepState.DONE) == (first.state, second.state)
     assert observer.defects
+    await store.close()
+
+
+async def test_a_sweep_behind_many_that_were_begun_since_is_run_to_its_end() -> None:
+    """Only the twenty newest were looked at: those behind them said "running" for ever."""
+    clock, store = SleepersClock(), MemoryStore()
+    await store.open()
+    begun = Sweep(at=1.0, actor="kim", verb=SweepVerb.RETRY, reason="x", rate_per_second=RATE)
+    numbers = [await store.transact(partial(beginning, begun)) for _ in range(30)]
+    acted: list[int] = []
+
+    async def act(sweep: Sweep, _: str) -> str:
+        acted.append(sweep.number)
+        return ""
+
+    sweeps = Sweeps(store, clock, NullObserver(), act, nothing)
+    sweeps.start()
+    async with asyncio.timeout(HANG_SECONDS):
+        while await store.unfinished_sweeps(99):  # noqa: ASYNC110 - no event
+            await asyncio.sleep(0)
+    sweeps.stop()
+    assert {SweepState.DONE} == {each.state for each in await store.sweeps(99)}
+    assert numbers == acted
     await store.close()

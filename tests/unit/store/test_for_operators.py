@@ -342,6 +342,42 @@ async def test_a_sweep_counts_the_sagas_that_it_is_through_with(store: Store) ->
     assert [("b", "nothing of it waits")] == refused
 
 
+async def test_a_sweep_that_goes_on_is_found_behind_all_that_are_over(store: Store) -> None:
+    """A stopped erasure too, until the audit says that no bytes are left, or nothing any more."""
+    running, done, stopped, bare = [await store.transact(partial(begun, verb)) for verb in ENDING]
+
+    async def unit(unit: Unit) -> None:
+        for number in (stopped, bare):
+            await unit.set_sweep(number, SweepState.STOPPED)
+        await unit.set_sweep(done, SweepState.DONE)
+        await unit.end_sweep_saga(stopped, "a", SweepEnd.DONE)
+        await unit.keep_act(of_sweep("sweep", stopped))
+
+    await store.transact(unit)
+    found = await store.unfinished_sweeps(9)
+    assert [(running, 1), (stopped, 0)] == [(each.number, each.pending) for each in found]
+    assert [running] == [each.number for each in await store.unfinished_sweeps(1)]
+    await store.transact(lambda unit: unit.keep_act(of_sweep("scrubbed", stopped)))
+    assert [running] == [each.number for each in await store.unfinished_sweeps(9)]
+    await store.transact(lambda unit: unit.keep_act(of_sweep("sweep", stopped)))
+    assert [running, stopped] == [each.number for each in await store.unfinished_sweeps(9)]
+    await store.transact(lambda unit: unit.drop_acts(9e9, 9))
+    assert [running] == [each.number for each in await store.unfinished_sweeps(9)]
+
+
+def of_sweep(word: str, number: int) -> Act:
+    """An act on a sweep."""
+    return replace(act(1, f"sweep {number}"), act=word)
+
+
+ENDING = (SweepVerb.RETRY, SweepVerb.RETRY, SweepVerb.ERASE, SweepVerb.ERASE)
+
+
+async def begun(verb: SweepVerb, unit: Unit) -> int:
+    """Begin a sweep of one saga."""
+    return await unit.begin_sweep(sweep(verb=verb), ["a"])
+
+
 async def test_a_sweep_begins_with_its_unit_or_not_at_all(store: Store) -> None:
     """Neither it nor any of its sagas is there when the unit fails."""
 

@@ -108,6 +108,7 @@ async def test_orders_of_a_newer_release_are_left_to_it(
     monkeypatch.setattr(rows, "_VERBS", rows._VERBS - {SweepVerb.PURGE.value})
     monkeypatch.setattr(rows, "_WAYS", rows._WAYS - {Way.BACKWARD.value})
     assert [first] == [found.number for found in await held.sweeps(9)]
+    assert [first] == [found.number for found in await held.unfinished_sweeps(9)]
     with pytest.raises(NewerJournal, match=rf"sweep {second} is one to 'purge'"):
         await held.sweeps(1, second)
     assert [Way.FORWARD] == [found.way for found in await held.pauses()]

@@ -75,3 +75,16 @@ def test_those_that_changed_since_are_found_by_their_change(connection: sqlite3.
     plan = [row[3] for row in connection.execute(asked, ("", 50, 1.0, 2.0))]
     assert any("COVERING INDEX saga_changed (updated_at>? AND updated_at<?)" in row for row in plan)
     assert not any(row.startswith("SCAN saga") for row in plan), plan
+
+
+def test_sweeps_that_are_over_cost_neither_a_count_nor_a_sort(
+    connection: sqlite3.Connection,
+) -> None:
+    """Every replica looks each second: only the orders themselves are read, one by one."""
+    asked = f"EXPLAIN QUERY PLAN {statement('unfinished_sweeps')}"
+    plan = [row[3] for row in connection.execute(asked, (9,))]
+    read = [step for step in plan if step.startswith(("SEARCH", "SCAN"))]
+    assert ["SCAN asked"] == [step for step in read if step.startswith("SCAN")]
+    assert any("stage_audit_target (target=?)" in step for step in read), plan
+    assert 4 == sum("stage_sweep_saga_end (sweep=? AND ended=?)" in step for step in read), plan
+    assert not [step for step in plan if "TEMP B-TREE" in step], plan

@@ -330,6 +330,23 @@ SELECT number, at, actor, verb, reason, step, named, rate, state,
     (SELECT count(*) FROM stage_sweep_saga WHERE sweep = number AND ended = 'refused')
 FROM stage_sweep WHERE (?2 IS NULL OR number = ?2) ORDER BY number DESC LIMIT ?1;
 
+-- name: unfinished_sweeps
+-- The sweeps that run, and the stopped erasures whose newest act does not say that no bytes are left:
+-- the oldest of all first, at most ?1. The audit of an old one may have no act any more.
+SELECT number, at, actor, verb, reason, step, named, rate, state,
+    (SELECT count(*) FROM stage_sweep_saga WHERE sweep = number AND ended = 'pending'),
+    (SELECT count(*) FROM stage_sweep_saga WHERE sweep = number AND ended = 'done'),
+    (SELECT count(*) FROM stage_sweep_saga WHERE sweep = number AND ended = 'refused')
+FROM stage_sweep AS asked WHERE state = 'running' OR (
+    state = 'stopped' AND verb = 'erase'
+    AND EXISTS (SELECT 1 FROM stage_sweep_saga WHERE sweep = asked.number AND ended = 'done')
+    AND 'scrubbed' <> (
+        SELECT act FROM stage_audit WHERE target = 'sweep ' || asked.number
+        ORDER BY stage_audit.number DESC LIMIT 1
+    )
+)
+ORDER BY number LIMIT ?1;
+
 -- name: sweep_sagas
 -- Sagas of the sweep ?1 that are there ?2.
 SELECT saga_id, detail FROM stage_sweep_saga WHERE sweep = ?1 AND ended = ?2
