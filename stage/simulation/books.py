@@ -85,6 +85,8 @@ class Books:
         """Stage and saga of all that were as they had been before."""
         self.said_yes_to: set[tuple[str, str, str]] = set()
         """Stage, saga and step of each approval to which a person has said yes."""
+        self.cannot: set[str] = set()
+        """Sagas of which the client has said that it cannot compensate, and since then nothing."""
         self.payloads: dict[str, bytes] = {}
         """The data of each saga as its client first sent it."""
 

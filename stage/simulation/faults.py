@@ -89,6 +89,8 @@ SELDOM: dict[str, tuple[float, float]] = {
     # refused, for what was made stands and cannot be taken back any more
     "undo_accepted": (0.2, 1.0),
     "undo_denied": (0.05, 0.4),
+    # of a client: it says to the notification of a failure that it cannot compensate, for a while
+    "client_cannot": (0.2, 1.0),
 }
 """Faults that change most of a world, in few of them; they have dice of their own."""
 OF_OWN_STAGES = ("undo_accepted", "undo_denied")

@@ -25,7 +25,7 @@ from stage.engine.saga.context import context_of, with_baggage
 from stage.ports.store import Row, Unit
 from stage.simulation.books import Books
 from stage.simulation.facts import Known, Local
-from stage.simulation.neighbours import OTHER_AMOUNT, Order, Verdict
+from stage.simulation.neighbours import CLIENT, OTHER_AMOUNT, Order, Verdict
 from stage.simulation.node import Node
 from stage.simulation.replay import difference
 from stage.wire.envelope import decode_envelope
@@ -255,7 +255,7 @@ def _excuse(books: Books, stage: str, saga: str, known: Known, plan: Plan) -> st
             for step in plan.steps
         ):
             return "its API can neither repeat nor be asked"
-        case ParkCause.UPSTREAM_CANNOT:
+        case ParkCause.UPSTREAM_CANNOT if _upstream_cannot(books, saga, known):
             return "upstream cannot compensate"
         case ParkCause.LOST if stage in books.restored:
             return "an older database was put back"
@@ -272,6 +272,14 @@ def _excuse(books: Books, stage: str, saga: str, known: Known, plan: Plan) -> st
     ):
         return "it cannot be undone"
     return ""
+
+
+def _upstream_cannot(books: Books, saga: str, known: Known) -> bool:
+    """Whether upstream has said so: of a client its own books, which it mends by asking itself."""
+    accepted = known.events[0] if known.events else None
+    if isinstance(accepted, Accepted) and accepted.upstream == CLIENT:
+        return saga in books.cannot
+    return True
 
 
 def _gave_up(books: Books, stage: str, saga: str, step: Step) -> bool:
@@ -330,6 +338,7 @@ def _client(
                 (parked and state is not SagaState.COMPENSATED)
                 or (waits and state is SagaState.COMPENSATING)
                 or (lost and state is SagaState.ACTIVE and (stage, order.saga) in books.early)
+                or (parked and order.saga in books.cannot)
             )
         case Verdict.FAILED:
             wrong = state is SagaState.COMPLETED

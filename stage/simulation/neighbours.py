@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from enum import StrEnum
+from math import inf
 from typing import Any
 from urllib.parse import parse_qs
+from zlib import crc32
 
 import msgspec
 
@@ -36,6 +38,7 @@ ASKED_MAX = 5
 PATIENCE_SECONDS = (4.0, 60.0)
 DEADLINE_SECONDS = (0.2, 12.0)
 LATE_SECONDS = (0.0, 20.0)
+CANNOT_SECONDS = (1.0, 60.0)
 PAUSE_SECONDS_MAX = 300.0
 """Between two requests to compensate, once nothing but a long outage is left of the faults."""
 SAYS_SOMETHING = frozenset({200, 202, 409, 410, 422})
@@ -122,10 +125,19 @@ class Order(msgspec.Struct, kw_only=True):
     """We asked before we sent it."""
     accepted: bool = False
     done: bool = False
+    cannot_until: float | None = None
+    """Until when we say that we cannot compensate it; None before we were asked."""
+    turning: asyncio.Task[None] | None = None
+    """We are about to turn back by ourselves."""
 
     def open(self) -> bool:
         """True while the client does not know how it went."""
         return self.verdict is Verdict.OPEN
+
+    @property
+    def is_turning(self) -> bool:
+        """Whether the client is about to take it back by itself."""
+        return self.turning is not None and not self.turning.done()
 
 
 class Client:
@@ -148,6 +160,10 @@ class Client:
             return _shared(path, CLIENT, [_as_upstream(order) for order in self.orders.values()])
         saga = path.removeprefix("/sagas/").removesuffix("/compensate")
         order = self.orders.get(saga)
+        if order is not None and self._cannot(order):
+            self._books.tell(saga, CLIENT, "is asked to compensate, and cannot")
+            self._books.cannot.add(saga)
+            return _problem(409, saga, Outcome.EXECUTED)
         if order is not None:
             order.asked_back = True
             word = decode_compensate(body).outcome
@@ -156,6 +172,28 @@ class Client:
                 order.verdict = Verdict.FAILED
             self._books.tell(saga, CLIENT, "is asked to compensate")
         return _undone(saga)
+
+    def _cannot(self, order: Order) -> bool:
+        """Whether it says so now: from the first notification on, or from none.
+
+        Of four such sagas one stays so, and one is taken back by the client itself after a while;
+        the others are once they are asked for again.
+        """
+        if order.cannot_until is None:
+            until = 0.0
+            if self._faults.happens("client_cannot"):
+                way = crc32(f"{order.saga}/cannot".encode()) % 4
+                seconds = self._random.uniform(*CANNOT_SECONDS)
+                until = inf if way == 0 else self._loop.time() + seconds
+                if way == 1:
+                    order.turning = self._loop.create_task(self._turn(order, seconds))
+            order.cannot_until = until
+        return self._loop.time() < order.cannot_until
+
+    async def _turn(self, order: Order, seconds: float) -> None:
+        """It turns back by itself, and says so to the stage."""
+        await asyncio.sleep(seconds)
+        await self.undo(order)
 
     # --- one saga --------------------------------------------------------------------------------
 
@@ -282,7 +320,10 @@ class Client:
         while True:
             answer = await self._network.carry(message, TIMEOUT_SECONDS)
             self._heard(order, "compensate", answer)
-            match own_word(answer, order.saga, AGREED_UNDO):
+            word = own_word(answer, order.saga, AGREED_UNDO)
+            if word not in (None, Outcome.IN_PROGRESS):
+                self._books.cannot.discard(order.saga)  # the stage knows by now that we know
+            match word:
                 case Outcome.COMPENSATED | Outcome.NOT_EXECUTED:
                     order.verdict = Verdict.FAILED
                     order.nothing_stands = True

@@ -43,6 +43,7 @@ class Rest:
             and all(node.whole for node in self._nodes)
             and not (spoken_of if silent else [one for one in spoken_of if not self.waits(one)])
             and all(order.done or self.waits(order.saga) for order in self._client.orders.values())
+            and all(not order.is_turning for order in self._client.orders.values())
             and all(
                 known.row.due_at is None or (self.waits(saga) and not known.row.parked)
                 for (_, saga), known in self._books.known.items()

@@ -19,6 +19,7 @@ import msgspec
 
 import tests.simulation.mutants_around
 import tests.simulation.mutants_of_answers
+import tests.simulation.mutants_of_notifying
 import tests.simulation.mutants_of_the_fast_path  # noqa: F401 - all of them register their defects
 from stage.simulation.world import Result, Scenario, simulate_world
 from tests.simulation.level_l import EVIDENCE, commit, machine, write
