@@ -76,20 +76,25 @@ class Sweeps:
             acted = 0
             if self._idle or not self._mine():
                 continue
+            # Before the list is read: a sweep that is begun or resumed behind that wakes it.
+            self._idle, left = self._store.ownership.renew_seconds is None, True
             try:
-                found = await self._store.unfinished_sweeps(SWEEPS_MAX)
-                running = [each for each in found if each.state is SweepState.RUNNING]
-                for sweep in running:
-                    acted += await self._went_on(sweep)
-                stopped = [each for each in found if each.state is SweepState.STOPPED]
-                left = [each for each in stopped if not await self._scrubbed(each)]
-                alone = self._store.ownership.renew_seconds is None
-                self._idle = not (running or left) and alone
+                acted, left = await self._round()
             except (StoreUnavailable, Unsettled, Busy):
-                acted = 0  # what is pending stays so
+                pass  # what is pending stays so
             except Exception as error:
-                acted = 0
                 self._observer.defect("sweep", "", TraceContext(), error)
+            if left:
+                self._idle = False
+
+    async def _round(self) -> tuple[int, bool]:
+        """How many sagas were acted on, and whether another round is to follow."""
+        found = await self._store.unfinished_sweeps(SWEEPS_MAX)
+        running = [each for each in found if each.state is SweepState.RUNNING]
+        acted = sum([await self._went_on(sweep) for sweep in running])
+        stopped = [each for each in found if each.state is SweepState.STOPPED]
+        left = [each for each in stopped if not await self._scrubbed(each)]
+        return acted, bool(running or left)
 
     def _mine(self) -> bool:
         """Whether this process is the one of all replicas that runs sweeps."""

@@ -217,3 +217,52 @@ async def test_a_sweep_behind_many_that_were_begun_since_is_run_to_its_end() -> 
     assert {SweepState.DONE} == {each.state for each in await store.sweeps(99)}
     assert numbers == acted
     await store.close()
+
+
+@pytest.mark.parametrize("resumed", [False, True], ids=["begun", "resumed"])
+async def test_a_sweep_that_comes_while_a_stopped_one_is_scrubbed_is_taken_up(
+    resumed: bool,
+) -> None:
+    """The round that scrubbed had read the list before, and slept for ever behind it."""
+    clock, store = SleepersClock(), MemoryStore()
+    await store.open()
+    number = await store.transact(stopped_erasure)
+    scrubbing, scrubbed, acted = asyncio.Event(), asyncio.Event(), list[str]()
+
+    async def act(_: Sweep, saga_id: str) -> str:
+        acted.append(saga_id)
+        return ""
+
+    async def finish(_: Sweep) -> None:
+        scrubbing.set()
+        await scrubbed.wait()
+
+    sweeps = Sweeps(store, clock, NullObserver(), act, finish)
+    sweeps.start()
+    async with asyncio.timeout(HANG_SECONDS):
+        await scrubbing.wait()
+        if resumed:
+            await store.transact(lambda unit: unit.set_sweep(number, SweepState.RUNNING))
+        else:
+            begun = Sweep(at=1.0, actor="kim", verb=SweepVerb.RETRY, reason="x", rate_per_second=9)
+            await store.transact(partial(beginning, begun))
+        sweeps.wake()
+        scrubbed.set()
+        while await store.unfinished_sweeps(99):  # noqa: ASYNC110 - no event
+            await asyncio.sleep(0)
+    sweeps.stop()
+    assert (["s-2"] if resumed else ["s-1"]) == acted
+    await store.close()
+
+
+async def stopped_erasure(unit: Unit) -> int:
+    """A sweep that was stopped behind the first of its two sagas."""
+    begun = Sweep(at=1.0, actor="kim", verb=SweepVerb.ERASE, reason="x", rate_per_second=RATE)
+    number = await unit.begin_sweep(begun, ["s-1", "s-2"])
+    await unit.end_sweep_saga(number, "s-1", SweepEnd.DONE, "")
+    await unit.set_sweep(number, SweepState.STOPPED)
+    await unit.keep_act(
+        Act(at=1.0, actor="kim", act="sweep", target=f"sweep {number}", reason="x", before="",
+            after="")
+    )  # fmt: skip
+    return number
