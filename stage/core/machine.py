@@ -441,9 +441,7 @@ def _succeed(plan: Plan, saga: Saga, event: e.StepSucceeded | e.ProbeFound) -> S
         error="",
         span=event.span if isinstance(event, e.StepSucceeded) and event.span else before.span,
     )
-    if before.looked_for:  # it stands after an undo: the next one knows the result
-        done = verbs.under_a_new_key(done)
-    return _put(saga, event.step, done)
+    return _put(saga, event.step, verbs.known_to_stand(done))
 
 
 def _fail_for_certain(plan: Plan, saga: Saga, event: e.StepTransient) -> Saga:
@@ -763,7 +761,8 @@ def _land(plan: Plan, saga: Saga, word: e.WebhookFound, at: float) -> Saga:
         return _taken_up(_put(saga, name, _landed_after_all(step, word)), at)
     if step.phase is Phase.REFUSED and not (rules.pivot or past_pivot(plan, saga)):
         # The answer says no and the webhook yes: it is undone, as it may stand (rule 6).
-        return _taken_up(_put(saga, name, replace(step, doubted=True, result=word.result)), at)
+        stands = replace(verbs.known_to_stand(step), doubted=True, result=word.result)
+        return _taken_up(_put(saga, name, stands), at)
     found = e.ProbeFound(at=at, step=name, result=word.result)
     saga = _unparked(_succeed(plan, saga, found), at)
     return _taken_up(saga, at) if rules.compensatable else saga

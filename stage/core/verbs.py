@@ -400,13 +400,23 @@ def _anew(plan: Plan, name: str, step: StepState, verb: e.Retried) -> StepState:
 
 
 def under_a_new_key(step: StepState) -> StepState:
-    """The step whose next undo the API takes for another one: it answers a known key as before."""
+    """The step whose next undo the API takes for another one: it answers a known key as before.
+
+    Another request has attempts and patience of its own: those before it brought nothing.
+    """
     return replace(
         step,
         compensation_requests=(),
         compensation_keys=step.compensation_keys + 1,
+        compensation_forgiven=step.compensation_attempts,
         compensation_started_at=None,
+        compensation_since=None,
     )
+
+
+def known_to_stand(step: StepState) -> StepState:
+    """The step whose result came to light; behind an undo, the next one has to know it."""
+    return under_a_new_key(step) if step.looked_for else step
 
 
 def _taken_up_again(rules: Step | None, step: StepState, state: SagaState) -> StepState:
@@ -452,7 +462,7 @@ def _settle(saga: Saga, verb: e.Settled) -> Saga:
     step = saga.steps[verb.step]
     if verb.landed:
         settled = replace(
-            step,
+            known_to_stand(step),
             phase=Phase.SUCCEEDED,
             doubted=False,
             may_come=False,
@@ -460,8 +470,6 @@ def _settle(saga: Saga, verb: e.Settled) -> Saga:
             error="",
             due=verb.at,
         )
-        if step.looked_for:  # it stands after an undo: the next one knows the result
-            settled = under_a_new_key(settled)
     else:
         phase = Phase.WAITING if saga.state is SagaState.ACTIVE else Phase.REFUSED
         if step.phase is Phase.REFUSED:

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from stage.core import events as e
 from stage.core.commands import AttemptKind, Command, Do, Record
 from stage.core.machine import decide, evolve, heard_before
+from stage.core.retry import RetryPolicy
 from stage.core.saga import Saga
 from stage.core.states import Phase, SagaState
 from stage.core.steps import Plan, Step, StepKind, adjusted, plan_of
@@ -193,6 +194,32 @@ def test_an_effect_found_after_an_undo_is_undone_under_a_new_key() -> None:
     again = e.CompensationStarted(at=4.0, step="charge", attempt=2)
     saga = fold(plan, again, e.CompensationSucceeded(at=5.0, step="charge"), saga=saga)
     assert Phase.COMPENSATED is saga.steps["charge"].phase
+
+
+@pytest.mark.parametrize("way", ["found by the probe", "by webhook behind a no", "settled"])
+def test_an_effect_that_comes_to_light_behind_an_undo_has_a_request_of_its_own(way: str) -> None:
+    """Under the former key its API would answer as before; no attempt and no time was used up."""
+    once = RetryPolicy(attempts_max=1)
+    plan = replace(plan_with(**LOOKS, hooked=True, compensation=once), patience_seconds=HOUR)
+    saga = fold(plan, *STARTED, DOUBT, *UNDONE, e.ProbeStarted(at=3.0, step="charge"))
+    at = 3.0
+    while saga.age < HOUR:  # the API is away for as long as patience lasts
+        failed = e.ProbeFailed(at=at, step="charge", reason="answered 503")
+        saga = fold(plan, failed, e.ProbeStarted(at=at, step="charge"), saga=saga)
+        at += 300.0
+    match way:
+        case "found by the probe":
+            words: tuple[e.Event, ...] = (e.ProbeFound(at=at, step="charge", result=ONE),)
+        case "by webhook behind a no":
+            no = e.ProbeRefused(at=at, step="charge", reason="declined")
+            words = no, e.Compensated(at=at), e.WebhookFound(at=at, step="charge", result=ONE)
+        case _:
+            failed = e.ProbeFailed(at=at, step="charge", reason="answered 503")
+            words = failed, e.Settled(at=at, **KIM, step="charge", landed=True, result=ONE)
+    saga = fold(plan, *words, saga=saga)
+    step = saga.steps["charge"]
+    assert (ONE, 2, ()) == (step.result, step.compensation_keys, step.compensation_requests)
+    assert Do(kind=AttemptKind.COMPENSATE, step="charge", attempt=2) == only(plan, saga, at)
 
 
 def test_an_undo_with_a_result_is_not_looked_for() -> None:
