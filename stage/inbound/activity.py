@@ -21,7 +21,7 @@ from stage.inbound.principal import Kind, Principal
 from stage.inbound.request import JSON, Answer, HeaderPairs, Request
 from stage.inbound.service import Service
 from stage.ports.observer import TraceContext
-from stage.wire.envelope import SAGA_ID_RE, format_instant, path_of_saga
+from stage.wire.envelope import SAGA_ID_RE, format_instant, parse_instant, path_of_saga
 from stage.wire.outcome import Outcome
 from stage.wire.replies import (
     CompensateReplyKind,
@@ -97,12 +97,21 @@ class _StepFunctions:
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
-    """The input of a task: an envelope; with `compensate`, why its saga is to be compensated."""
+    """The input of a task: an envelope; with `compensate`, why its saga is to be compensated.
+
+    `first_sent_at` is that of a request to compensate.
+    """
 
     saga_id: str
     data: msgspec.Raw = msgspec.Raw(b"{}")
     deadline: str | None = None
     compensate: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    first_sent_at: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for an instant that is none."""
+        if self.first_sent_at is not None:
+            parse_instant(self.first_sent_at)
 
     @property
     def reason(self) -> str | None:
@@ -220,7 +229,7 @@ class ActivityWorker:
         if reason is None:
             doing = self._execute_newest(task.token, ask)
         else:
-            doing = self._compensate(ask.saga_id, reason)
+            doing = self._compensate(ask, reason)
         answer = await self._while_alive(task.token, doing)
         if answer is None:
             return False
@@ -237,7 +246,7 @@ class ActivityWorker:
             f"the answer has {size} bytes, and Step Functions takes {OUTPUT_BYTES_MAX}: "
             "hand on references in place of data"
         )
-        answer = await self._while_alive(task.token, self._compensate(ask.saga_id, cause))
+        answer = await self._while_alive(task.token, self._compensate(ask, cause))
         if answer is None:
             return False
         error = error_of_compensation(answer, ask.saga_id)
@@ -295,7 +304,7 @@ class ActivityWorker:
         """
         before = await self._written(lambda: self._newest.take(ask.saga_id, token))
         if before.given_up:
-            await self._compensate(ask.saga_id, TIMED_OUT)
+            await self._compensate(ask, TIMED_OUT)
         elif not await self._lives(token):
             return None
         self._seen.add(token)
@@ -313,7 +322,7 @@ class ActivityWorker:
         if token not in self._seen:
             await self._written(lambda: self._newest.withdraw(ask.saga_id, token))
         elif await self._written(lambda: self._newest.give_up(ask.saga_id, token)):
-            await self._compensate(ask.saga_id, TIMED_OUT)
+            await self._compensate(ask, TIMED_OUT)
 
     async def _written(self, write: Callable[[], Awaitable[T]]) -> T:
         """Write until the database has it."""
@@ -336,10 +345,12 @@ class ActivityWorker:
         }
         return await self._ask("/sagas", msgspec.json.encode(envelope))
 
-    async def _compensate(self, saga_id: str, reason: str) -> Answer:
+    async def _compensate(self, ask: Ask, reason: str) -> Answer:
         """Ask to compensate it. A long reason is cut: it must not stop the request."""
+        sent = None if ask.first_sent_at is None else parse_instant(ask.first_sent_at)
         return await self._ask(
-            f"{path_of_saga(saga_id)}/compensate", encode_compensate(CALLER, reason)
+            f"{path_of_saga(ask.saga_id)}/compensate",
+            encode_compensate(CALLER, reason, first_sent_at=sent),
         )
 
     async def _ask(self, path: str, body: bytes) -> Answer:

@@ -216,6 +216,23 @@ async def test_a_task_compensates_a_saga(world: World) -> None:
     assert "" == error
 
 
+async def test_a_task_to_compensate_says_when_its_saga_was_sent(world: World) -> None:
+    """A saga that was sent before the database was made is not said to be gone."""
+    chain, tasks = world
+    asked = {"saga_id": "s-1", "compensate": "no parcel", "first_sent_at": "2020-01-01T00:00:00Z"}
+    end = tasks.give("t-1", msgspec.json.encode(asked).decode())
+    await tasks.until(lambda: tasks.beats > 2 or end.done())
+    assert not end.done(), end.result()
+    assert 200 == (await chain.send("s-1"))[0], "no tombstone was written"
+    error, _ = await tasks.task(
+        "t-2", saga_id="s-2", compensate="no", first_sent_at="2100-01-01T00:00:00Z"
+    )
+    assert "" == error
+    error, word = await tasks.task("t-3", saga_id="s-3", compensate="no", first_sent_at="then")
+    assert activity.FAILED_TO_COMPENSATE == error
+    assert "RFC 3339" in word["cause"]
+
+
 @pytest.mark.parametrize(
     "reason",
     ["x" * 30_000, None, "", {"Error": "States.Timeout"}, 7, "\u0007\u2028"],

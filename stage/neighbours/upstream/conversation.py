@@ -101,7 +101,7 @@ class Conversation:
         saga.start_compensation(reason)
         backoff = Backoff()
         while True:
-            reply = await self._stage.compensate(saga.saga_id, saga.trace, self._name, reason)
+            reply = await self._stage.compensate(saga, self._name, reason)
             if isinstance(reply, Lost):
                 saga.note(f"compensate: {reply.reason}")
                 await asyncio.sleep(backoff.next())

@@ -17,7 +17,8 @@ from stage.neighbours.shared.spans import ClientRequest, Spans
 from stage.neighbours.shared.tls import connector
 from stage.neighbours.shared.tokens import Keys
 from stage.neighbours.shared.trace import Trace
-from stage.wire.envelope import Envelope, encode_envelope, path_of_saga
+from stage.neighbours.upstream.books import Saga
+from stage.wire.envelope import Envelope, encode_envelope, parse_instant, path_of_saga
 from stage.wire.headers import (
     CONTENT_JSON,
     IDEMPOTENCY_KEY,
@@ -99,18 +100,17 @@ class StageClient:
         with self._spans.client("GET", str(url), "/sagas/{saga_id}", trace) as sent:
             return await self._send(sent, "GET", str(url), _wait(timeout), None, timeout)
 
-    async def compensate(
-        self, saga_id: str, trace: Trace, requested_by: str, reason: str
-    ) -> Reply | Lost:
+    async def compensate(self, saga: Saga, requested_by: str, reason: str) -> Reply | Lost:
         """`POST /sagas/{id}/compensate`. No deadline ends it."""
-        url = f"{self._url}{path_of_saga(saga_id)}/compensate"
-        with self._spans.client("POST", url, "/sagas/{saga_id}/compensate", trace) as sent:
+        url = f"{self._url}{path_of_saga(saga.saga_id)}/compensate"
+        opened_at = parse_instant(saga.opened_at)
+        with self._spans.client("POST", url, "/sagas/{saga_id}/compensate", saga.trace) as sent:
             return await self._send(
                 sent,
                 "POST",
                 url,
                 {hdrs.CONTENT_TYPE: CONTENT_JSON},
-                encode_compensate(requested_by, reason),
+                encode_compensate(requested_by, reason, first_sent_at=opened_at),
                 self.patience_seconds,
             )
 

@@ -94,8 +94,9 @@ def compensation(name: str, activity: str, *, before: str, patient: State, stage
     """The task that has a stage compensate; `patient` retries all that is no end."""
     ends = [COMPENSATED, NOT_EXECUTED]
     return {
-        name: _task(activity, {"compensate": query("$reason")})
+        name: _task(activity, {})
         | {
+            "Arguments": query("$merge([{'saga_id': $saga_id, 'compensate': $reason}, $sent])"),
             "Retry": [{"ErrorEquals": [*ends, FAILED_TO_COMPENSATE], "MaxAttempts": 0}, patient],
             "Catch": [
                 {"ErrorEquals": ends, "Next": before},

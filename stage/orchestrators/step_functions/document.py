@@ -98,6 +98,7 @@ def forward(chain: Chain) -> State:
                 f"$exists($states.input.deadline) ? $states.input.deadline : {deadline}"
             ),
             "began": _query("$now()"),
+            "sent": _query("{'first_sent_at': $now()}"),
             "reason": "unknown",
             "stands": [],
             "tries": 0,
@@ -118,7 +119,13 @@ def forward(chain: Chain) -> State:
 
 
 def backward(chain: Chain) -> State:
-    """Compensates a saga, whatever became of it: the input has `saga_id`, and `reason`."""
+    """Compensates a saga, whatever became of it.
+
+    The input has `saga_id`, and may have `reason`, and `first_sent_at`: when its execution began.
+    An instant there that is none ends the execution at once, for stages would refuse it for ever.
+    """
+    given = "$states.input.first_sent_at"
+    sent = f"$exists({given}) ? {{'first_sent_at': $fromMillis($toMillis({given}))}} : {{}}"
     begin = {
         "Type": "Pass",
         "Assign": {
@@ -127,6 +134,7 @@ def backward(chain: Chain) -> State:
                 "$exists($states.input.reason)"
                 f" ? $substring($string($states.input.reason), 0, {REASON_CHARS_MAX}) : 'asked to'"
             ),
+            "sent": _query(sent),
             "stands": [],
             "tries": 0,
             "looks": 0,
@@ -246,7 +254,7 @@ def _compensation(chain: Chain, stage: str, before: str) -> State:
             compensate, chain.activity(stage), before=before, patient=patient, stage=stage
         )
     saga = f"'{chain.url(stage)}/sagas/' & $saga_id"
-    ask = {"requested_by": chain.name, "reason": _query("$reason")}
+    ask = _query(f"$merge([{{'requested_by': '{chain.name}', 'reason': $reason}}, $sent])")
     over = {
         "Condition": _is("compensated", "not_executed"),
         "Assign": {"looks": 0},
@@ -306,7 +314,9 @@ def _look(look: State, stage: str, over: State, *, again: str) -> State:
     }
 
 
-def _http(chain: Chain, stage: str, method: str, url: str, body: State | None = None) -> State:
+def _http(
+    chain: Chain, stage: str, method: str, url: str, body: State | str | None = None
+) -> State:
     """An HTTP task whose answer is assigned, an empty one where there is no body."""
     arguments: State = {
         "ApiEndpoint": url,

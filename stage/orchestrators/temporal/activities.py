@@ -94,7 +94,9 @@ class ChainActivities:
         Raises ApplicationError of type `CannotCompensate` or `NotUnderstood`, which are final, and
         `Lost`.
         """
-        request = CompensateRequest(requested_by=self._name, reason=ask.reason)
+        request = CompensateRequest(
+            requested_by=self._name, reason=ask.reason, first_sent_at=ask.first_sent_at
+        )
         in_a_row = _not_understood_before()
         while True:
             async with _alive(in_a_row):

@@ -58,12 +58,22 @@ class Chain:
         except WorkflowAlreadyStartedError:
             return self.find(saga_id)
 
-    async def compensate(self, saga_id: str, ask: CompensateAsk) -> Handle:
+    async def compensate(
+        self, saga_id: str, ask: CompensateAsk, *, first_sent_at: float | None = None
+    ) -> Handle:
         """Have a saga compensated: one that runs, one that is over, and one that is still to come.
 
-        A run of its own asks all stages of a saga that is over.
+        A run of its own asks all stages of a saga that is over. `first_sent_at`, in seconds since
+        1970, is when it was started: a stage whose database was made anew since then does not take
+        it for one that was never sent. A UUIDv7 says the same.
         """
-        only = ChainAsk(saga_id=check_saga_id(saga_id), stages=self._stages, data={}, forward=False)
+        only = ChainAsk(
+            saga_id=check_saga_id(saga_id),
+            stages=self._stages,
+            data={},
+            forward=False,
+            first_sent_at=first_sent_at,
+        )
         return await self.client.start_workflow(
             WORKFLOW,
             only,

@@ -48,6 +48,7 @@ class ChainAsk:
     """A saga to run over `stages`, in order. `deadline` is in seconds since 1970.
 
     `forward` is False for a saga that is only to be compensated: its run is over, or never began.
+    `first_sent_at`, in the same seconds, is when that run began, where the caller knows it.
     """
 
     saga_id: str
@@ -55,6 +56,7 @@ class ChainAsk:
     data: dict[str, Any]
     deadline: float | None = None
     forward: bool = True
+    first_sent_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,10 @@ class CompensateAsk:
 
 @dataclass(frozen=True)
 class StageAsk:
-    """The task of an activity at one stage."""
+    """The task of an activity at one stage.
+
+    `first_sent_at`, of one to compensate, shows a stage that its database has lost the saga.
+    """
 
     saga_id: str
     stage: str
@@ -76,6 +81,7 @@ class StageAsk:
     passed: list[str] = field(default_factory=list)
     deadline: float | None = None
     reason: str = ""
+    first_sent_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -192,7 +198,12 @@ class SagaChain:
         try:
             await workflow.execute_activity(
                 COMPENSATE,
-                StageAsk(saga_id=self._ask.saga_id, stage=stage, reason=reason),
+                StageAsk(
+                    saga_id=self._ask.saga_id,
+                    stage=stage,
+                    reason=reason,
+                    first_sent_at=self._first_sent_at(),
+                ),
                 start_to_close_timeout=timedelta(seconds=ATTEMPT_SECONDS),
                 heartbeat_timeout=timedelta(seconds=HEARTBEAT_SECONDS),
                 retry_policy=_RETRY,
@@ -201,6 +212,15 @@ class SagaChain:
         except ActivityError:
             if stage not in self._cleared:  # its own word may have come meanwhile
                 self._stands.append(stage)
+
+    def _first_sent_at(self) -> float | None:
+        """When the saga was first sent to a stage, or earlier.
+
+        The beginning of a run that only compensates would be later, and prove that nothing is lost.
+        """
+        if self._ask.first_sent_at is not None or not self._ask.forward:
+            return self._ask.first_sent_at
+        return workflow.info().workflow_start_time.timestamp()
 
     def _reason(self) -> str:
         asked = self._asked

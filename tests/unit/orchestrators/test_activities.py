@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
+from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
 import pytest
-from temporalio.exceptions import ApplicationError
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from stage.orchestrators.temporal import activities
@@ -16,7 +20,7 @@ from stage.orchestrators.temporal.activities import (
     ASK_AGAIN_SECONDS_MAX,
     ChainActivities,
 )
-from stage.orchestrators.temporal.workflow import StageAsk
+from stage.orchestrators.temporal.workflow import EXECUTE, ChainAsk, SagaChain, StageAsk
 from stage.ports.neighbour import Compensated, Executed, InProgress, NotUnderstood
 from stage.ports.observer import TraceContext
 from stage.ports.stage import Lost
@@ -35,7 +39,10 @@ class Scripted:
     def __init__(self, *replies: Any) -> None:
         self.replies = list(replies)
 
-    async def forward(self, *_: Any, **__: Any) -> Any:
+        self.asked: list[Any] = []
+
+    async def forward(self, *asked: Any, **__: Any) -> Any:
+        self.asked.append(asked)
         return self.replies.pop(0)
 
     compensate = forward
@@ -117,6 +124,53 @@ async def test_foreign_answers_end_the_asking_when_they_are_many_in_a_row(
     assert [True, True, False] == await asked_on(*twice, (STRANGE,))
     assert [True] * 5 + [False] == await asked_on(*twice, (AWAY,), *twice, (STRANGE,))
     assert [True] * 4 + [False] == await asked_on(*twice, (GOES_ON, STRANGE), *twice)
+
+
+async def test_a_request_to_compensate_says_when_the_saga_was_sent() -> None:
+    """A stage whose database was made anew since then does not say that nothing stands."""
+    stage = Scripted(Compensated(), Compensated())
+    compensate = ChainActivities("temporal", cast(Any, stage), TraceContext).compensate
+    await at(1).run(compensate, replace(ASK, first_sent_at=12.5))
+    await at(1).run(compensate, ASK)
+    assert [12.5, None] == [request.first_sent_at for _, _, request in stage.asked]
+
+
+@pytest.mark.parametrize(
+    "ask, sent_at",
+    [
+        (ChainAsk("s-1", ["payment"], {}), 1_000.0),
+        (ChainAsk("s-1", ["payment"], {}, forward=False), None),
+        (ChainAsk("s-1", ["payment"], {}, forward=False, first_sent_at=900.0), 900.0),
+    ],
+    ids=["forward", "back only", "back only, by a caller who knows"],
+)
+async def test_a_workflow_knows_when_its_saga_was_sent(
+    ask: ChainAsk, sent_at: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that only compensates began later than the saga was sent, and must not say that."""
+    asked: list[StageAsk] = []
+
+    async def execute_activity(name: str, given: StageAsk, **_: Any) -> dict[str, Any]:
+        asked.append(given)
+        if name == EXECUTE:
+            raise ActivityError(
+                "no",
+                scheduled_event_id=1,
+                started_event_id=2,
+                identity="",
+                activity_type=name,
+                activity_id="1",
+                retry_state=None,
+            )
+        return {}
+
+    began = datetime.fromtimestamp(1_000.0, UTC)
+    monkeypatch.setattr(workflow, "execute_activity", execute_activity)
+    monkeypatch.setattr(workflow, "info", lambda: SimpleNamespace(workflow_start_time=began))
+    monkeypatch.setattr(workflow, "wait_condition", lambda _: asyncio.sleep(0.01))
+    with pytest.raises(ApplicationError):
+        await SagaChain(ask).run(ask)
+    assert sent_at == asked[-1].first_sent_at
 
 
 def test_a_stage_that_works_is_asked_again_after_a_pause() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -28,6 +29,7 @@ from stage.orchestrators.step_functions.document import (
     backward,
     forward,
 )
+from stage.wire.replies import decode_compensate
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "step_functions"
 STAGES = ("order", "payment", "shipping")
@@ -102,7 +104,7 @@ def test_a_stage_that_fetches_its_tasks_is_judged_by_the_names_of_its_errors() -
         each["ErrorEquals"] for each in pay["Catch"]
     ]
     assert {"compensate payment"} == {each["Next"] for each in pay["Catch"]}
-    assert {"saga_id", "compensate"} == set(undo["Arguments"])
+    assert "'saga_id': $saga_id, 'compensate': $reason}, $sent" in undo["Arguments"]
     assert 99_999_999 == undo["Retry"][-1]["MaxAttempts"]
     over, stands = undo["Catch"]
     assert [COMPENSATED, NOT_EXECUTED] == over["ErrorEquals"]
@@ -218,10 +220,10 @@ class Answering(Execution):
         super().__init__(backward(CHAIN), "s-1", {"saga_id": "s-1"}, cast(Any, None), speed=1e9)
         self.scripts = scripts
         self.asked: list[str] = []
-        self.cause_sent = ""
+        self.body_sent: dict[str, Any] = {}
 
     async def _invoke(self, arguments: dict[str, Any], seconds: int) -> dict[str, Any]:
-        self.cause_sent = arguments.get("RequestBody", {}).get("reason", self.cause_sent)
+        self.body_sent = arguments.get("RequestBody", self.body_sent)
         stage = arguments["ApiEndpoint"].partition("Url}")[0].removeprefix("${").lower()
         asked = f"{arguments['Method']} {stage}"
         self.asked.append(asked)
@@ -230,6 +232,58 @@ class Answering(Execution):
         if isinstance(said, int):
             raise TaskFailed(f"States.Http.StatusCode.{said}")
         return {"ResponseBody": {"saga_id": "s-1", "outcome": said}}
+
+
+class Sending(Adding):
+    """An execution whose last stage refuses; `sent` are the bodies of requests to compensate."""
+
+    def __init__(self) -> None:
+        super().__init__("")
+        self.sent: list[dict[str, Any]] = []
+
+    async def _invoke(self, arguments: dict[str, Any], seconds: int) -> dict[str, Any]:
+        url = arguments["ApiEndpoint"]
+        if url.endswith("/compensate"):
+            self.sent.append(arguments["RequestBody"])
+        elif url.startswith("${ShippingUrl}"):
+            raise TaskFailed("States.Http.StatusCode.409")
+        return await super()._invoke(arguments, seconds)
+
+
+async def test_a_request_to_compensate_says_when_the_saga_was_sent() -> None:
+    """A stage whose database was made anew since then does not say that nothing stands."""
+    execution, before = Sending(), time.time()
+    await execution.run()
+    assert 3 == len(execution.sent)
+    for body in execution.sent:
+        asked = decode_compensate(json.dumps(body).encode())
+        assert "step_functions" == asked.requested_by
+        assert asked.first_sent_at is not None
+        assert before - 0.001 <= asked.first_sent_at <= time.time()
+
+
+@pytest.mark.parametrize(
+    "given, sent",
+    [(None, None), ("2026-11-23T19:28:00.209+09:00", "2026-11-23T10:28:00.209Z")],
+)
+async def test_a_compensation_alone_says_it_where_it_was_given(
+    given: str | None, sent: str | None
+) -> None:
+    """Its own beginning would be too late."""
+    execution = Answering({})
+    if given is not None:
+        execution.given["first_sent_at"] = given
+    await execution.run()
+    assert sent == execution.body_sent.get("first_sent_at")
+
+
+async def test_an_instant_that_is_none_ends_a_compensation_at_once() -> None:
+    """Stages would refuse it without end."""
+    execution = Answering({})
+    execution.given["first_sent_at"] = "yesterday"
+    with pytest.raises(ValueError, match="yesterday"):
+        await execution.run()
+    assert [] == execution.asked
 
 
 @pytest.mark.parametrize("code", [409, 410])
@@ -270,7 +324,7 @@ async def test_any_reason_is_one_that_a_stage_takes(reason: Any, sent: str) -> N
     execution = Answering({})
     execution.given["reason"] = reason
     end = await execution.run()
-    assert ("Saga.Compensated", sent) == (end.error, execution.cause_sent)
+    assert ("Saga.Compensated", sent) == (end.error, execution.body_sent["reason"])
 
 
 def test_a_no_is_never_repeated() -> None:

@@ -10,13 +10,14 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestServer
 
+from stage.neighbours.downstream import books as downstream
 from stage.neighbours.downstream.app import make_app as make_downstream
-from stage.neighbours.downstream.books import Saga
 from stage.neighbours.downstream.upstream import Upstream
 from stage.neighbours.shared import tls
 from stage.neighbours.shared.spans import Spans
 from stage.neighbours.shared.tokens import read_keys
 from stage.neighbours.shared.trace import trace_of
+from stage.neighbours.upstream import books as upstream
 from stage.neighbours.upstream.stage_client import Lost, Reply, StageClient
 from stage.wire.replies import CompensateReplyKind
 from tests.certificates import Authority
@@ -49,9 +50,10 @@ async def test_a_neighbour_believes_the_authorities_that_it_was_given(tmp_path: 
     for ca_file in (right, other):
         client = StageClient(url, 5.0, Spans(None), read_keys("", "", str(ca_file)))
         async with client.open():
-            found.append(await client.compensate("s-1", trace, "order", "asked"))
+            order = upstream.Saga(saga_id="s-1", trace=trace)
+            found.append(await client.compensate(order, "order", "asked"))
     above = Upstream(url, Spans(None), read_keys("", "", str(right)))
-    saga = Saga(saga_id="s-2", trace=trace)
+    saga = downstream.Saga(saga_id="s-2", trace=trace)
     async with above.open():
         await above.have_compensated(saga, requested_by="shipping")
     await server.close()

@@ -287,13 +287,17 @@ async def test_in_doubt_to_the_end_is_undone_there_first(
     stage.says(SAGAS, Reply(500))
     stage.says(COMPENSATE, Reply(None), Reply(503), Reply(202, RUNS), COMPENSATED)
     client = await upstream(budget=0.2, patience=3.0)
+    began = time.time()
 
     code, body = await post_order(client)
 
     asked = stage.requests(COMPENSATE)
     assert (409, "compensated") == (code, body["state"])
     assert 4 == len(asked)
-    assert "order" == decode_compensate(asked[0].body).requested_by
+    said = decode_compensate(asked[0].body)
+    assert "order" == said.requested_by
+    sent_at = said.first_sent_at
+    assert sent_at is not None and began - 0.001 <= sent_at <= time.time() - 0.2
     assert "released" == (await seen(client))["order"]
 
 
