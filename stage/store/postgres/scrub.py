@@ -15,7 +15,9 @@ from stage.core.errors import StoreUnavailable
 from stage.ports.store import Row
 from stage.store.postgres.link import Link
 
-TABLES: Final = ("lost_saga", "signal", "act_key", "saga_term", "saga", "journal")
+ORDERS: Final = "act_key"
+"""Is small, and never clean for long: an order of meanwhile may name the number that is erased."""
+TABLES: Final = ("lost_saga", "signal", ORDERS, "saga_term", "saga", "journal")
 """The tables that hold contents of sagas, or digests, the large ones last: a scrub that meets a
 table in use is often asked for again from the beginning, and so has copied little."""
 SNAPSHOTS_SECONDS_MAX: Final = 5.0
@@ -42,7 +44,7 @@ async def wait_for_snapshots(fetch: Fetch) -> None:
 
 
 async def copy_anew(link: Link, clean: set[str]) -> None:
-    """Write every table anew that is not `clean`, and add it there.
+    """Write every table anew that is not `clean`, and add it there, but ORDERS.
 
     Raises StoreUnavailable where others hold one, with who they are.
     """
@@ -51,7 +53,7 @@ async def copy_anew(link: Link, clean: set[str]) -> None:
             continue
         for _ in range(LOCK_TRIES_MAX):
             if await link.vacuum(f"copy_{table}_anew", f"stage.{table}"):
-                clean.add(table)
+                clean.update({table} - {ORDERS})
                 break
             await asyncio.sleep(LOCK_SECONDS)
         else:
