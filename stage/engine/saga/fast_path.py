@@ -41,7 +41,7 @@ from stage.core.states import Phase, SagaState, Tell
 from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind
 from stage.engine.saga.context import Context, Output, keys_of, results_of
 from stage.engine.saga.instructions import Instruction
-from stage.engine.saga.interpreter import Interpreter, Outgoing, Transition
+from stage.engine.saga.interpreter import Interpreter, Outgoing, Transition, at_its_entry
 from stage.ports.clock import Clock
 from stage.ports.observer import Span
 from stage.ports.stage import Foreign
@@ -270,8 +270,8 @@ class FastPath:
 
     def _turned(self, saga: Saga, events: Sequence[e.Event], now: float) -> FastTransition | None:
         """The saga on the fast path as these events turned it round; None where it is not usual."""
-        plan, made = self._plan, list(events)
-        for event in events:
+        plan, made = self._plan, [at_its_entry(event, now) for event in events]
+        for event in made:
             saga = evolve(plan, saga, event)
         commands = decide(plan, saga, now)
         match commands:

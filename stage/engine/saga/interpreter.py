@@ -205,7 +205,7 @@ class Interpreter:
         )
         now = self._clock.now()
         for event in events:
-            done.add(_at_its_entry(event, now))
+            done.add(at_its_entry(event, now))
         for _ in range(DECISIONS_MAX):
             for command in decide(plan, done.saga, now):
                 match command:  # what happens most comes first
@@ -256,7 +256,7 @@ class Interpreter:
         plan = saga.under(self.plan)
         done = Transition(plan=plan, saga=saga, events=[], outgoing=[], rest_until=now)
         for event in events:
-            done.add(_at_its_entry(event, now))
+            done.add(at_its_entry(event, now))
         return done
 
     def complete(
@@ -543,7 +543,7 @@ def _bound(event: E, what: Instruction) -> E:
     return event
 
 
-def _at_its_entry(event: e.Event, now: float) -> e.Event:
+def at_its_entry(event: e.Event, now: float) -> e.Event:
     """The event, at the instant of its entry where it ends a wait.
 
     It may have lain in the mail of a replica for an hour. The deadline stands still until then, so

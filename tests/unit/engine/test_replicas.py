@@ -276,11 +276,20 @@ def shared(request: pytest.FixtureRequest, database: MemoryDatabase) -> MemoryDa
 
 
 @pytest.fixture
+def downstreams() -> tuple[str, ...]:
+    """The pair has none, except where a test is parametrized with them."""
+    return ()
+
+
+@pytest.fixture
 async def pair(
-    shared: MemoryDatabase | str, world: World, monkeypatch: pytest.MonkeyPatch
+    shared: MemoryDatabase | str,
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    downstreams: tuple[str, ...],
 ) -> AsyncIterator[tuple[Replica, Replica]]:
     monkeypatch.setattr(recovery, "RECOVERY_SCAN_SECONDS", 0.1)
-    a, b = Replica(shared, world), Replica(shared, world)
+    a, b = Replica(shared, world, *downstreams), Replica(shared, world, *downstreams)
     for each in (a, b):
         await each.start()
     yield a, b
@@ -725,13 +734,20 @@ def pending(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("pending")
+@pytest.mark.parametrize("downstreams", [("shipping",)])
+@pytest.mark.parametrize("gone", [False, True])
 async def test_a_pending_call_that_is_settled_elsewhere_has_the_budget_that_was_left(
-    pair: Pair,
+    pair: Pair, gone: bool
 ) -> None:
-    """The deadline stood still until the entry of the verb, and not until it was ordered."""
+    """The deadline stood still until the entry of the verb, and not until it was ordered.
+
+    Its replica has it in its mail, or is `gone`, so that the verb is what takes the saga over.
+    """
     a, b = pair
     deadline = a.clock.now() + 60.0
     assert await a.accept(wait_seconds=1.0, deadline=deadline) is None  # 202
+    if gone:
+        await a.engine.drain(0.0)
     result = msgspec.Raw(b'{"id":"c-1"}')
     ordered = b.clock.now() - 120.0  # the database was away meanwhile
     verb = e.Settled(
