@@ -23,6 +23,7 @@ from stage.wire import headers as h
 from stage.wire.flood import EXPONENTS_OF_ANSWERS_MAX, has_more_exponents
 from stage.wire.http import (
     SAFE_METHODS,
+    has_dot_segment,
     is_token,
     unsendable_in_header,
     unsendable_in_target,
@@ -259,6 +260,12 @@ class Http:
                 f"{declaring_place()}: the path of {call} holds {character!r}, so that it would"
                 " reach another resource, or none: put a value into a path with"
                 " urllib.parse.quote(value, safe='')"
+            )
+        if has_dot_segment(path):
+            raise RequestRefused(
+                f"{declaring_place()}: the path of {call} has . or .. between two slashes, so that"
+                " it would reach another resource. quote() leaves dots as they are: refuse such a"
+                " value, or send it in the body or as params="
             )
         if queried and "?" in path:
             raise RequestRefused(

@@ -24,6 +24,8 @@ def check_url(value: object) -> str:
     """An absolute http(s) URL without its trailing slash. Raises ValueError with the fix."""
     from urllib.parse import urlsplit
 
+    from stage.wire.http import has_dot_segment
+
     if not isinstance(value, str):
         raise ValueError(f"{value!r} is not a URL: give text like http://host:8080")
     shown = repr(redacted(value))
@@ -40,6 +42,8 @@ def check_url(value: object) -> str:
         raise ValueError(f"{shown} holds credentials: take them out of the URL")
     if "?" in value or "#" in value:
         raise ValueError(f"{shown} has a query or a fragment: end it with its path")
+    if has_dot_segment(parts.path):
+        raise ValueError(f"{shown} has . or .. in its path: write the path that it means")
     return value.rstrip("/")
 
 

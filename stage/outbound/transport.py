@@ -23,7 +23,7 @@ from stage.outbound.classify import CERTAIN, EXPECTED, NeverWritten, NotHttp, cl
 from stage.outbound.proxy import Proxy
 from stage.ports.stage import Answer, Lost
 from stage.ports.time_limit import TimeLimit
-from stage.wire.http import encode_head, unsendable_in_target
+from stage.wire.http import encode_head, has_dot_segment, unsendable_in_target
 
 ANSWER_BYTES_MAX = 1_048_576
 CONNECTIONS_MAX = 100
@@ -207,6 +207,8 @@ def _target(
     if character := unsendable_in_target(url):
         raise NeverWritten(f"{character!r} stands in the address")
     where = URL(url, encoded=True)
+    if has_dot_segment(where.raw_path):
+        raise NeverWritten("its path has . or .. between two slashes, which is another resource")
     if where.scheme not in (("https",) if proxy else ("http", "https")):
         raise aiohttp.NonHttpUrlClientError("neither http nor https")
     request = aiohttp.ClientRequest(method, where, headers=_OWN_HEADERS, ssl=tls or True)

@@ -15,6 +15,10 @@ _CONTROL: Final = bytes({*range(0x20), 0x7F} - {0x09, 0x0A})
 """Characters that no header may have (RFC 9110, 5.5), but the one that ends lines."""
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NOT_IN_TARGET: Final = re.compile(r"[\x00-\x20\x7f-\xa0#\ud800-\udfff]")
+_SEGMENT_END = r"[/\\;]|%2f|%5c|%3b"
+_DOT_SEGMENT: Final = re.compile(
+    rf"(?:{_SEGMENT_END})(?:\.|%2e){{1,2}}(?={_SEGMENT_END}|\Z)", re.IGNORECASE
+)
 _NOT_IN_HEADER: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 _RETRY_AFTER_CHARS_MAX = 64
 _DIGITS = re.compile(r"[0-9]+")
@@ -46,6 +50,17 @@ def unsendable_in_target(target: str) -> str:
     """
     found = _NOT_IN_TARGET.search(target)
     return found[0] if found else ""
+
+
+def has_dot_segment(target: str) -> bool:
+    """Whether a segment of its path is `.` or `..`, which means another place (RFC 3986, 5.2.4).
+
+    Escaped too: gateways and servers take the escapes away before they look, those of a slash as
+    well. Some read a backslash as one, and leave out the parameters of a segment.
+    """
+    if "." not in target and "%2" not in target:  # asked at each request: ten times as fast
+        return False
+    return _DOT_SEGMENT.search(target.partition("?")[0]) is not None
 
 
 def unsendable_in_header(value: str) -> str:

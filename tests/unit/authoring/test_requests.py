@@ -21,6 +21,16 @@ def test_a_path_that_would_go_elsewhere_is_refused_with_the_fix(http: Http, char
         _ = http.post(f"/charges/c{character}1/refund")
 
 
+@pytest.mark.parametrize("http", CLIENTS, ids=["http", "fake"])
+@pytest.mark.parametrize("value", ["..", ".", "%2E.", "%2e%2e", "..%2Frefunds", "..;x", "x\\.."])
+def test_a_path_with_dots_for_a_segment_is_refused(http: Http, value: str) -> None:
+    """`quote("..")` is `..`, so that `/charges/../refund` is `/refund` behind most gateways."""
+    with pytest.raises(RequestRefused, match=r"test_requests\.py:\d+.*leaves dots as they are"):
+        _ = http.post(f"/charges/{value}/refund")
+    with pytest.raises(RequestRefused):
+        _ = http.delete(f"/charges/{value}")
+
+
 def test_a_query_is_given_once() -> None:
     """Two `?` make one query of another meaning."""
     with pytest.raises(RequestRefused, match="params="):
@@ -49,7 +59,9 @@ def test_a_method_is_a_token(method: str) -> None:
         _ = Http().request(method, "/charges")
 
 
-@pytest.mark.parametrize("path", ["/charges/c%231/refund?a=b", "/charges/ä"])
+@pytest.mark.parametrize(
+    "path", ["/charges/c%231/refund?a=b", "/charges/ä", "/v1.2/c..1/.d/...", "/charges?next=/../x"]
+)
 def test_a_path_is_sent_as_it_is(path: str) -> None:
     """With a quoted value, or a letter beyond ASCII, which leaves as UTF-8."""
     http = FakeHttp()

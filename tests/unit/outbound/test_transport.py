@@ -445,7 +445,8 @@ async def test_no_method_holds_more_than_a_method(
 
 
 @pytest.mark.parametrize(
-    "path", ["/c#1/refund", "/c 1", "/c\t1", "/c\r\n1", "/c\x7f1", "/c\ud8001"]
+    "path",
+    ["/c#1/refund", "/c 1", "/c\t1", "/c\r\n1", "/c\x7f1", "/c\ud8001", "/c/../refund", "/c/%2E"],
 )
 async def test_no_path_leads_to_another_resource(
     peer: Peer, transport: Transport, path: str
