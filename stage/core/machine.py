@@ -1091,15 +1091,15 @@ def _execute(plan: Plan, saga: Saga, step: Step, known: StepState | None, now: f
             return _look_or_park(plan, saga, step, known, now)
     spent = _spent(plan, saga, step, known, now)
     patient = lasted(saga, known.since, now) < plan.patience_seconds
-    if (spent or too_late) and patient and must_be_looked_for(step, known):
+    looked_for = (spent or too_late) and patient and must_be_looked_for(step, known)
+    # There is no undo of a pivot that would make its no one for good.
+    leaves = (spent or too_late or saga.requested_by) and pivot_may_come(step, known)
+    if looked_for or (leaves and can_probe(step, known)):
         return _when_due(known, Do(kind=AttemptKind.PROBE, step=step.name), now)
-    leaves = spent or too_late or bool(saga.requested_by)
-    if leaves and pivot_may_come(step, known) and can_probe(step, known):
-        # There is no undo of it that would make its no one for good.
-        return _when_due(known, Do(kind=AttemptKind.PROBE, step=step.name), now)
+    if leaves and saga.requested_by and not known.doubted:  # it would act, and settle nothing
+        return _give_up(plan, saga, step, f"asked to compensate: {known.error}", now)
     if spent:
-        reason = f"{known.attempts} attempts: {known.error}"
-        return _give_up(plan, saga, step, reason, now)
+        return _give_up(plan, saga, step, f"{known.attempts} attempts: {known.error}", now)
     if too_late:
         return _give_up(plan, saga, step, f"the deadline passed: {known.error}", now)
     again = Do(kind=AttemptKind.EXECUTE, step=step.name, attempt=known.attempts + 1)

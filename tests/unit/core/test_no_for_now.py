@@ -230,6 +230,34 @@ def test_a_pivot_that_cannot_be_looked_for_waits_for_a_person() -> None:
     assert (replace(UNDO, step="hold"),) == decide(plan, saga, 12.0)
 
 
+@pytest.mark.parametrize("probed", [False, True], ids=["no probe", "no answer of the probe"])
+def test_a_pivot_that_may_come_is_not_asked_for_again_once_the_saga_is_to_be_undone(
+    probed: bool,
+) -> None:
+    """It would act for the first time, behind the request to undo it all: a person settles it."""
+    plan = plans.pivoted() if probed else unprobed_pivot()
+    saga, now = fold(plan, replace(PAID[0], deadline=None), *PAID[1:], ASKED), 3.0
+    while LOOK == (move := only(plan, saga, now)):
+        nothing = e.ProbeFailed(at=now, step="pay", reason="no answer")
+        saga = fold(plan, e.ProbeStarted(at=now, step="pay"), nothing, saga=saga)
+        now = saga.steps["pay"].due
+    assert isinstance(move, Record) and isinstance(move.event, e.Parked)
+    assert ParkCause.PIVOT_IN_DOUBT is move.event.cause
+    assert probed == (now > 3.0)
+
+    retried = fold(plan, move.event, e.Retried(at=now, actor="kim", why="up"), saga=saga)
+    assert (LOOK if probed else move) == only(plan, retried, now)  # the same act would follow
+
+
+def test_a_pivot_in_doubt_is_asked_for_again_though_the_saga_is_to_be_undone() -> None:
+    """Its key is known there if it has happened, and its answer is all that shows the way."""
+    plan = unprobed_pivot()
+    doubt = e.StepInDoubt(at=1.0, step="pay", reason="timeout")
+    saga = fold(plan, *PAID[:-1], doubt, ASKED)
+    again = Do(kind=AttemptKind.EXECUTE, step="pay", attempt=2)
+    assert again == only(plan, saga, 9.0)
+
+
 REFUSED = {
     "behind a time-out": (
         e.StepInDoubt(at=1.0, step="pay", reason="timeout"),
