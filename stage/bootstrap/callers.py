@@ -113,9 +113,9 @@ def _names(config: Config) -> Iterator[tuple[str, Principal, frozenset[str]]]:
     for setting, kind, peers in neighbours:
         for name, given in peers.items():
             connection = connection_of(given)
-            names = names_expected(name, connection.accept_san).union(
-                *(names_expected(former, "") for former in connection.formerly)
-            )
+            names = names_expected(name, connection.accept_san)
+            if not connection.accept_san:  # otherwise another service may have a former name now
+                names = names.union(*(names_expected(old, "") for old in connection.formerly))
             yield f"{setting}.{name}", _neighbour(kind, name, given), names
     for name, operator in config.operators.items():
         if operator.accept_san:

@@ -125,8 +125,8 @@ async def serving(
         database=f"sqlite:///{folder / 'payment.db'}",
         tls_client_ca=str(served.ca.file),
         upstreams={
-            "order": Connection(accept_file=str(folder / "order.accept")),
-            "web": Connection(accept_san="spiffe://example/web"),
+            "order": Connection(accept_file=str(folder / "order.accept"), formerly=("shop",)),
+            "web": Connection(accept_san="spiffe://example/web", formerly=("site",)),
         },
         downstreams={"shipping": shipping},
         externals={"psp": psp},
@@ -166,6 +166,18 @@ async def test_a_certificate_is_a_name(served: Served) -> None:
     async with served.caller(served.ca.sign("c", "kim.example")) as kim:
         assert 200 == await kim.send("GET", "/sagas/s-1")
         assert 403 == await kim.send("POST", "/sagas/s-1/forget", {"reason": "x"})
+
+
+async def test_a_certificate_of_a_former_name_counts_where_no_other_is_set(served: Served) -> None:
+    """The former name may be that of another service by now, which `accept_san` keeps out."""
+    async with served.caller(served.ca.sign("a", "shop")) as order:
+        assert 202 == await order.start("order", "s-1")
+        assert 202 == await order.start("shop", "s-2")
+    async with served.caller(served.ca.sign("b", "site")) as another:
+        assert 401 == await another.start("web", "s-3")
+        assert 401 == await another.start("site", "s-4")
+    async with served.caller(served.ca.sign("c", "spiffe://example/web")) as web:
+        assert 202 == await web.start("site", "s-5")
 
 
 async def test_a_token_stands_beside_a_certificate(served: Served) -> None:
