@@ -293,6 +293,47 @@ class PartsApi(ApiModel):
         return json_answer(LOOKED_UP, {"id": effect.name})
 
 
+class BlindApi(ApiModel):
+    """An API that undoes by the id of an effect, and says 200 to an undo without one as well.
+
+    That closes the key, and leaves an effect standing. Of half of the keys no look finds anything
+    before that. Behind it one does, at once or later: the first look may be answered by a replica
+    that lacks the effect, or the first few by 202 or 500.
+    """
+
+    def __init__(self, name: str, books: Books, faults: Faults) -> None:
+        super().__init__(name, books, faults)
+        self._looks: dict[str, int] = {}
+
+    def look_up(self, request: ApiRequest) -> Answer:
+        """A probe finds what stands, sooner or later."""
+        effect = self.books.effects.get(request.key)
+        if effect is None or not effect.standing:
+            return json_answer(404, {"code": "unknown_key"})
+        if not effect.closed:
+            found = crc32(f"{request.key}/looks".encode()) % 2
+            return super().look_up(request) if found else Answer(status=500)
+        looks = self._looks[request.key] = self._looks.get(request.key, 0) + 1
+        match _way(request.key):
+            case 0 if looks == 1:
+                return json_answer(404, {"code": "unknown_key"})
+            case 1 | 2 | 3 if looks <= 2:
+                return json_answer(202, {"state": "pending"})
+            case 4 if looks <= 2:
+                return Answer(status=500)
+            case _:
+                return super().look_up(request)
+
+    def undo(self, request: ApiRequest) -> Answer:
+        """Undo what has the id that is named, and make nothing more under the key."""
+        named = msgspec.json.decode(request.body)["id"]
+        for effect in self.meant_by(request):
+            if not effect.standing or effect.name == named:
+                self.books.unmake(effect)
+            effect.closed = True
+        return json_answer(200, {"undone": True})
+
+
 class HookingApi(ApiModel):
     """An API that takes a request on with 202, and tells by webhooks how it ended.
 

@@ -33,7 +33,6 @@ COPY_SECONDS = 20.0
 """How much later."""
 SILENT_SECONDS_MAX = 600.0
 """A simulated person is silent where the author's time-out is no longer than that."""
-RESULT = msgspec.Raw(b'{"id":"settled"}')
 
 
 class Operator:
@@ -151,7 +150,7 @@ class Operator:
         return None
 
     def _settled(self, node: Node, known: Known) -> e.Settled | None:
-        """A doubt that the API's own books settle."""
+        """A doubt that the API's own books settle, with the id that stands there."""
         saga = known.row.id
         plan = self._books.plan_of(node.name, saga)
         if not known.row.parked or self._network.about(saga):
@@ -160,11 +159,16 @@ class Operator:
             step = plan.step(name)
             if step.kind is not StepKind.CALL or name in known.given_up:
                 continue
-            effects = self._books.effects_of(node.name, saga, name)
-            landed = any(effect.standing for effect in effects)
-            result = RESULT if landed else msgspec.Raw(b"null")
+            stands = [one for one in self._books.effects_of(node.name, saga, name) if one.standing]
+            landed = bool(stands)
+            result = {"id": stands[-1].name} if landed else None
             return e.Settled(
-                at=self._now, actor=ACTOR, why="looked", step=name, landed=landed, result=result
+                at=self._now,
+                actor=ACTOR,
+                why="looked",
+                step=name,
+                landed=landed,
+                result=msgspec.Raw(msgspec.json.encode(result)),
             )
         return None
 

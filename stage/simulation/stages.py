@@ -355,6 +355,15 @@ def paired(name: str, before: Stage[Any, Any] | None = None) -> Stage[Any, Any]:
     return stage
 
 
+def looked(name: str, before: Stage[Any, Any] | None = None) -> Stage[Any, Any]:
+    """A call that is looked for once it was undone without a result: its API needs the id."""
+    stage = _stage(name, before)
+    _local(stage, "reserve")
+    _call(stage, "charge", f"{name}-blind", probe=True, probe_after_undo=True)
+    _call(stage, "tip", f"{name}-api", probe=True)
+    return stage
+
+
 KINDS: dict[str, Callable[..., Stage[Any, Any]]] = {
     "plain": plain,
     "bundle": bundle,
@@ -367,7 +376,8 @@ KINDS: dict[str, Callable[..., Stage[Any, Any]]] = {
     "approved": approved,
     "unconfirmed": unconfirmed,
     "paired": paired,
+    "looked": looked,
 }
-SELDOM_KINDS = ("unconfirmed", "paired")
+SELDOM_KINDS = ("unconfirmed", "paired", "looked")
 """Kinds of which few worlds have one; the others that are in no world are asked for by name."""
 NAMES = ("order", "payment", "shipping")

@@ -24,7 +24,15 @@ from stage.ports.peers import PeerLimits
 from stage.ports.store import Store
 from stage.simulation import faults as swarm
 from stage.simulation import stages
-from stage.simulation.api import ApiModel, HookingApi, PartsApi, PendingApi, SilentApi, UnkeyedApi
+from stage.simulation.api import (
+    ApiModel,
+    BlindApi,
+    HookingApi,
+    PartsApi,
+    PendingApi,
+    SilentApi,
+    UnkeyedApi,
+)
 from stage.simulation.books import Books
 from stage.simulation.disk import Disk, WatchedStage
 from stage.simulation.facts import Violation
@@ -62,6 +70,14 @@ SELDOM_KIND_SHARE = 0.2
 """The share of the worlds with a stage of a kind that few have; its dice leave the others."""
 FAILOVERS = ("failover", "failover_lossy")
 Models = Mapping[str, type[ApiModel]]
+OWN_MODELS: Models = {
+    "pending": PendingApi,
+    "hooking": HookingApi,
+    "silent": SilentApi,
+    "parts": PartsApi,
+    "blind": BlindApi,
+}
+"""The models of the APIs of `stages.py`, by the end of their names."""
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
@@ -221,7 +237,8 @@ class World:
         self.books.plans[stage.name] = bound.plan
         externals = sorted({step.peer for step in bound.plan.steps if step.kind in EXTERNAL_KINDS})
         for name in externals:
-            kind = self.scenario.models.get(name) or _model_of(name, bound.plan)
+            own = OWN_MODELS.get(name.rpartition("-")[2]) if self.ledgers else None
+            kind = self.scenario.models.get(name) or own or _model_of(name, bound.plan)
             model = kind(name, self.books, self.faults)
             self.apis.append(model)
             if model.keeps:
@@ -441,14 +458,6 @@ async def _turns() -> None:
 
 def _model_of(api: str, plan: Plan) -> type[ApiModel]:
     """The model of an API of which the author says nothing but whether it honours keys."""
-    if api.endswith("-pending"):
-        return PendingApi
-    if api.endswith("-hooking"):
-        return HookingApi
-    if api.endswith("-silent"):
-        return SilentApi
-    if api.endswith("-parts"):
-        return PartsApi
     keyed = all(step.idempotent for step in plan.steps if step.peer == api)
     return ApiModel if keyed else UnkeyedApi
 

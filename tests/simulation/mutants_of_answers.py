@@ -1,4 +1,4 @@
-"""Planted defects in what is made of the answers of an API: to an undo, to one of two requests.
+"""Planted defects in the use of an answer of an API: to an undo, a look, one of two requests.
 
 See tests.simulation.mutants.
 """
@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec.structs import replace
+
 from stage.authoring.conversation import FunctionConversation
 from stage.authoring.http import Http
 from stage.core import events as e
+from stage.core import machine, verbs
 from stage.core.commands import AttemptKind
 from stage.core.failure import FailureKind
+from stage.core.states import Phase
 from stage.engine.saga import attempts
 from stage.engine.saga.sender import Sender
 from tests.simulation.mutants import Patches, further_in, further_under
@@ -74,3 +78,20 @@ def a_further_request_leaves_without_its_intent(patches: Patches) -> None:
         return stored[turn.ordinal - 1] if turn.ordinal <= len(stored) else turn.request
 
     patches.set(Sender, "_intended", intended)
+
+
+@further_in("looked", under=("answer_lost", "deadline"))
+def an_undo_without_a_result_is_believed(patches: Patches) -> None:
+    """Decision 0048: nobody looks what stands behind it, though its author asks for that."""
+
+    def compensated(plan: Any, saga: Any, event: Any) -> Any:
+        done = replace(saga.steps[event.step], phase=Phase.COMPENSATED, error="")
+        return replace(saga, steps={**saga.steps, event.step: done})
+
+    patches.set(machine, "_compensated", compensated)
+
+
+@further_in("looked", under=("answer_lost", "deadline"))
+def what_stands_behind_an_undo_is_undone_under_its_key(patches: Patches) -> None:
+    """Decision 0048: the API is sent the undo that did nothing once more."""
+    patches.set(verbs, "under_a_new_key", lambda step: step)
