@@ -12,7 +12,7 @@ from stage.core.errors import ConfigurationError
 from stage.core.sweep import SweepState
 from stage.core.unseen import may_be_dropped
 from stage.ports.identity import Identity
-from stage.ports.store import Act, Row
+from stage.ports.store import UNKEPT, Act, Row
 from stage.store import rows
 
 Change = Callable[[Identity, float], Identity]
@@ -27,6 +27,10 @@ GIVEN_UP: Final = "lost_given_up"
 RECONCILE: Final = (
     "`stage reconcile`, or by /console/reconcile while the stage is up (the one way where workers"
     " have a file each)"
+)
+AS_THE_LAST: Final = (
+    f". {UNKEPT} stands for those of whose requests there was no room. Serve once the others are"
+    " here, until nobody is answered 503 any more, take over again, and give it up as the last"
 )
 LISTED_MAX = 10
 """Sagas that a refusal names."""
@@ -131,10 +135,11 @@ def released(unasked: Sequence[str], lost: Collection[str]) -> Change:
         )
     if lost:
         more = ", ..." if len(lost) > LISTED_MAX else ""
+        others = "" if UNKEPT not in lost else AS_THE_LAST
         raise ConfigurationError(
             f"{len(lost)} sagas that are not here were asked to be compensated, and a release would"
             f" say that nothing of them stands: {', '.join(sorted(lost)[:LISTED_MAX])}{more}. Take"
             f" over those of this database by {RECONCILE}. Give up with --give-up ID=REASON each"
-            " that another shard or file has, and each whose effects were looked for"
+            f" that another shard or file has, and each whose effects were looked for{others}"
         )
     return lambda found, now: replace(found, released_at=now)

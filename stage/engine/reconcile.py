@@ -24,7 +24,7 @@ from stage.ports.clock import Clock
 from stage.ports.neighbour import Neighbours
 from stage.ports.reconcile import UNREADABLE, Difference
 from stage.ports.stage import Lost
-from stage.ports.store import LOST_SAGAS_MAX, Changes, SagaRow, Store
+from stage.ports.store import LOST_SAGAS_MAX, UNKEPT, Changes, SagaRow, Store
 from stage.wire.envelope import Envelope, parse_instant
 from stage.wire.outcome import Outcome
 from stage.wire.problem import WireError
@@ -273,7 +273,9 @@ class Reconciler:
 
     async def _requested(self, found: Reconciliation, lost: dict[str, Testimony]) -> None:
         """Take in the requests to compensate that came while a saga was not known."""
-        for kept in await self._store.lost_sagas(LOST_SAGAS_MAX):
+        for kept in await self._store.lost_sagas(LOST_SAGAS_MAX + 1):
+            if kept.saga_id == UNKEPT:
+                continue  # of sagas that nobody here can name
             if await self._was_dropped(kept.saga_id):
                 found.dropped.setdefault(kept.requested_by, set()).add(kept.saga_id)
                 continue

@@ -95,11 +95,13 @@ class Span(Protocol):
 
 
 class DroppedKind(StrEnum):
-    """A thing that retention drops."""
+    """A thing that retention drops, or for which there is no room."""
 
     ANSWER = "answer"
     ROW = "row"
     ACT = "act"
+    LOST_REQUEST = "lost_request"
+    """A request to compensate a lost saga: a release waits for a person's word on it."""
 
 
 class Observer(Protocol):
@@ -169,7 +171,7 @@ class Observer(Protocol):
         ...
 
     def dropped(self, kind: DroppedKind, count: int) -> None:
-        """So many things of that kind were dropped for their age, durably."""
+        """So many things of that kind were dropped for their age, or were not kept."""
         ...
 
     def contradicted(self, saga_id: str, step: str, trace: TraceContext) -> None:

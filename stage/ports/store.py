@@ -127,7 +127,9 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 LOST_SAGAS_MAX = 10_000
-"""Requests about lost sagas that are kept: a caller may name any id."""
+"""Requests about sagas that are still lost and that are kept: a caller may name any id."""
+UNKEPT = "+more"
+"""Stands for the lost sagas of requests for which there was no room. No saga has such an id."""
 
 
 class LostSaga(msgspec.Struct, frozen=True, kw_only=True):
@@ -508,7 +510,9 @@ class Unit(Protocol):
         ...
 
     async def keep_lost(self, lost: LostSaga) -> bool:
-        """Keep it: the first request of each neighbour, at most LOST_SAGAS_MAX in all.
+        """Keep it: the first request of each neighbour, at most LOST_SAGAS_MAX of lost sagas.
+
+        Sagas that were adopted since do not count. UNKEPT is kept beside them.
 
         False when the saga is in the database after all: another replica has written it since this
         unit looked, and has not read this request. Nothing is kept then.
@@ -662,7 +666,7 @@ class Store(Protocol):
         ...
 
     async def lost_sagas(self, limit: int) -> list[LostSaga]:
-        """The requests about lost sagas that are kept, in the order in which they were made."""
+        """The requests that are kept about sagas that are not here, in the order they were made."""
         ...
 
     async def dropped(self) -> Dropped:

@@ -312,8 +312,9 @@ class MemoryStore:
 
     async def lost_sagas(self, limit: int) -> list[LostSaga]:
         """See ports.store.Store."""
-        found = sorted(self._database.lost.values(), key=lambda each: each.asked_at)
-        return found[:limit]
+        there = self._database.sagas
+        kept = [each for each in self._database.lost.values() if each.saga_id not in there]
+        return sorted(kept, key=lambda each: each.asked_at)[:limit]
 
     async def dropped(self) -> Dropped:
         """See ports.store.Store."""

@@ -24,6 +24,7 @@ from stage.ports.ownership import HeldElsewhere
 from stage.ports.store import (
     LOST_SAGAS_MAX,
     TASK_SECONDS_MAX,
+    UNKEPT,
     Act,
     Dropped,
     Entry,
@@ -294,7 +295,9 @@ class MemoryUnit:
         if await self.load(lost.saga_id) is not None:
             return False
         held, key = self._database.lost, (lost.saga_id, lost.requested_by)
-        if key not in held and len(held) < LOST_SAGAS_MAX:
+        there = self._database.sagas
+        lost_ones = sum(each != UNKEPT and each not in there for each, _ in held)
+        if key not in held and lost_ones < LOST_SAGAS_MAX + (lost.saga_id == UNKEPT):
             held[key] = lost
             self._changes.append(partial(held.__delitem__, key))
         return True

@@ -140,7 +140,10 @@ class LogListener:
         self._log.error(names.LOG_DEFECT, **fields)
 
     def dropped(self, kind: DroppedKind, count: int) -> None:
-        """Write how many were dropped for their age."""
+        """Write how many were dropped for their age, or a warning about one that was not kept."""
+        if kind is DroppedKind.LOST_REQUEST:
+            self._log.warning(names.LOG_NO_ROOM)
+            return
         self._log.info(names.LOG_DROPPED, kind=kind.value, count=count)
 
     def contradicted(self, saga_id: str, step: str, trace: TraceContext) -> None:

@@ -342,7 +342,10 @@ METRICS: Final = {
         kind="counter",
         labels=("kind",),
         values=tuple(DroppedKind),
-        description="Answers, rows of sagas and acts of the audit that were dropped for their age.",
+        description=(
+            "Answers, rows of sagas and acts of the audit that were dropped for their age,"
+            " and requests about lost sagas that were not kept."
+        ),
     ),
     M_STUCK: Metric(
         kind="counter",
@@ -375,6 +378,8 @@ LOG_DEFECT: Final = "defect"
 """The line of an exception that should never have been raised."""
 LOG_DROPPED: Final = "retention_dropped"
 """The line of what retention has dropped: its kind, and how many."""
+LOG_NO_ROOM: Final = "lost_request_not_kept"
+"""The line of a request about a lost saga for which there was no room: a release waits for it."""
 LOG_CONTRADICTED: Final = "webhook_contradicts"
 """The line of a webhook that says no to a call which its API had said to have landed."""
 LOG_STUCK: Final = "code_stuck"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 
@@ -90,10 +90,10 @@ class RestoredChain:
             payment, self.config, since=instant, without=without, dry_run=dry_run
         )
 
-    def release(self) -> None:
+    def release(self, given_up: Mapping[str, str] | None = None) -> None:
         """As `stage db released`."""
         with open_database(payment, self.config) as database:
-            database.released((*self.config.upstreams, *self.config.downstreams))
+            database.released((*self.config.upstreams, *self.config.downstreams), given_up)
 
 
 @asynccontextmanager

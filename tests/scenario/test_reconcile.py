@@ -21,6 +21,8 @@ from stage.engine.embedded.commands import EmbeddedCommands
 from stage.engine.reconcile import MARGIN_SECONDS, Reconciler, Reconciliation
 from stage.ports.connection import Connection
 from stage.ports.reconcile import UNREADABLE
+from stage.ports.store import UNKEPT
+from stage.store.sqlite import unit as sqlite_unit
 from stage.wire.envelope import format_instant, parse_instant
 from tests.scenario.chain import Chain, running_chain
 from tests.scenario.restored import RestoredChain, restored_chain
@@ -239,6 +241,31 @@ async def test_no_release_says_that_nothing_stands_of_a_saga_that_was_asked_for(
     async with world.serving() as chain:
         await compensated(chain, "s-1")
         assert (2, 1) == await chain.charges()
+
+
+async def test_no_release_over_a_request_for_which_there_was_no_room(
+    world: RestoredChain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its saga was answered *compensated* behind the release, while its charge stood."""
+    monkeypatch.setattr(sqlite_unit, "LOST_SAGAS_MAX", 1)
+    await lose(world, "s-1", "s-2")
+    left_out = "its books were read"
+    await world.reconcile(order=left_out, shipping=left_out)
+    for saga_id in ("s-1", "s-2"):
+        async with world.serving() as chain:
+            for asked in ("s-1", "s-2"):
+                assert (await chain.compensate(asked))[0] in (200, 202, 503)
+        with pytest.raises(ConfigurationError, match=rf"stands: \+more, {saga_id}\. .* the last"):
+            world.release()
+        await world.reconcile(order=left_out, shipping=left_out)
+    with pytest.raises(ConfigurationError, match=r"1 sagas .* stands: \+more\. "):
+        world.release()
+    world.release({UNKEPT: "both orders were asked for again"})
+    async with world.serving() as chain:
+        for saga_id in ("s-1", "s-2"):
+            await chain.compensate(saga_id)
+            await compensated(chain, saga_id)
+        assert (3, 1) == await chain.charges()
 
 
 async def test_a_saga_that_was_dropped_for_its_age_holds_up_no_release(

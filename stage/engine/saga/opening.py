@@ -44,13 +44,14 @@ from stage.engine.saga.tombstones import REASON_CHARS_MAX
 from stage.ports.author_code import AuthorCode
 from stage.ports.clock import Clock
 from stage.ports.engine import LeftToNewer, NotAllowed, NotYours
-from stage.ports.observer import Observer, Span, TraceContext
+from stage.ports.observer import DroppedKind, Observer, Span, TraceContext
 from stage.ports.ownership import HeldElsewhere
-from stage.ports.store import LostSaga, SagaRow, Store, Unit
+from stage.ports.store import LOST_SAGAS_MAX, UNKEPT, LostSaga, SagaRow, Store, Unit
 
 DEATHS_MAX = 2
 """Processes that may die in the code of one saga: at the third start it waits for a person."""
 LATE = "the deadline was over on arrival"
+NO_ROOM = f"more than {LOST_SAGAS_MAX} requests about lost sagas: those of others were not kept"
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
@@ -416,17 +417,22 @@ class Opening:
 
         Raises HeldElsewhere when another replica has adopted the saga meanwhile.
         """
-        kept = await unit.keep_lost(
-            LostSaga(
-                saga_id=request.saga_id,
-                requested_by=signal.requested_by,
-                reason=signal.reason,
-                asked_at=signal.at,
-                first_sent_at=request.first_sent_at,
-            )
+        lost = LostSaga(
+            saga_id=request.saga_id,
+            requested_by=signal.requested_by,
+            reason=signal.reason,
+            asked_at=signal.at,
+            first_sent_at=request.first_sent_at,
         )
-        if not kept:
+        if not await unit.keep_lost(lost):
             raise HeldElsewhere(f"saga {request.saga_id} was adopted by another replica")
+        kept = await unit.lost_requests(lost.saga_id)
+        if all(each.requested_by != lost.requested_by for each in kept):
+            others = LostSaga(
+                saga_id=UNKEPT, requested_by="others", reason=NO_ROOM, asked_at=signal.at
+            )
+            await unit.keep_lost(others)
+            self._observer.dropped(DroppedKind.LOST_REQUEST, 1)
 
     def _parked_for_deaths(self, saga_id: str, at: float) -> list[e.Event]:
         """Park a saga whose code took process after process down, before it runs again (rule 35).

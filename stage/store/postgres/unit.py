@@ -22,6 +22,7 @@ from stage.ports.ownership import HeldElsewhere
 from stage.ports.store import (
     LOST_SAGAS_MAX,
     TASK_SECONDS_MAX,
+    UNKEPT,
     Act,
     Dropped,
     Entry,
@@ -265,7 +266,8 @@ class PostgresUnit:
         if await self.load(lost.saga_id) is not None:
             return False
         values = (lost.saga_id, lost.requested_by, lost.reason, lost.first_sent_at, lost.asked_at)
-        await self._part.rows("keep_lost", *values, LOST_SAGAS_MAX)
+        room = LOST_SAGAS_MAX + (lost.saga_id == UNKEPT)
+        await self._part.rows("keep_lost", *values, room)
         return True
 
     async def lost_requests(self, saga_id: str) -> Sequence[LostSaga]:

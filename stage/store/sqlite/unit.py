@@ -27,6 +27,7 @@ from stage.ports.codec import Codec
 from stage.ports.store import (
     LOST_SAGAS_MAX,
     TASK_SECONDS_MAX,
+    UNKEPT,
     Act,
     Dropped,
     Entry,
@@ -304,7 +305,7 @@ class SqliteUnit(msgspec.Struct, eq=False):
         if await self.load(lost.saga_id) is not None:
             return False
         values = (lost.saga_id, lost.requested_by, lost.reason, lost.first_sent_at, lost.asked_at)
-        self._part.write(_KEEP_LOST, (*values, LOST_SAGAS_MAX))
+        self._part.write(_KEEP_LOST, (*values, LOST_SAGAS_MAX + (lost.saga_id == UNKEPT)))
         return True
 
     async def lost_requests(self, saga_id: str) -> Sequence[LostSaga]:

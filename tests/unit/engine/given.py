@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from stage.core.events import Event
 from stage.ports.author_code import Suspicion
-from stage.ports.observer import Attempt, TraceContext
+from stage.ports.observer import Attempt, DroppedKind, TraceContext
 from stage.telemetry.null import NullObserver, PassthroughSpan
 
 NOW = 1_795_401_000.0
@@ -96,6 +96,11 @@ class Noting(NullObserver):
         self.bound: list[tuple[str, TraceContext]] = []
         self.lost: list[tuple[Attempt, str, float, float]] = []
         self.events: list[tuple[str, str, Event, TraceContext, float | None]] = []
+        self.dropped_kinds: list[DroppedKind] = []
+
+    def dropped(self, kind: DroppedKind, count: int) -> None:
+        """See ports.observer.Observer."""
+        self.dropped_kinds += [kind] * count
 
     def run(
         self, saga_id: str, stage: str, parent: TraceContext, links: Sequence[str]

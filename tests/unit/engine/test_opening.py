@@ -32,9 +32,10 @@ from stage.engine.saga.tombstones import REASON_CHARS_MAX
 from stage.engine.saga.versions import Versions
 from stage.ports.author_code import Suspicion
 from stage.ports.engine import ActRepeated, Busy, LeftToNewer, NotAllowed, NotYours, PastRetention
-from stage.ports.observer import TraceContext
+from stage.ports.observer import DroppedKind, TraceContext
 from stage.ports.ownership import HeldElsewhere
-from stage.ports.store import LostSaga, SagaRow, Unit
+from stage.ports.store import UNKEPT, LostSaga, SagaRow, Unit
+from stage.store import memory_unit
 from stage.store.codec import PLAIN, PlainCodec
 from stage.store.memory import MemoryStore
 from stage.store.memory_database import NAMELESS, MemoryDatabase
@@ -270,6 +271,20 @@ async def test_a_request_about_a_saga_that_must_be_lost_is_kept(desk: Desk, unse
         )
     ] == await desk.store.lost_sagas(9)
     assert [] == desk.admitted and await desk.store.get("s-1") is None
+
+
+async def test_a_request_for_which_there_is_no_room_is_not_forgotten(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It left nothing, and a release would have said that nothing of its saga stands."""
+    monkeypatch.setattr(memory_unit, "LOST_SAGAS_MAX", 1)
+    for saga_id in ("s-1", "s-1", "s-2", "s-3"):
+        assert await desk.open(saga_id, signal=ASKED, unseen=Unseen.LOST) is None
+    kept = await desk.store.lost_sagas(9)
+    assert [("s-1", "order"), (UNKEPT, "others")] == [
+        (each.saga_id, each.requested_by) for each in kept
+    ]
+    assert [DroppedKind.LOST_REQUEST] * 2 == desk.observer.dropped_kinds
 
 
 async def test_a_lost_saga_that_was_adopted_meanwhile_is_asked_for_there(desk: Desk) -> None:

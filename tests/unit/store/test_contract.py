@@ -31,6 +31,7 @@ from stage.core.place import Place
 from stage.core.states import ParkCause, SagaState
 from stage.demo.postgres_server import Server
 from stage.ports.store import (
+    UNKEPT,
     Backlog,
     Changes,
     Entry,
@@ -41,8 +42,11 @@ from stage.ports.store import (
     Store,
     Unit,
 )
+from stage.store import memory_unit
 from stage.store.errors import StatementNotAwaited, StatementRefused
+from stage.store.postgres import unit as postgres_unit
 from stage.store.postgres.store import PostgresStore
+from stage.store.sqlite import unit as sqlite_unit
 from tests.unit.store.conftest import OLDEST_PROGRAMS
 from tests.unit.store.given import (
     AT,
@@ -785,6 +789,31 @@ async def test_the_requests_about_a_lost_saga_are_read_in_a_unit(store: Store) -
     both = [asked[1], asked[0]]
     assert [[], [asked[0]], both, both, []] == await store.transact(keep)
     assert both == list(await store.transact(lambda unit: unit.lost_requests("a")))
+
+
+async def test_a_saga_that_was_adopted_leaves_its_place_to_another_request(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once so many were kept no other was, and a release said that nothing stood of those.
+
+    Where there is no room, the word that there was none is kept beside them.
+    """
+    for module in (memory_unit, sqlite_unit, postgres_unit):
+        monkeypatch.setattr(module, "LOST_SAGAS_MAX", 2)
+
+    async def keep(*saga_ids: str) -> list[str]:
+        for at, saga_id in enumerate(saga_ids):
+            lost = LostSaga(saga_id=saga_id, requested_by="order", reason="", asked_at=AT + at)
+            assert await store.transact(lambda unit, lost=lost: unit.keep_lost(lost))  # type: ignore[misc]
+        return [each.saga_id for each in await store.lost_sagas(9)]
+
+    assert ["a", "b"] == await keep("a", "b", "c")
+    await store.transact(inserting("a"))
+    assert ["b"] == [each.saga_id for each in await store.lost_sagas(9)]
+    assert {"b", "c", UNKEPT} == {*await keep("c", "d", UNKEPT, UNKEPT, "e")}
+    await store.transact(inserting("b"))
+    assert {"c", "d", UNKEPT} == {*await keep("d", "e")}
+    assert 3 == (await store.backlog(AT)).lost
 
 
 async def test_no_request_is_kept_about_a_saga_that_is_there_after_all(store: Store) -> None:

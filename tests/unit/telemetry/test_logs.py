@@ -276,7 +276,15 @@ def test_drops_of_retention_are_logged_and_counted(lines: Lines) -> None:
         (line["event"], line["kind"], line["count"]) for line in lines()
     ]
     counted = metrics.counters[names.M_DROPPED]
-    assert {("answer",): 0, ("row",): 5, ("act",): 0} == counted
+    assert {("answer",): 0, ("row",): 5, ("act",): 0, ("lost_request",): 0} == counted
+
+
+def test_a_request_about_a_lost_saga_that_is_not_kept_is_a_warning(lines: Lines) -> None:
+    """It is no retention that drops it, and a release waits for a person's word on it."""
+    compose(NullObserver(), LogListener()).dropped(DroppedKind.LOST_REQUEST, 1)
+    assert [("lost_request_not_kept", "warning")] == [
+        (line["event"], line["level"]) for line in lines()
+    ]
 
 
 def test_the_attempts_that_are_remembered_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,9 +86,15 @@ PRAGMA data_version;
 PRAGMA quick_check(1);
 
 -- name: keep_lost
--- Keep the first request of each neighbour, as long as fewer than ?6 are kept.
+-- Keep the first request of each neighbour, as long as fewer than ?6 are kept about sagas that
+-- are still not here. Requests about other sagas are left out where the table may be full, as is
+-- the row that stands for what had no room.
 INSERT OR IGNORE INTO lost_saga (saga_id, requested_by, reason, first_sent_at, asked_at)
-SELECT ?1, ?2, ?3, ?4, ?5 WHERE (SELECT count(*) FROM lost_saga) < ?6;
+SELECT ?1, ?2, ?3, ?4, ?5 WHERE (SELECT count(*) FROM lost_saga) < ?6 OR (
+    SELECT count(*) FROM lost_saga
+    WHERE saga_id <> '+more'
+        AND NOT EXISTS (SELECT 1 FROM saga WHERE id = lost_saga.saga_id)
+) < ?6;
 
 -- name: lost_requests
 -- The requests about one lost saga, in the order in which they were made.
@@ -96,8 +102,9 @@ SELECT requested_by, reason, first_sent_at, asked_at FROM lost_saga
 WHERE saga_id = ?1 ORDER BY asked_at, requested_by;
 
 -- name: lost_sagas
--- The requests that are kept, in the order in which they were made.
+-- At most ?1 requests that are kept about sagas that are not here, in the order they were made.
 SELECT saga_id, requested_by, reason, first_sent_at, asked_at FROM lost_saga
+WHERE NOT EXISTS (SELECT 1 FROM saga WHERE id = lost_saga.saga_id)
 ORDER BY asked_at, saga_id LIMIT ?1;
 
 -- name: unadopted
