@@ -120,6 +120,10 @@ class EmbeddedCommandsForMany(EmbeddedCommands):
         """See `ports.engine.Commands`."""
         await self._pauses.put(pause, act_key)
 
+    async def adopt_pauses(self, others: Sequence[Pause]) -> None:
+        """See `Pauses.adopt`."""
+        await self._pauses.adopt(others)
+
     async def resume(
         self,
         pause: Pause,

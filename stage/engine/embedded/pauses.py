@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from stage.core.act_key import ActKey
 from stage.core.errors import StoreUnavailable
-from stage.core.pause import Pause, Way, held_peers, in_force, intake
+from stage.core.pause import Pause, Way, ended, held_peers, in_force, intake, newer
 from stage.engine.saga.repeats import refuse_repeat
 from stage.ports.clock import Clock
 from stage.ports.observer import Observer, TraceContext
@@ -36,6 +36,7 @@ class Pauses:
         self._hold = hold
         self._known: tuple[Pause, ...] = ()
         self._task: asyncio.Task[None] | None = None
+        self._writing = asyncio.Lock()
 
     async def start(self) -> None:
         """Obey what is written, before anything leaves, and look for changes from then on."""
@@ -53,13 +54,21 @@ class Pauses:
         return in_force(self._known, self._clock.now())
 
     @property
+    def written(self) -> tuple[Pause, ...]:
+        """The newest word on each target, as last read: also pauses that are over or were ended."""
+        return self._known
+
+    @property
     def intake(self) -> Pause | None:
         """The pause of new sagas, if there is one."""
         return intake(self.active) if self._known else None
 
     async def put(self, pause: Pause, act_key: ActKey | None = None) -> None:
         """Write a pause, in place of one of the same target and way, and obey it."""
+        async with self._writing:
+            await self._put(pause, act_key)
 
+    async def _put(self, pause: Pause, act_key: ActKey | None) -> None:
         before = ""
         for held in in_force(await self._store.pauses(), pause.at):
             if (held.target, held.way) == (pause.target, pause.way):
@@ -88,19 +97,39 @@ class Pauses:
         Then nothing is kept of this order, and `active` has what is in force by now.
         """
         now = self._clock.now() if at is None else at
+        end = ended(pause, now, actor, reason)
 
         async def unit(unit: Unit) -> bool:
             await refuse_repeat(unit, act_key)
             dropped = await unit.drop_pause(pause.target, pause.way, pause.at)
             if dropped:
+                await unit.put_pause(end)  # a worker that is away still has the pause
                 await unit.keep_act(_resumed(pause, now, actor, reason))
                 if act_key is not None:  # a late copy would end a pause that was put there since
                     await unit.keep_act_key(act_key, now)
             return dropped
 
-        ended = await self._store.transact(unit)
-        await self.read()
-        return ended
+        async with self._writing:
+            dropped = await self._store.transact(unit)
+            await self.read()
+        return dropped
+
+    async def adopt(self, others: Sequence[Pause]) -> None:
+        """Write and obey newer words of other workers: this one was away when they were said.
+
+        Their acts are in their own files, and the audit is that of all.
+        """
+        if not newer(others, self._known):
+            return
+        async with self._writing:
+            words = newer(others, await self._store.pauses())
+
+            async def unit(unit: Unit) -> None:
+                for word in words:
+                    await unit.put_pause(word)
+
+            await self._store.transact(unit)
+            await self.read()
 
     async def _keep_looking(self) -> None:
         while True:

@@ -175,6 +175,11 @@ class EmbeddedQueries:
         """See `ports.engine.Queries`."""
         return self._pauses.active
 
+    @property
+    def written_pauses(self) -> tuple[Pause, ...]:
+        """The newest word on each target of a pause, as its file has it."""
+        return self._pauses.written
+
     async def read_pauses(self) -> None:
         """See `ports.engine.Queries`."""
         await self._pauses.read()

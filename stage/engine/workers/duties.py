@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from stage.core.pause import Pause
 from stage.core.sweep import Sweep
 from stage.engine.embedded.engine import EmbeddedEngine
 from stage.ports.engine import PastRetention, SagaLost
@@ -34,6 +35,8 @@ class WorkerState(msgspec.Struct, frozen=True, kw_only=True):
     peers: list[PeerStanding]
     breakers: Mapping[str, bool]
     figures: Figures
+    pauses: tuple[Pause, ...]
+    """The newest word on each target of a pause that its file has."""
 
 
 class Duties:
@@ -66,6 +69,7 @@ class Duties:
             peers=engine.peers(),
             breakers=self._breakers(),
             figures=self._figures(),
+            pauses=engine.written_pauses,
         )
 
     async def metrics(self, accept: str) -> tuple[bytes, str]:

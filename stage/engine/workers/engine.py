@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import msgspec
 
 from stage.core.act_key import ActKey
+from stage.core.errors import StoreUnavailable
 from stage.core.events import Verb, Webhook
-from stage.core.pause import Pause
+from stage.core.pause import Pause, behind
 from stage.core.requester import Requester
 from stage.core.states import SagaState
 from stage.core.sweep import Sweep, SweepEnd, SweepState
@@ -307,9 +309,20 @@ class WorkersEngine:
         """See `ports.engine.Commands`. Every file holds it, so that each worker obeys its own.
 
         Where one is away nobody knows whether all obey: the order is given again, and changes
-        nothing where it was heard.
+        nothing where it was heard. A worker that is back takes it from the others by itself, so
+        that a repeat puts it nowhere: it may have been ended meanwhile.
         """
-        await self._all_once(Engine.pause, pause, act_key)
+        if act_key is not None:
+            await self._refuse_heard(act_key)
+        newest = behind(pause, self._engine.written_pauses)
+        await self._all_once(Engine.pause, newest, act_key)
+
+    async def _refuse_heard(self, act_key: ActKey) -> None:
+        """Raise ActRepeated where any worker has heard an order of all. One may be away."""
+        asked = [self._at(member, Engine.refuse_repeat, act_key) for member in self._members]
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        if any(isinstance(each, ActRepeated) for each in found):
+            _once(found)
 
     async def resume(
         self,
@@ -334,17 +347,13 @@ class WorkersEngine:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> list[T]:
-        """As `_all`, for an order under a key: it is a repeat where all of them have heard it."""
+        """As `_all`, for an order under a key: it is a repeat where any of them has done it.
+
+        Where some have refused it and others do it now, those were away until then.
+        """
         asked = [self._at(member, method, *args, **kwargs) for member in self._members]
         found = await asyncio.gather(*asked, return_exceptions=True)
-        errors = [each for each in found if isinstance(each, BaseException)]
-        fresh = [each for each in found if not isinstance(each, BaseException)]
-        for error in errors:
-            if not isinstance(error, ActRepeated):
-                raise error
-        if errors and not fresh:
-            raise errors[0]
-        return fresh
+        return _once(found)
 
     # --- queries -----------------------------------------------------------------------------
 
@@ -512,6 +521,10 @@ class WorkersEngine:
                 self._states[member] = None
 
         await asyncio.gather(*map(at, self._links))
+        words = [word for state in self._there() for word in state.pauses]
+        if words:
+            with suppress(StoreUnavailable):  # the next look brings them
+                await self._engine.adopt_pauses(words)
 
     def _there(self) -> list[WorkerState]:
         return [state for state in self._states.values() if state is not None]
@@ -562,11 +575,12 @@ class WorkersEngine:
 
     @property
     def pauses(self) -> tuple[Pause, ...]:
-        """See `ports.engine.Queries`. All workers have the same."""
+        """See `ports.engine.Queries`. All workers have the same, a look later at most."""
         return self._engine.pauses
 
     async def read_pauses(self) -> None:
-        """See `ports.engine.Queries`."""
+        """See `ports.engine.Queries`. A word that others have counts here too."""
+        await self.ask_others()
         await self._engine.read_pauses()
 
     def breakers(self, own: Mapping[str, bool]) -> dict[str, bool]:
@@ -580,3 +594,17 @@ class WorkersEngine:
     def figures(self, own: Figures) -> Figures:
         """The figures of all workers together. `own` are those of this one."""
         return merged.figures([own, *(each.figures for each in self._there())])
+
+
+def _once(found: Sequence[T | BaseException]) -> list[T]:
+    """The values of those that did an order now. Raises as `WorkersEngine._all_once` does."""
+    errors = [each for each in found if isinstance(each, BaseException)]
+    fresh = [each for each in found if not isinstance(each, BaseException)]
+    repeats = [each for each in errors if isinstance(each, ActRepeated)]
+    for error in errors:
+        if not isinstance(error, ActRepeated):
+            raise error
+    for repeat in repeats:
+        if not repeat.kept.refused or not fresh:
+            raise repeat
+    return fresh

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from importlib.resources.abc import Traversable
+from operator import itemgetter
 from pathlib import Path
 from typing import Final
 
@@ -281,18 +282,19 @@ def _pauses_of(file: DatabaseFile) -> list[Row]:
 
 
 def _renew_pauses(file: DatabaseFile, files: FileSet, member: int) -> None:
-    """Give a file that was restored the pauses of the others, which all workers have alike.
+    """Give a file the pauses of the others, which all workers have alike, before it is served.
 
-    Its own are as old as the backup: its worker would send to a peer that an operator has paused
-    since, or hold one that was resumed. The pauses of the file that was restored before it, or
-    never, are in force. Called under the lock of the file.
+    A worker that was away has heard of none that was put or ended since: it would send to a peer
+    that an operator has paused, or hold one that was resumed. The newest word on each target
+    counts. A file that was restored has words as old as its backup, and no say beside files that
+    were restored before it, or never. Called under the lock of the file.
     """
-    if not (own := _restored_at(file, files, member)):
-        return
     found = [(_restored_at(file, files, each), each) for each in range(len(files.databases))]
-    if not (before := [(at, each) for at, each in found if at is not None and at < own]):
+    if found[member][0] is None:
         return
-    pauses = _pauses_of(_member(file, min(before)[1]))
+    first = min(at for at, _ in found if at is not None)
+    words = [row for at, each in found if at == first for row in _pauses_of(_member(file, each))]
+    pauses = sorted({row[:2]: row for row in sorted(words, key=itemgetter(2))}.values())
     of_member = _member(file, member)
     with _opened(of_member) as connection:
         if connection.execute(statement("has_pauses")).fetchone() is None:
@@ -308,14 +310,17 @@ def _renew_pauses(file: DatabaseFile, files: FileSet, member: int) -> None:
 def _restored_at(file: DatabaseFile, files: FileSet, member: int) -> float | None:
     """When the file of a worker was restored; 0 for never, and None for one that says nothing.
 
-    That is one that is not there, or an older copy that nobody has accepted yet.
+    That is one that is not there, or cannot be opened, or an older copy that nobody has accepted.
     """
     of_member = _member(file, member)
     if not is_made(of_member.path):
         return None
     mark = read_mark(of_member.path)  # before the number: its worker may be up
-    with _opened(of_member) as connection:
-        found, number = read_identity(connection), last_number(connection)
+    try:
+        with _opened(of_member) as connection:
+            found, number = read_identity(connection), last_number(connection)
+    except ConfigurationError:
+        return None  # its own worker says so, and this one serves
     if found is None or found.id != files.databases[member]:
         return None
     if mark is not None and (found.generation, number) < (mark.generation, mark.number):

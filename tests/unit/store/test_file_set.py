@@ -13,7 +13,7 @@ import pytest
 
 from stage.bootstrap.database import Database
 from stage.core.errors import ConfigurationError
-from stage.core.pause import Pause, Way
+from stage.core.pause import Pause, Way, ended
 from stage.ports.store import Unit
 from stage.store.migrate import Applied, MigrationState, collected, pending_of
 from stage.store.sqlite import dialect, file_set, making
@@ -191,14 +191,22 @@ async def test_new_files_have_the_pauses_of_the_first(file: DatabaseFile) -> Non
         assert [held] == found
 
 
-async def paused(file: DatabaseFile, member: int, *pauses: Pause) -> list[Pause]:
-    """The pauses of a worker as it has them once it is up, with these ones put then."""
+async def put(file: DatabaseFile, member: int, *pauses: Pause) -> None:
+    """Write pauses into the file of a worker, and into no other one."""
+    path = member_path(file.path, member)
+    store = SqliteStore(msgspec.structs.replace(file, path=path, worker=member))
+    await store.open()
+    for pause in pauses:
+        await store.transact(partial(_put, pause))
+    await store.close()
+
+
+async def paused(file: DatabaseFile, member: int) -> list[Pause]:
+    """The pauses of a worker as it has them once it is up."""
     check = partial(check_listed, file, (3,), member)
     path = member_path(file.path, member)
     store = SqliteStore(msgspec.structs.replace(file, path=path, worker=member, check=check))
     await store.open()
-    for pause in pauses:
-        await store.transact(partial(_put, pause))
     found = await store.pauses()
     await store.close()
     return found
@@ -217,21 +225,40 @@ async def test_a_restored_file_has_the_pauses_of_the_others(
 
     Of several that were put back, each gets those of the same file.
     """
-    ended, held = (
+    stale, held = (
         Pause(target=target, way=None, at=1.0, until=9e9, actor="kim", reason="ticket 7")
         for target in ("bank", "psp")
     )
     prepare_files(file, (), 3)
     for member in range(3):
         backup = member in restored
-        assert 1 == len(await paused(file, member, ended if backup else held))
+        await put(file, member, stale if backup else held)
     for member in restored:
         of_member = msgspec.structs.replace(file, path=member_path(file.path, member))
         with Database(of_member, (), make=False) as database:
             database.restored(1.0)
     prepare_files(file, (), 3)
-    everywhere = [ended if len(restored) == 3 else held]
+    everywhere = [stale if len(restored) == 3 else held]
     assert [everywhere] * 3 == [await paused(file, member) for member in range(3)]
+
+
+@pytest.mark.blocking  # the parent makes them before there is an event loop
+@pytest.mark.parametrize("away", [0, 1, 2])
+async def test_a_worker_that_was_away_holds_what_the_others_heard_since(
+    file: DatabaseFile, away: int
+) -> None:
+    """It sent to a peer that was paused meanwhile, and held one that was resumed, until its end."""
+    kept, missed = (
+        Pause(target=target, way=None, at=1.0, until=9e9, actor="kim", reason="ticket 7")
+        for target in ("bank", "psp")
+    )
+    prepare_files(file, (), 3)
+    for member in range(3):
+        await put(file, member, kept)
+    end = ended(kept, 2.0, "kim", "over")
+    for member in {0, 1, 2} - {away}:
+        await put(file, member, missed, end)
+    assert [[end, missed]] * 3 == [await paused(file, member) for member in range(3)]
 
 
 @pytest.mark.blocking  # the parent makes them before there is an event loop
@@ -244,7 +271,7 @@ async def test_a_copy_that_nobody_has_accepted_has_no_word_on_pauses(file: Datab
     others = [member_path(file.path, member) for member in (1, 2)]
     copies = [path.read_bytes() for path in others]
     for member in range(3):
-        await paused(file, member, held)
+        await put(file, member, held)
     for path, copy in zip(others, copies, strict=True):
         path.write_bytes(copy)
     assert [held] == await paused(file, 0)
