@@ -34,6 +34,14 @@ gateway may have said that code, and the stage has not heard the request."""
 DROPPED_LOOKS_MAX = 20
 """Looks that are answered 410 before the stage counts as one where something may stand, together an
 hour: the route of a gateway is mended by then."""
+DENIED_CODES = (401, 403)
+"""A key that is wrong or was rotated, or the saga of another caller: repeated for a while."""
+DENIED_MAX = 300
+"""Such answers without another one between them before the stage counts as one where something may
+stand: three days, as a stage has patience with its neighbours. The stages before it are not to wait
+for ever."""
+DENIED_PAUSE_SECONDS_MAX = 900
+"""So that they cost some 3,000 events at a stage: a key may be wrong at each of them."""
 ALL = "States.ALL"
 
 QUICK_ATTEMPTS = 3
@@ -56,6 +64,8 @@ FAILED_TO_COMPENSATE = "Saga.FailedToCompensate"
 """The errors with which an execution ends, beside its output with the outcome `executed`."""
 
 State = dict[str, Any]
+ANEW: State = {"tries": 0, "looks": 0, "denials": 0}
+"""The counts of a stage on the way back, before it was asked."""
 
 
 class Chain(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,8 +111,7 @@ def forward(chain: Chain) -> State:
             "sent": _query("{'first_sent_at': $now()}"),
             "reason": "unknown",
             "stands": [],
-            "tries": 0,
-            "looks": 0,
+            **ANEW,
         },
         "Next": _execute_name(chain.stages[0]),
     }
@@ -136,8 +145,7 @@ def backward(chain: Chain) -> State:
             ),
             "sent": _query(sent),
             "stands": [],
-            "tries": 0,
-            "looks": 0,
+            **ANEW,
         },
         "Next": _compensate_name(chain.stages[-1]),
     }
@@ -246,8 +254,12 @@ def _way_back(chain: Chain) -> State:
 
 
 def _compensation(chain: Chain, stage: str, before: str) -> State:
-    """One stage on the way back: asked until it says, in its own word, what stands."""
+    """One stage on the way back: asked until it says, in its own word, what stands.
+
+    A door that stays locked is noted in the end, so that the stages before it are reached.
+    """
     compensate, judge, pause = _compensate_name(stage), f"undone {stage}", f"pause {stage}"
+    locked = f"locked {stage}"
     patient = _again(BACK_ATTEMPTS_MAX, BACK_PAUSE_SECONDS_MAX)
     if stage in chain.activities:
         return activity_states.compensation(
@@ -255,36 +267,46 @@ def _compensation(chain: Chain, stage: str, before: str) -> State:
         )
     saga = f"'{chain.url(stage)}/sagas/' & $saga_id"
     ask = _query(f"$merge([{{'requested_by': '{chain.name}', 'reason': $reason}}, $sent])")
-    over = {
-        "Condition": _is("compensated", "not_executed"),
-        "Assign": {"looks": 0},
-        "Next": before,
+    over = {"Condition": _is("compensated", "not_executed"), "Assign": ANEW, "Next": before}
+    noted = _noted(stage, before)
+    denied = {
+        "ErrorEquals": _errors(DENIED_CODES),
+        "Assign": {"denials": _query("$denials + 1")},
+        "Next": locked,
     }
-    look = _http(chain, stage, "GET", _query(saga))
+    too_often = {"Condition": _query(f"$denials >= {DENIED_MAX}"), **noted}
+    asked = _http(chain, stage, "POST", _query(f"{saga} & '/compensate'"), ask)
+    look = _http(chain, stage, "GET", _query(saga)) | {"Catch": [denied]}
     return {
-        compensate: _http(chain, stage, "POST", _query(f"{saga} & '/compensate'"), ask)
+        compensate: asked
         | {
-            "Retry": [_never(END_CODES), patient],
-            "Catch": [{"ErrorEquals": _errors(END_CODES), "Next": _look_name(stage)}],
+            "Assign": asked["Assign"] | {"denials": 0},
+            "Retry": [_never((*END_CODES, *DENIED_CODES)), patient],
+            "Catch": [{"ErrorEquals": _errors(END_CODES), "Next": _look_name(stage)}, denied],
             "Next": judge,
         },
         judge: {"Type": "Choice", "Choices": [over], "Default": pause},
-        **_look(look, stage, over, again=pause),
+        **_look(look, stage, over, noted, again=pause),
         pause: _pause(BACK_PAUSE_SECONDS_MAX, compensate),
+        locked: {"Type": "Choice", "Choices": [too_often], "Default": f"wait at {stage}"},
+        f"wait at {stage}": _pause(DENIED_PAUSE_SECONDS_MAX, compensate),
     }
 
 
-def _look(look: State, stage: str, over: State, *, again: str) -> State:
+def _noted(stage: str, before: str) -> State:
+    """The rest of a rule for a stage where something may stand."""
+    noted = _query(f"$append($stands, ['{stage}'])")
+    return {"Assign": {"stands": noted, **ANEW}, "Next": before}
+
+
+def _look(look: State, stage: str, over: State, noted: State, *, again: str) -> State:
     """The look behind a no to a request to compensate, and what follows from it.
 
-    Where it shows no end, the stage is asked `again`: a gateway may have said that no.
+    Where it shows no end, the stage is asked `again`: a gateway may have said that no. `noted` is
+    the rest of a rule for one where something may stand.
     """
     seen, dropped = f"seen {stage}", f"dropped {stage}"
     looked = {"looks": _query("$looks + 1")}
-    noted = {
-        "Assign": {"stands": _query(f"$append($stands, ['{stage}'])"), "looks": 0},
-        "Next": over["Next"],
-    }
     ends = (_is("unknown"), _is("executed", also=f"$looks >= {EXECUTED_LOOKS_MAX}"))
     gone = _query(f"$looks >= {DROPPED_LOOKS_MAX}")
     return {
@@ -292,12 +314,13 @@ def _look(look: State, stage: str, over: State, *, again: str) -> State:
         | {
             "Assign": look["Assign"] | looked,
             "Retry": [
-                _never((NOT_SHOWN, DROPPED)),
+                _never((NOT_SHOWN, DROPPED, *DENIED_CODES)),
                 _again(BACK_ATTEMPTS_MAX, BACK_PAUSE_SECONDS_MAX),
             ],
             "Catch": [
                 {"ErrorEquals": _errors((NOT_SHOWN,)), "Next": again},
                 {"ErrorEquals": _errors((DROPPED,)), "Assign": looked, "Next": dropped},
+                *look["Catch"],
             ],
             "Next": seen,
         },

@@ -44,6 +44,13 @@ DOUBLINGS_MAX = 6
 NOT_UNDERSTOOD_ATTEMPTS_MAX = 60
 """Attempts in a row that were answered so, a minute apart: long enough to mend a route or a login,
 then a person has to look. Attempts without an answer do not count: an outage may be long."""
+REFUSED_ATTEMPTS_MAX = 4_320
+"""Attempts since the stage's last own answer that were refused for a key or a name, or not
+understood: three days, a minute apart, as a stage has patience with its neighbours. A rotated key
+is put right by then, and the stages before this one are not to wait for ever. An outage meanwhile
+does not clear this count: a gateway that restarts each night would never let it end."""
+DENIED = "Denied"
+"""The type of the failure behind such attempts."""
 
 
 class ChainActivities:
@@ -91,15 +98,15 @@ class ChainActivities:
     async def compensate(self, ask: StageAsk) -> None:
         """Have one stage compensate the saga.
 
-        Raises ApplicationError of type `CannotCompensate` or `NotUnderstood`, which are final, and
-        `Lost`.
+        Raises ApplicationError of type `CannotCompensate`, which is final, of type `NotUnderstood`,
+        which is after a while, and `Lost`, which is `Denied` once patience is over.
         """
         request = CompensateRequest(
             requested_by=self._name, reason=ask.reason, first_sent_at=ask.first_sent_at
         )
-        in_a_row = _not_understood_before()
+        counts = _counted_before()
         while True:
-            async with _alive(in_a_row):
+            async with _alive(*counts):
                 reply = await self._neighbours.compensate(
                     ask.stage, ask.saga_id, request, trace=self._trace(), timeout=REQUEST_SECONDS
                 )
@@ -107,18 +114,17 @@ class ChainActivities:
                 case Compensated():
                     return
                 case InProgress():
-                    in_a_row = 0
-                    await _pause(reply.retry_after, in_a_row)
+                    counts = (0, 0)
+                    await _pause(reply.retry_after, *counts)
                 case CannotCompensate():
                     raise _final(reply, ask.stage)
-                case NotUnderstood():
-                    activity.heartbeat(in_a_row + 1)
-                    if in_a_row + 1 >= NOT_UNDERSTOOD_ATTEMPTS_MAX:
-                        raise _final(reply, ask.stage)
-                    raise _again(reply, ask.stage)
-                case Lost():
-                    activity.heartbeat(0)
-                    raise _again(reply, ask.stage)
+                case NotUnderstood() | Lost():
+                    counts = _counted(counts, reply)
+                    activity.heartbeat(*counts)
+                    patient = (
+                        counts[0] < NOT_UNDERSTOOD_ATTEMPTS_MAX and counts[1] < REFUSED_ATTEMPTS_MAX
+                    )
+                    raise _again(reply, ask.stage) if patient else _final(reply, ask.stage)
                 case _:
                     assert_never(reply)
 
@@ -134,13 +140,23 @@ class ChainActivities:
         )
 
 
-def _not_understood_before() -> int:
-    """Attempts in a row, up to this one, whose answers nobody understood.
+def _counted_before() -> tuple[int, int]:
+    """Attempts up to this one: in a row whose answers nobody understood, and that were refused.
 
-    Temporal hands an attempt the details with which the one before was last alive.
+    Temporal hands an attempt the details with which the one before was last alive. An earlier
+    release had the first count alone.
     """
-    details = activity.info().heartbeat_details
-    return details[0] if details and isinstance(details[0], int) else 0
+    counts = [each for each in activity.info().heartbeat_details if isinstance(each, int)]
+    not_understood, refused, *_ = *counts, 0, 0
+    return not_understood, refused
+
+
+def _counted(counts: tuple[int, int], reply: Lost | NotUnderstood) -> tuple[int, int]:
+    """The counts with one attempt more. An attempt without an answer changes the first alone."""
+    not_understood, refused = counts
+    if isinstance(reply, NotUnderstood):
+        return not_understood + 1, refused + 1
+    return 0, refused + reply.denied
 
 
 @asynccontextmanager
@@ -170,11 +186,10 @@ def pause_seconds(retry_after: float | None) -> float:
 
 
 def _final(
-    reply: NotExecuted | NoInDoubt | CannotCompensate | NotUnderstood, stage: str
+    reply: NotExecuted | NoInDoubt | CannotCompensate | NotUnderstood | Lost, stage: str
 ) -> ApplicationError:
-    return ApplicationError(
-        f"{stage}: {reply.reason}", type=type(reply).__name__, non_retryable=True
-    )
+    kind = DENIED if isinstance(reply, Lost) else type(reply).__name__
+    return ApplicationError(f"{stage}: {reply.reason}", type=kind, non_retryable=True)
 
 
 def _again(reply: Lost | NotUnderstood, stage: str) -> ApplicationError:

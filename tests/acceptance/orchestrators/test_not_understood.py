@@ -22,9 +22,11 @@ from tests.acceptance.orchestrators.test_cancelled import QUEUE, connected
 
 STRANGE = NotUnderstood(reason="answered 404")
 AWAY = Lost(reason="answered 503")
+LOCKED = Lost(reason="answered 403", denied=True)
 STORIES = {
     "t-away": ([STRANGE, AWAY, AWAY, STRANGE, Compensated()], "compensated"),
     "t-strange": ([AWAY, STRANGE, STRANGE, Compensated()], "failed_to_compensate"),
+    "t-locked": ([LOCKED, STRANGE, AWAY, LOCKED], "failed_to_compensate"),
 }
 """The answers of a stage, one an attempt, and how its saga ends."""
 
@@ -46,6 +48,7 @@ async def test_foreign_answers_are_counted_in_a_row(
 ) -> None:
     """The one behind an outage is asked for again, and the second in a row is the last."""
     monkeypatch.setattr(activities, "NOT_UNDERSTOOD_ATTEMPTS_MAX", 2)
+    monkeypatch.setattr(activities, "REFUSED_ATTEMPTS_MAX", 3)
     stage = Scripted()
     chained = ChainActivities("temporal", cast(Any, stage), TraceContext)
     async with connected(tmp_path) as client:
@@ -57,4 +60,4 @@ async def test_foreign_answers_are_counted_in_a_row(
             running = {saga_id: await chain.compensate(saga_id, asked) for saga_id in STORIES}
             for saga_id, (_, outcome) in STORIES.items():
                 assert outcome == (await end_of(running[saga_id])).outcome
-    assert {"t-away": [], "t-strange": [Compensated()]} == stage.left
+    assert {"t-away": [], "t-strange": [Compensated()], "t-locked": []} == stage.left

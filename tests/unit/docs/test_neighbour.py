@@ -41,8 +41,9 @@ def test_an_upstream_by_the_recipe_forgets_nothing_that_may_run(
 
 def test_every_path_out_of_the_recipe_undoes_what_may_stand() -> None:
     """Only where nothing was in doubt is the stage not asked."""
-    last = UPSTREAM.splitlines()[-3:]
+    last = UPSTREAM.splitlines()[-4:]
 
     assert last[0].startswith("if nothing was in doubt")
     assert last[1].startswith("repeat POST /sagas/{id}/compensate until 200, 409 or 410")
-    assert "a person has to look" in last[2]
+    assert "first_sent_at" in last[2]
+    assert "a person has to look" in last[3]

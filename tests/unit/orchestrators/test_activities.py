@@ -30,6 +30,7 @@ ASK = StageAsk(saga_id="s-1", stage="payment")
 
 STRANGE = NotUnderstood(reason="answered 404")
 AWAY = Lost(reason="answered 503")
+LOCKED = Lost(reason="answered 403", denied=True)
 GOES_ON = InProgress(retry_after=None)
 
 
@@ -124,6 +125,30 @@ async def test_foreign_answers_end_the_asking_when_they_are_many_in_a_row(
     assert [True, True, False] == await asked_on(*twice, (STRANGE,))
     assert [True] * 5 + [False] == await asked_on(*twice, (AWAY,), *twice, (STRANGE,))
     assert [True] * 4 + [False] == await asked_on(*twice, (GOES_ON, STRANGE), *twice)
+
+
+async def test_a_locked_door_ends_the_asking_when_patience_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The stages before it are not to wait for ever: an outage neither counts nor helps it."""
+    monkeypatch.setattr(activities, "REFUSED_ATTEMPTS_MAX", 4)
+    monkeypatch.setattr(activities, "ASK_AGAIN_SECONDS", 0.0)
+    twice = [(LOCKED,), (LOCKED,)]
+    assert [True, True, True, False] == await asked_on(*twice, *twice)
+    assert [True] * 5 + [False] == await asked_on(*twice, (AWAY,), (AWAY,), *twice)
+    assert [True] * 5 + [False] == await asked_on(*twice, (GOES_ON, LOCKED), *twice, (LOCKED,))
+    assert [True, True, True, False] == await asked_on((STRANGE,), (LOCKED,), (STRANGE,), (LOCKED,))
+    assert [True, True, False] == await asked_on(*twice, (Compensated(),))
+
+
+async def test_a_count_of_an_earlier_release_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It had one of them."""
+    monkeypatch.setattr(activities, "NOT_UNDERSTOOD_ATTEMPTS_MAX", 3)
+    environment = at(3)
+    environment.info = replace(environment.info, heartbeat_details=(2,))
+    with pytest.raises(ApplicationError) as failed:
+        await environment.run(chain(STRANGE).compensate, ASK)
+    assert failed.value.non_retryable
 
 
 async def test_a_request_to_compensate_says_when_the_saga_was_sent() -> None:

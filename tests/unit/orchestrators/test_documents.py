@@ -23,6 +23,7 @@ from stage.inbound.activity import (
 )
 from stage.orchestrators.step_functions.activity_states import TASK_SECONDS_MIN
 from stage.orchestrators.step_functions.document import (
+    DENIED_MAX,
     DROPPED_LOOKS_MAX,
     EXECUTED_LOOKS_MAX,
     Chain,
@@ -203,12 +204,13 @@ def test_an_undo_is_asked_for_until_it_is_answered(name: str) -> None:
         assert 99_999_999 == state["Retry"][-1]["MaxAttempts"]
         assert ["States.ALL"] == state["Retry"][-1]["ErrorEquals"]
         caught = [name for catcher in state["Catch"] for name in catcher["ErrorEquals"]]
-        codes = (409, 410) if here.startswith("compensate ") else (404, 410)
+        codes = ((409, 410) if here.startswith("compensate ") else (404, 410)) + (401, 403)
         assert [f"States.Http.StatusCode.{code}" for code in codes] == caught
         assert caught == state["Retry"][0]["ErrorEquals"]
         assert 0 == state["Retry"][0]["MaxAttempts"]
     for stage in STAGES:
-        not_shown, dropped = states[f"look at {stage}"]["Catch"]
+        not_shown, dropped, denied = states[f"look at {stage}"]["Catch"]
+        assert denied == states[f"compensate {stage}"]["Catch"][-1]
         again = states[dropped["Next"]]["Default"]
         assert (again, f"compensate {stage}") == (not_shown["Next"], states[again]["Next"])
 
@@ -312,6 +314,29 @@ async def test_a_stage_that_cannot_compensate_is_noted_in_the_end(
     assert end.cause.endswith("(stands: shipping, payment)")
     assert "POST order" == execution.asked[-1]
     assert [looks, looks] == [execution.asked.count(f"GET {stage}") for stage in stages]
+
+
+@pytest.mark.parametrize("code", [401, 403])
+@pytest.mark.parametrize("verb", ["POST", "GET"])
+async def test_a_locked_door_is_noted_when_patience_is_over(code: int, verb: str) -> None:
+    """A rotated key, or the saga of another caller: the stages before it are reached."""
+    script: dict[str, list[Any]] = {"POST shipping": [code if verb == "POST" else 409]}
+    execution = Answering({**script, "GET shipping": [code]})
+    end = await execution.run()
+    assert "Saga.FailedToCompensate" == end.error
+    assert end.cause.endswith("(stands: shipping)")
+    assert DENIED_MAX == execution.asked.count(f"{verb} shipping")
+    assert ["POST payment", "POST order"] == execution.asked[-2:]
+
+
+async def test_a_key_that_is_mended_in_time_costs_nothing() -> None:
+    """Any other answer begins the count anew, and so does the next stage."""
+    nearly: list[Any] = [403] * (DENIED_MAX - 1)
+    script = {"POST shipping": [*nearly, "in_progress", 401, "compensated"]}
+    execution = Answering({**script, "POST payment": [*nearly, "compensated"]})
+    end = await execution.run()
+    assert "Saga.Compensated" == end.error
+    assert execution.variables["denials"] == 0
 
 
 @pytest.mark.parametrize(
