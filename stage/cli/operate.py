@@ -228,13 +228,14 @@ def operate(url: str, saga_id: str, verb: str, order: dict[str, Any], *, alone: 
 
     A dry run that is `alone` prints which steps would change and what the verb states besides.
     """
-    from stage.cli.remote import fetch, refuse
+    from stage.cli.remote import LONG_SECONDS_MAX, fetch, refuse
     from stage.cli.sagas import checked_path
     from stage.wire.views import SagaView, decode_view
 
     path = checked_path(saga_id)
     before = fetch(url, path, SagaView) if alone and order["dry_run"] else None
-    answer = give(url, f"{path}/{verb}", order)
+    seconds_max = LONG_SECONDS_MAX if verb == "erase" else None
+    answer = give(url, f"{path}/{verb}", order, seconds_max)
     if answer.status != 200:
         refuse(url, answer)
     saga = decode_view(answer.body, SagaView)

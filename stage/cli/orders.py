@@ -38,7 +38,7 @@ def given_key() -> str | None:
     return None if context is None else context.meta.get(ACT_KEY)
 
 
-def give(url: str, path: str, order: Mapping[str, Any]) -> Answer:
+def give(url: str, path: str, order: Mapping[str, Any], seconds_max: float | None = None) -> Answer:
     """POST an order to `url` + `path`, again where its answer is lost.
 
     Raises Failure: NEGATIVE, with the key, where nobody knows what it did.
@@ -54,7 +54,10 @@ def give(url: str, path: str, order: Mapping[str, Any]) -> Answer:
     lost = False
     for last in (*(False,) * (TRIES - 1), True):
         try:
-            return exchange("POST", url, path, body=msgspec.json.encode(order), headers=headers)
+            body = msgspec.json.encode(order)
+            return exchange(
+                *("POST", url, path), body=body, headers=headers, seconds_max=seconds_max
+            )
         except Failure as error:
             lost = lost or error.status == NEGATIVE
             if not lost:

@@ -26,6 +26,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 DEFAULT_URL = "http://127.0.0.1:8080"
 ANSWER_SECONDS_MAX = 70.0
 """Longer than the longest wait that a stage grants."""
+LONG_SECONDS_MAX = 900.0
+"""For an order behind which the whole database is written anew: as long as workers wait for it."""
 CONNECT_SECONDS_MAX = 5.0
 ANSWER_BYTES_MAX = 8_388_608
 
@@ -139,8 +141,9 @@ def exchange(
     *,
     body: bytes | None = None,
     headers: Mapping[str, str] | None = None,
+    seconds_max: float | None = None,
 ) -> Answer:
-    """Send one request to `url` + `path`.
+    """Send one request to `url` + `path`; it waits for each part of the answer so long.
 
     Raises Failure: with FAILED when nobody was reached, with NEGATIVE when the answer was lost, so
     that nobody knows what the request did.
@@ -150,7 +153,7 @@ def exchange(
 
     base = url if url.startswith(UNIX) else checked_url(url)
     shown = _token_headers()
-    connection = _connected(base)
+    connection = _connected(base, ANSWER_SECONDS_MAX if seconds_max is None else seconds_max)
     try:
         try:
             if not base.startswith(UNIX):
@@ -173,7 +176,7 @@ def exchange(
     )
 
 
-def _connected(base: str) -> HTTPConnection:
+def _connected(base: str, seconds_max: float) -> HTTPConnection:
     """An open connection. Raises Failure when there is none within CONNECT_SECONDS_MAX."""
     from http.client import HTTPConnection, HTTPSConnection
     from urllib.parse import urlsplit
@@ -200,7 +203,7 @@ def _connected(base: str) -> HTTPConnection:
             f"{base} cannot be reached ({_text_of(error)}):"
             " start it with `stage serve`, or name another with --url or STAGE_URL"
         ) from error
-    connection.sock.settimeout(ANSWER_SECONDS_MAX)
+    connection.sock.settimeout(seconds_max)
     return connection
 
 

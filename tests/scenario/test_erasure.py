@@ -11,7 +11,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from stage.core.errors import StoreUnavailable
 from stage.engine.embedded.commands import EmbeddedCommands
+from stage.store.sqlite.store import SqliteStore
 from tests.scenario.attacks.test_encrypted_canaries import key_file
 from tests.scenario.chain import ORDER, Chain, running_chain
 from tests.scenario.test_act_keys import order
@@ -233,3 +235,36 @@ async def test_a_stopped_sweep_leaves_no_byte_of_what_it_erased(
         while "scrubbed" not in await acts_on(chain, "sweep%201"):  # noqa: ASYNC110 - no event
             await asyncio.sleep(0.05)
     assert [] == files_with(tmp_path)
+
+
+async def test_a_copy_of_an_order_to_erase_awaits_the_scrub_of_the_first(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ordered the copy of the whole database once more, while all writers waited."""
+    asked, go_on, scrub = 0, asyncio.Event(), SqliteStore.scrub
+
+    async def slow(store: SqliteStore, clean: set[str] | None = None) -> None:
+        nonlocal asked
+        asked += 1
+        await go_on.wait()
+        if asked == 1:
+            raise StoreUnavailable("the table journal is in use")
+        await scrub(store, clean)
+
+    await chain.send("s-1", PERSON)
+    monkeypatch.setattr(SqliteStore, "scrub", slow)
+    copies = [asyncio.ensure_future(keyed(chain)) for _ in range(3)]
+    await asyncio.sleep(0.5)
+    copies.append(asyncio.ensure_future(keyed(chain)))
+    await asyncio.sleep(0.2)
+    assert 1 == asked
+    go_on.set()
+    assert [500] * 4 == await asyncio.gather(*copies)  # bytes may be left
+    assert (200, 200, 2) == (await keyed(chain), await keyed(chain), asked)
+
+
+async def keyed(chain: Chain) -> int:
+    """Give the one order to erase; the code of its answer."""
+    url = f"{chain.stage}/sagas/s-1/erase"
+    async with chain.session.post(url, json=WHO, headers={"Idempotency-Key": "k"}) as answer:
+        return answer.status

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -9,6 +10,7 @@ from functools import partial
 from stage.core.act_key import ActKey
 from stage.core.errors import JournalMismatch, StoreUnavailable
 from stage.engine.embedded import limits as limited
+from stage.engine.embedded.parts import Parts
 from stage.engine.embedded.queries import EmbeddedQueries
 from stage.engine.saga.closing import (
     closed,
@@ -26,12 +28,19 @@ from stage.ports.store import Act, SagaRow, Unit
 
 ERASE_TRIES_MAX = 5
 """How often a saga that was written to meanwhile is looked at again."""
+SCRUBS_KEPT_MAX = 100
+"""Orders of which it is known here that their bytes are written over, or are being so."""
 UNSEEN = "this stage had never seen the saga when that was ordered"
 """Why an order is refused whose saga was unknown: it may have come by the time of a late copy."""
 
 
 class EmbeddedErasing(EmbeddedQueries):
     """The commands of ports.engine.Commands that drop contents and rows, beside the queries."""
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        self._scrubs: dict[str, asyncio.Task[None]] = {}
+        """By the key of an order, the newest last."""
 
     async def erase(
         self,
@@ -51,12 +60,12 @@ class EmbeddedErasing(EmbeddedQueries):
                 )
         except ActRepeated as error:
             if not error.kept.refused:  # bytes of it may have been left
-                await self._scrub()
+                await self._scrub_for(key)
             raise
         if found is None and key is not None:
             await self.refuse_order(key, UNSEEN)
         if found is not None and not dry_run:
-            await self._scrub()
+            await self._scrub_for(key)
         return found
 
     async def refuse_order(self, act_key: ActKey, why: str) -> None:
@@ -87,6 +96,28 @@ class EmbeddedErasing(EmbeddedQueries):
         if row is not None and is_given_up(row):
             after = closed(row, self._clock.now())
             await self._store.transact(lambda unit: unit.close(after, epoch=row.epoch))
+
+    async def _scrub_for(self, key: ActKey | None) -> None:
+        """Scrub for one order. A copy of it awaits the scrub of the first, however long that takes.
+
+        Each would copy the whole database once more otherwise, behind the one that is under way. A
+        failed scrub is forgotten, so that the order can be given again.
+        """
+        if key is None:
+            await self._scrub()
+            return
+        scrub = self._scrubs.get(key.key)
+        if scrub is None:
+            scrub = asyncio.get_running_loop().create_task(self._scrub())
+            self._scrubs[key.key] = scrub
+            scrub.add_done_callback(partial(self._keep_unless_failed, key.key))
+            if len(self._scrubs) > SCRUBS_KEPT_MAX:
+                del self._scrubs[next(iter(self._scrubs))]
+        await asyncio.shield(scrub)  # a caller that leaves ends it for nobody
+
+    def _keep_unless_failed(self, key: str, scrub: asyncio.Task[None]) -> None:
+        if scrub.cancelled() or scrub.exception() is not None:
+            self._scrubs.pop(key, None)
 
     async def _scrub(self, clean: set[str] | None = None) -> None:
         try:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 
@@ -29,6 +30,8 @@ class Neighbour:
         self.asked: list[Asked] = []
         self.answers: dict[str, tuple[int, dict[str, str], bytes]] = {}
         self.url = ""
+        self.seconds = 0.0
+        """How long each answer takes."""
 
     def answer(self, request: str, status: int, body: bytes, **headers: str) -> None:
         """Answer `GET /sagas` or the like so from now on."""
@@ -47,6 +50,7 @@ def neighbour() -> Iterator[Neighbour]:
             neighbour.asked.append(Asked(self.command, self.path, dict(self.headers.items()), body))
             known = neighbour.answers.get(f"{self.command} {self.path}")
             status, headers, answer = known if known is not None else (404, {}, b"nobody")
+            time.sleep(neighbour.seconds)
             if status == 0:  # hang up without an answer
                 self.close_connection = True
                 return
@@ -55,7 +59,8 @@ def neighbour() -> Iterator[Neighbour]:
                 self.send_header(name.replace("_", "-"), value)
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()
-            self.wfile.write(answer)
+            with suppress(ConnectionError):  # it was not waited for
+                self.wfile.write(answer)
 
         do_POST = do_GET
 

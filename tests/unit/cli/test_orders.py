@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import msgspec
 import pytest
 from msgspec.structs import replace
 
-from stage.cli.operate import PAGE, UNFINISHED
+from stage.cli import remote
+from stage.cli.failure import Failure
+from stage.cli.operate import PAGE, UNFINISHED, operate
+from stage.cli.orders import TRIES
+from stage.engine.workers import engine as workers
 from stage.wire.outcome import Outcome
 from stage.wire.views import SagaPage, encode_view
 from tests.unit.cli.programs import Neighbour, neighbour, stage
@@ -144,3 +149,18 @@ def test_an_order_for_all_steps_names_none(served: Neighbour) -> None:
     served.answer("POST /sagas/s-1/resolve", 200, encode_view(SAGA))
     assert 0 == stage("resolve", "s-1", "--url", served.url, "--reason", "r").status
     assert "step" not in json.loads(served.asked[0].body)
+
+
+def test_an_erasure_is_waited_for_as_long_as_the_database_is_written_anew(
+    served: Neighbour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After 70 s it was ordered again, and the stage wrote the whole database once more."""
+    assert workers.LONG_SECONDS_MAX == remote.LONG_SECONDS_MAX
+    monkeypatch.setattr(remote, "ANSWER_SECONDS_MAX", 0.2)
+    served.seconds = 0.5
+    for verb, tries in (("erase", 1), ("retry", TRIES)):
+        served.answer(f"POST /sagas/s-1/{verb}", 200, encode_view(SAGA))
+        served.asked.clear()
+        with nullcontext() if tries == 1 else pytest.raises(Failure, match="was lost"):
+            operate(served.url, "s-1", verb, {"actor": "kim", "reason": "r", "dry_run": False})
+        assert tries == len(served.asked)
