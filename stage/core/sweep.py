@@ -67,6 +67,19 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.reason} (sweep {self.number})"
 
 
+def key_of(sweep: Sweep, saga_id: str) -> ActKey:
+    """The key of a sweep for one of its sagas. A space is in no key of a client.
+
+    Its number comes again where a database is restored, its instant does not.
+    """
+    return ActKey(key=f"sweep {sweep.number} {sweep.at} {saga_id}", digest=sweep.why)
+
+
+def former_key_of(sweep: Sweep, saga_id: str) -> ActKey:
+    """Its key in a release that left the instant out, and may have begun the sweep."""
+    return ActKey(key=f"sweep {sweep.number} {saga_id}", digest=sweep.why)
+
+
 def verb_of(sweep: Sweep, saga_id: str, at: float) -> e.Verb | None:
     """The event that it asks of a saga, under a key by which that saga knows it again.
 
@@ -74,8 +87,7 @@ def verb_of(sweep: Sweep, saga_id: str, at: float) -> e.Verb | None:
     a request to compensate, which is no verb, and to erase or purge, which leave no journal.
     """
     actor, why, step = sweep.actor, sweep.why, sweep.step
-    # A space is in no key of a client.
-    key = ActKey(key=f"sweep {sweep.number} {saga_id}", digest=why)
+    key = key_of(sweep, saga_id)
     match sweep.verb:
         case SweepVerb.RETRY:
             return e.Retried(at=at, actor=actor, why=why, act_key=key)

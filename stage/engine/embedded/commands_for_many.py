@@ -11,13 +11,13 @@ from stage.core.errors import JournalMismatch
 from stage.core.pause import Pause
 from stage.core.questions import why_not_compensated
 from stage.core.requester import Requester
-from stage.core.sweep import Sweep, SweepState, verb_of
+from stage.core.sweep import Sweep, SweepState, former_key_of, verb_of
 from stage.core.sweep_verbs import SweepVerb
 from stage.engine.embedded.commands import EmbeddedCommands
 from stage.engine.embedded.parts import Parts
 from stage.engine.saga.acts import sweep_act
-from stage.engine.saga.repeats import refuse_repeat
-from stage.ports.engine import ActRepeated, LeftToNewer, NotAllowed, SagaLost
+from stage.engine.saga.repeats import refuse_kept, refuse_repeat
+from stage.ports.engine import ActRepeated, KeyReused, LeftToNewer, NotAllowed, SagaLost
 from stage.ports.observer import TraceContext
 from stage.ports.store import Unit
 from stage.wire.replies import CompensateRequest
@@ -87,14 +87,25 @@ class EmbeddedCommandsForMany(EmbeddedCommands):
             elif sweep.verb is SweepVerb.PURGE:
                 await self._purge(saga_id, actor=sweep.actor, reason=sweep.why)
             elif verb is not None:
+                await self._refuse_former(sweep, saga_id)
                 await self.operate(saga_id, verb, dry_run=False)
             else:
                 return await self._compensate_for(sweep, saga_id)
         except ActRepeated as error:
             return error.kept.refused  # the sweep has acted on it, here or elsewhere
-        except (NotAllowed, JournalMismatch, SagaLost, LeftToNewer) as error:
+        except (NotAllowed, JournalMismatch, SagaLost, LeftToNewer, KeyReused) as error:
             return str(error)  # the sagas behind it do not wait for it
         return ""
+
+    async def _refuse_former(self, sweep: Sweep, saga_id: str) -> None:
+        """Raise ActRepeated where the release before this one has acted on the saga for the sweep.
+
+        A key that is older than the sweep is of another one, which had its number before a restore.
+        """
+        key = former_key_of(sweep, saga_id)
+        kept = await self._store.act_under(key)
+        if kept is not None and kept.at >= sweep.at:
+            refuse_kept(key, kept)
 
     async def _compensate_for(self, sweep: Sweep, saga_id: str) -> str:
         """Ask to compensate for a sweep; why that cannot be, as its endpoint answers 409, if so."""

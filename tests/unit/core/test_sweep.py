@@ -10,7 +10,7 @@ from stage.core.sweep import Sweep, verb_of
 from stage.core.sweep_verbs import SweepVerb
 
 WHY = "the bank was down (sweep 7)"
-KEY = ActKey(key="sweep 7 s-1", digest=WHY)
+KEY = ActKey(key="sweep 7 1.0 s-1", digest=WHY)
 
 
 def sweep(verb: SweepVerb) -> Sweep:

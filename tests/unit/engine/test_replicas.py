@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from stage import Http, Pending, Saga, Stage
 from stage.core import events as e
 from stage.core import machine
+from stage.core import sweep as sweeps
 from stage.core.act_key import ActKey
 from stage.core.errors import NewerJournal, StoreUnavailable
 from stage.core.pause import Pause
@@ -607,6 +608,69 @@ async def test_a_sweep_acts_on_a_saga_once_though_a_frozen_replica_goes_on_with_
     assert 2 == sum(isinstance(event, e.Retried) for event in await b.events())
     reply = await accepting
     assert reply is not None and 200 == reply.status
+
+
+@pytest.mark.parametrize("reason", ["their outage", "another one"])
+async def test_a_sweep_that_has_the_number_of_a_lost_one_acts_on_its_sagas(
+    pair: Pair, world: World, reason: str
+) -> None:
+    """The file of the sweeps was put back alone: those of the sagas knew the number already.
+
+    With the same reason the sagas were counted as done; with another one each was a defect, every
+    ten seconds, and the sweep never ended.
+    """
+    a, b = pair
+    world.unreachable, world.away_seconds = 2, 60.0
+    accepting = asyncio.ensure_future(a.accept())
+    await a.until_waiting()
+    lost = sweep_to_retry(a.clock.now() - 1.0)
+    assert "" == await b.engine.act_on(lost, "s-1")
+    await a.until_waiting(2)
+    again = replace(lost, at=a.clock.now(), reason=reason)
+    assert "" == await a.engine.act_on(again, "s-1")
+    assert 2 == sum(isinstance(event, e.Retried) for event in await b.events())
+    reply = await accepting
+    assert reply is not None and 200 == reply.status
+
+
+async def test_a_sweep_that_is_under_way_over_an_upgrade_acts_on_a_saga_once(
+    pair: Pair, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The release before this one kept its acts under a key without the instant of the sweep."""
+    a, b = pair
+    world.unreachable, world.away_seconds = 2, 60.0
+    accepting = asyncio.ensure_future(a.accept())
+    await a.until_waiting()
+    begun = sweep_to_retry(a.clock.now())
+    with monkeypatch.context() as before:
+        before.setattr(sweeps, "key_of", sweeps.former_key_of)
+        assert "" == await b.engine.act_on(begun, "s-1")
+    await a.until_waiting(2)
+    assert "" == await a.engine.act_on(begun, "s-1")
+    assert 1 == sum(isinstance(event, e.Retried) for event in await b.events())
+    await a.engine.act_on(replace(begun, number=8), "s-1")
+    reply = await accepting
+    assert reply is not None and 200 == reply.status
+
+
+async def test_a_sweep_whose_key_is_of_another_order_is_refused_and_goes_on(
+    pair: Pair,
+) -> None:
+    """With the words of that: an error would be tried again for ever."""
+    a, _ = pair
+    await a.accept()
+    begun = sweep_to_retry(a.clock.now())
+    former = replace(sweeps.key_of(begun, "s-1"), digest="another order")
+    await a.store.transact(lambda unit: unit.keep_act_key(former, a.clock.now()))
+    assert "another order was given under this key before" == await a.engine.act_on(begun, "s-1")
+
+
+def sweep_to_retry(at: float) -> Sweep:
+    """The seventh sweep."""
+    return Sweep(
+        at=at, actor="kim", verb=SweepVerb.RETRY, reason="their outage", rate_per_second=10.0,
+        number=7,
+    )  # fmt: skip
 
 
 async def test_a_sweep_that_could_not_be_finished_goes_on_where_it_was_refused(
