@@ -62,6 +62,12 @@ REASON_CHARS_MAX = DEFAULT_LIMITS.reason_chars_max
 COMPENSATED = "Saga.Compensated"
 FAILED_TO_COMPENSATE = "Saga.FailedToCompensate"
 """The errors with which an execution ends, beside its output with the outcome `executed`."""
+WRONG_ID = "Saga.WrongId"
+"""The error of one that began nothing: stages would refuse its id without end."""
+
+SAGA_ID_CHARS_MAX = DEFAULT_LIMITS.saga_id_chars_max
+NOT_IN_A_SAGA_ID = "[^A-Za-z0-9._~:-]"
+"""Not asked for from end to end: the meaning of `$` differs between libraries of JSONata."""
 
 State = dict[str, Any]
 ANEW: State = {"tries": 0, "looks": 0, "denials": 0}
@@ -113,9 +119,9 @@ def forward(chain: Chain) -> State:
             "stands": [],
             **ANEW,
         },
-        "Next": _execute_name(chain.stages[0]),
+        "Next": "check",
     }
-    states: State = {"begin": begin}
+    states: State = {"begin": begin, **_check(_execute_name(chain.stages[0]))}
     after = [*map(_execute_name, chain.stages[1:]), "executed"]
     for number, then in enumerate(after):
         states |= _execution(chain, number, then)
@@ -147,10 +153,31 @@ def backward(chain: Chain) -> State:
             "stands": [],
             **ANEW,
         },
-        "Next": _compensate_name(chain.stages[-1]),
+        "Next": "check",
     }
-    states = {"begin": begin} | _way_back(chain)
+    states = {"begin": begin, **_check(_compensate_name(chain.stages[-1])), **_way_back(chain)}
     return _document(chain, "Compensates a saga at all stages, in reverse.", states)
+
+
+def _check(then: str) -> State:
+    """Look at the id before anything is asked: the name of an execution may be no saga id."""
+    is_one = (
+        f"$type($saga_id) = 'string' and $length($string($saga_id)) in [1..{SAGA_ID_CHARS_MAX}]"
+        f" and $not($contains($string($saga_id), /{NOT_IN_A_SAGA_ID}/))"
+        " and $not($saga_id in ['.', '..'])"
+    )
+    cause = (
+        f"$substring($string($saga_id), 0, 200) & ' is no id of a saga: 1 to"
+        f" {SAGA_ID_CHARS_MAX} characters of A-Z a-z 0-9 . _ ~ : - (not . or ..), which also the name of an execution has to be'"
+    )
+    return {
+        "check": {
+            "Type": "Choice",
+            "Choices": [{"Condition": _query(is_one), "Next": then}],
+            "Default": "no saga id",
+        },
+        "no saga id": {"Type": "Fail", "Error": WRONG_ID, "Cause": _query(cause)},
+    }
 
 
 def _document(chain: Chain, comment: str, states: State) -> State:

@@ -30,6 +30,7 @@ from stage.orchestrators.step_functions.document import (
     backward,
     forward,
 )
+from stage.wire.envelope import SAGA_ID_RE
 from stage.wire.replies import decode_compensate
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "step_functions"
@@ -52,7 +53,7 @@ def leads_to(state: dict[str, Any]) -> Iterator[str]:
 
 @pytest.mark.parametrize("name", ALL_DOCUMENTS)
 def test_every_state_is_reached_and_leads_somewhere(name: str) -> None:
-    """From the first one, to one of three ends."""
+    """From the first one, to one of its ends."""
     document = ALL_DOCUMENTS[name]
     states, reached, open_ = document["States"], set(), [document["StartAt"]]
     while open_:
@@ -63,7 +64,7 @@ def test_every_state_is_reached_and_leads_somewhere(name: str) -> None:
 
     assert set(states) == reached
     ends = {here for here, state in states.items() if state["Type"] in ("Succeed", "Fail")}
-    assert {"compensated", "failed to compensate"} <= ends
+    assert {"compensated", "failed to compensate", "no saga id"} <= ends
     assert ends == {here for here, state in states.items() if not list(leads_to(state))}
 
 
@@ -124,7 +125,7 @@ class Adding(Execution):
 
     async def _invoke(self, arguments: dict[str, Any], seconds: int) -> dict[str, Any]:
         stage = arguments["ApiEndpoint"].partition("Url}")[0].removeprefix("${").lower()
-        answer: dict[str, Any] = {"saga_id": "s-1", "outcome": "executed"}
+        answer: dict[str, Any] = {"saga_id": self.name, "outcome": "executed"}
         if arguments["ApiEndpoint"].endswith("/compensate"):
             self.undone.append(stage)
             return {"ResponseBody": {**answer, "outcome": "compensated"}}
@@ -233,7 +234,45 @@ class Answering(Execution):
         said = script.pop(0) if len(script) > 1 else script[0]
         if isinstance(said, int):
             raise TaskFailed(f"States.Http.StatusCode.{said}")
-        return {"ResponseBody": {"saga_id": "s-1", "outcome": said}}
+        return {"ResponseBody": {"saga_id": self.given["saga_id"], "outcome": said}}
+
+
+IDS = [
+    *(
+        "s-1",
+        "a",
+        "x" * 128,
+        "A-Z.0~9:_",
+        ".a",
+        "...",
+        "a..",
+        "0193f0c4-7d1e-7c3a-9a55-0d6a3c1f2b10",
+    ),
+    *("", "x" * 129, ".", "..", "order(1)", "a@b", "a b", "a/b", "s-1\n", "\uc8fc\ubb38"),
+]
+
+
+@pytest.mark.parametrize("saga_id", IDS)
+async def test_an_id_that_is_none_ends_an_execution_at_once(saga_id: str) -> None:
+    """Stages would refuse it for ten days, and the name of an execution takes more than an id."""
+    ahead, back = Adding("x"), Answering({})
+    ahead.name = back.given["saga_id"] = saga_id
+    ends = await ahead.run(), await back.run()
+    if SAGA_ID_RE.fullmatch(saga_id):
+        assert ("", "Saga.Compensated") == (ends[0].error, ends[1].error)
+    else:
+        assert ["Saga.WrongId"] * 2 == [end.error for end in ends]
+        assert f"{saga_id} is no id of a saga" in ends[0].cause
+        assert ([], []) == (ahead.undone, back.asked)
+
+
+async def test_an_id_that_is_no_text_is_none() -> None:
+    """Nor is it made one: a number has more than one spelling."""
+    execution = Answering({})
+    execution.given["saga_id"] = 30
+    end = await execution.run()
+    assert ("Saga.WrongId", []) == (end.error, execution.asked)
+    assert end.cause.startswith("30 is no id")
 
 
 class Sending(Adding):
