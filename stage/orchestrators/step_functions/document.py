@@ -168,7 +168,8 @@ def _check(then: str) -> State:
     )
     cause = (
         f"$substring($string($saga_id), 0, 200) & ' is no id of a saga: 1 to"
-        f" {SAGA_ID_CHARS_MAX} characters of A-Z a-z 0-9 . _ ~ : - (not . or ..), which also the name of an execution has to be'"
+        f" {SAGA_ID_CHARS_MAX} characters of A-Z a-z 0-9 . _ ~ : -"
+        " (not . or ..), which also the name of an execution has to be'"
     )
     return {
         "check": {
