@@ -1,7 +1,7 @@
 // Books that survive a kill: one line for each change of a row, on the disk before it counts.
 // The first start writes {"began":"2026-11-23T10:28:00Z"}: a saga from before may have been lost.
 // Add such a line with the time of now when you put them back from a backup; the last one holds.
-import { fsyncSync, openSync, readFileSync, writeSync } from "node:fs";
+import { fsyncSync, ftruncateSync, openSync, readFileSync, writeSync } from "node:fs";
 
 export class Books {
   #rows = new Map();
@@ -10,9 +10,11 @@ export class Books {
 
   constructor(path) {
     this.#file = openSync(path, "a+");
-    const lines = readFileSync(path, "utf8").split("\n");
-    lines.pop(); // empty, or a line that a kill cut off
-    for (const line of lines) {
+    const written = readFileSync(path);
+    const whole = written.lastIndexOf("\n") + 1;
+    // A line that was cut off counts for nothing, and the next one must not be written behind it.
+    if (whole < written.length) ftruncateSync(this.#file, whole);
+    for (const line of written.toString("utf8", 0, whole).split("\n").slice(0, -1)) {
       const row = JSON.parse(line);
       if (row.began === undefined) this.#put(row);
       else this.began = Date.parse(row.began);
@@ -39,8 +41,15 @@ export class Books {
   }
 
   #write(line) {
-    writeSync(this.#file, JSON.stringify(line) + "\n");
-    fsyncSync(this.#file);
+    const bytes = Buffer.from(JSON.stringify(line) + "\n");
+    try {
+      if (writeSync(this.#file, bytes) < bytes.length) throw new Error("a line was cut off");
+      fsyncSync(this.#file);
+    } catch (error) {
+      // Nobody knows now how much of it is there: the next start sees, and no row counts before.
+      console.error(`books: ${error.message}`);
+      process.exit(1);
+    }
   }
 
   #put(row) {

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -371,3 +371,40 @@ async def test_a_pause_that_a_header_asks_for_is_bounded(header: str, seconds: i
         )
         printed, _ = await node.communicate()
     assert str(seconds) == printed.decode().strip()
+
+
+async def saved(books: Path, ids: Sequence[str], *, blocks_max: str = "unlimited") -> list[str]:
+    """The ids that these books said were saved, by a process whose files are so large at most."""
+    code = (
+        f"import {{ Books }} from {msgspec.json.encode((HERE / 'books.mjs').as_uri()).decode()};"
+        "const [path, ...ids] = process.argv.slice(1); const books = new Books(path);"
+        "for (const id of ids) { books.save(id, { state: 'done' }); console.log(id); }"
+        "console.log(books.rows().map((row) => row.id).join(' '));"
+    )
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", f'ulimit -f {blocks_max}; exec "$0" "$@"', str(NODE)),
+        *("--input-type=module", "-e", code, str(books), *ids),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    output, _ = await process.communicate()
+    lines = output.decode().splitlines()
+    return lines[-1].split() if process.returncode == 0 else lines
+
+
+async def test_a_line_that_was_cut_off_stays_no_part_of_the_next(tmp_path: Path) -> None:
+    """The books of node begin behind it, and are read at each start from then on."""
+    books = tmp_path / "books.jsonl"
+    assert ["s-1"] == await saved(books, ["s-1"])
+    with books.open("a", encoding="utf-8") as file:
+        file.write('{"state":"runs","hash":"ab')
+    assert ["s-1", "s-2"] == await saved(books, ["s-2"])
+    assert ["s-1", "s-2"] == await saved(books, [])
+
+
+async def test_a_full_disk_ends_a_process_before_a_row_counts(tmp_path: Path) -> None:
+    """A row of which a part was written is one that is not there at the next start."""
+    books = tmp_path / "books.jsonl"
+    said = await saved(books, [f"s-{number}" for number in range(1_000)], blocks_max="8")
+    assert 0 < len(said) < 1_000
+    assert said == await saved(books, [])
