@@ -336,7 +336,7 @@ def not_asked_for(step: StepState) -> StepState:
 def _retry(plan: Plan, saga: Saga, verb: e.Retried) -> Saga:
     steps = {
         name: step
-        if _was_rejected(plan, saga, step) or _stays_given_up(plan, saga, name)
+        if _stays_refused(plan, saga, name) or _stays_given_up(plan, saga, name)
         else _try_again(plan, saga, name, verb)
         for name, step in saga.steps.items()
     }
@@ -370,12 +370,17 @@ def _try_again(plan: Plan, saga: Saga, name: str, verb: e.Retried) -> StepState:
     return _forgive(taken_up, verb.at, age_at(saga, verb.at))
 
 
-def _was_rejected(plan: Plan, saga: Saga, step: StepState) -> bool:
-    """True of an approval without its yes: nobody is asked again what was rejected.
+def _stays_refused(plan: Plan, saga: Saga, name: str) -> bool:
+    """True of a business no, which is not tried again: the saga turns back for it (rule 4).
 
-    Behind the pivot, which a restore can leave ahead of its approval, there is no other way.
+    So does it where an approval was rejected. Behind the pivot, which a restore can leave ahead of
+    its approval, there is no other way; and a saga waits for a pivot whose no leaves a doubt.
     """
-    return step.asked and step.phase is Phase.REFUSED and not past_pivot(plan, saga)
+    step = saga.steps[name]
+    if step.phase is not Phase.REFUSED or past_pivot(plan, saga):
+        return False
+    rules = plan.by_name.get(name)
+    return not (rules is not None and rules.pivot and (step.doubted or step.may_come))
 
 
 def _stays_given_up(plan: Plan, saga: Saga, name: str) -> bool:

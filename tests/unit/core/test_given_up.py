@@ -10,8 +10,9 @@ from stage.core.commands import AttemptKind, Do, Record
 from stage.core.machine import decide, evolve
 from stage.core.saga import Saga
 from stage.core.states import ParkCause, SagaState
-from stage.core.steps import Plan, Step, StepKind, plan_of
+from stage.core.steps import Plan, Step, StepKind, adjusted, plan_of
 from stage.core.verbs import refuse_verb
+from tests.unit.core import plans
 from tests.unit.core.world import ONE
 
 HOLD = Step(name="hold", kind=StepKind.CALL, peer="bank", compensatable=True)
@@ -144,6 +145,36 @@ def test_a_look_before_the_attempt_that_left_a_doubt_says_nothing_of_it() -> Non
     parked, retried = replace(BEHIND[3], at=52.0), replace(RETRIED, at=60.0)
     saga = fold(*HELD, *BEHIND[:2], *journal, parked, retried, plan=plan)
     assert (LOOK,) == decide(plan, saga, 60.0)
+
+
+DOUBTED = e.StepInDoubt(at=0.5, step="north", reason="timeout")
+
+
+@pytest.mark.parametrize("before", [(), (DOUBTED,)], ids=["a no", "a no behind a time-out"])
+def test_a_retry_for_one_step_of_a_group_repeats_no_other_that_was_refused(
+    before: tuple[e.Event, ...],
+) -> None:
+    """A business no before the pivot is never tried again (rule 4): its saga turns back."""
+    plan = adjusted(plans.grouped(), lambda step: replace(step, idempotent=step.name != "south"))
+    saga = fold(
+        e.Accepted(at=0.0, upstream="order"),
+        *(e.StepStarted(at=0.0, step=name, attempt=1) for name in ("north", "south")),
+        *before,
+        e.StepInDoubt(at=1.0, step="south", reason="timeout"),
+        e.Parked(at=1.0, cause=ParkCause.IN_DOUBT, reason="nobody knows"),
+        e.StepRefused(at=2.0, step="north", reason="sold out", said=True),
+        RETRIED,
+        plan=plan,
+    )
+    (turn,) = decide(plan, saga, 20.0)
+    assert Record(event=e.TurnedBack(at=20.0, step="north", reason="sold out")) == turn
+
+
+def test_a_retry_takes_up_a_pivot_whose_no_leaves_a_doubt() -> None:
+    """The saga waits for that alone: neither way is open until it is settled."""
+    no = e.StepRefused(at=2.5, step="pay", reason="declined")
+    saga = fold(*HELD, IN_DOUBT[0], no, IN_DOUBT[1], RETRIED)
+    assert (replace(AGAIN, step="pay"),) == decide(PLAN, replace(saga, deadline=None), 20.0)
 
 
 @pytest.mark.parametrize("step", ["hold", "pay"])

@@ -239,7 +239,7 @@ def test_a_retry_keeps_what_was_found_not_there_twice(times: int, kept: int) -> 
 @pytest.mark.parametrize(
     "phase, state, then",
     [
-        (Phase.REFUSED, SagaState.ACTIVE, Phase.WAITING),
+        (Phase.REFUSED, SagaState.ACTIVE, Phase.REFUSED),
         (Phase.REFUSED, SagaState.COMPENSATING, Phase.REFUSED),
         (Phase.SUCCEEDED, SagaState.ACTIVE, Phase.SUCCEEDED),
         (Phase.PENDING, SagaState.ACTIVE, Phase.PENDING),
@@ -248,7 +248,7 @@ def test_a_retry_keeps_what_was_found_not_there_twice(times: int, kept: int) -> 
     ],
 )
 def test_a_retry_takes_up_what_was_given_up(phase: Phase, state: SagaState, then: Phase) -> None:
-    """On the way forward a refusal, on the way back an undo that failed."""
+    """On the way back an undo that failed. For refusals see test_given_up.py."""
     step = replace(USED, phase=phase, stands=("there",))
     found = after(RETRY, step, state=state)
     assert then is found.phase
