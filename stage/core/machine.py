@@ -468,7 +468,7 @@ def _fail_for_certain(plan: Plan, saga: Saga, event: e.StepTransient) -> Saga:
     )
     policy = DEFECT if event.defect else rules.execution
     due = event.at + _wait(saga, event, attempts, policy, waiting.since)
-    return _put(saga, event.step, _mendable(replace(waiting, due=due)))
+    return _end(plan, saga, event, _mendable(replace(waiting, due=due)))
 
 
 def _probe_again(plan: Plan, saga: Saga, event: e.ProbeNotThere | e.ProbeFailed) -> Saga:
@@ -514,7 +514,14 @@ def _refuse(plan: Plan, saga: Saga, event: e.StepRefused) -> Saga:
         error=event.reason,
         said=said,
     )
-    return _put(saga, event.step, _mendable(refused))
+    return _end(plan, saga, event, _mendable(refused))
+
+
+def _end(plan: Plan, saga: Saga, event: e.StepTransient | e.StepRefused, step: StepState) -> Saga:
+    """An attempt that ends behind the turn leaves no other doubt than one that ended before it."""
+    if saga.state is SagaState.COMPENSATING:
+        step = verbs.not_waited_for(plan.step(event.step), step, event.at)
+    return _put(saga, event.step, step)
 
 
 def _bars_copies(rules: Step, event: e.StepRefused) -> bool:

@@ -314,10 +314,11 @@ def doubting_on_the_way_back(
     So is one whose no for now nobody vouches for, where it has a probe: its undo is to know the
     result, if there is one. Nobody is asked for an approval any more.
     """
-    return {name: _not_waited_for(plan.by_name.get(name), step, at) for name, step in steps.items()}
+    return {name: not_waited_for(plan.by_name.get(name), step, at) for name, step in steps.items()}
 
 
-def _not_waited_for(rules: Step | None, step: StepState, at: float) -> StepState:
+def not_waited_for(rules: Step | None, step: StepState, at: float) -> StepState:
+    """The step as it is on the way back, see `doubting_on_the_way_back`."""
     if step.phase is Phase.PENDING:
         return replace(step, phase=Phase.IN_DOUBT, due=at)
     ended = step.phase in (Phase.WAITING, Phase.REFUSED)

@@ -94,6 +94,27 @@ def test_on_the_way_back_it_is_looked_for_first(asked: bool) -> None:
     assert UNDO == only(plan, looked_for_twice(plan, saga, 11.0), 20.0)
 
 
+AGAIN = e.StepStarted(at=1.5, step="charge", attempt=2)
+NO = e.StepRefused(at=3.0, step="charge", reason="declined", said=True)
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [(ASKED, replace(NOT_NOW, at=3.0)), (NOT_NOW, AGAIN, ASKED, NO)],
+    ids=["a no for now", "a no behind one"],
+)
+def test_an_attempt_that_ends_behind_the_turn_is_looked_for_as_well(
+    ends: tuple[e.Event, ...],
+) -> None:
+    """It was in flight when the saga turned round: its undo is to know the result all the same."""
+    plan = plan_with(probed=True)
+    saga = fold(plan, *STARTED, *ends)
+    assert PROBE == only(plan, saga, 3.0)
+    found = e.ProbeFound(at=4.0, step="charge", result=ONE)
+    saga = fold(plan, e.ProbeStarted(at=3.0, step="charge"), found, saga=saga)
+    assert UNDO == only(plan, saga, 4.0) and ONE == saga.steps["charge"].result
+
+
 def test_the_api_s_no_to_its_probe_leaves_nothing_to_undo() -> None:
     """It knows the key, and asking to compensate again looks for nothing any more."""
     plan = plan_with(probed=True)
