@@ -485,7 +485,13 @@ def _settle(saga: Saga, verb: e.Settled) -> Saga:
             phase=phase,
             doubted=False,
             may_come=False,
-            requests=(),  # it never had an effect: today's code makes it again (rule 31)
+            # It never had an effect: today's code makes it again (rule 31), and nothing that was
+            # known of that request says anything of the next one.
+            requests=(),
+            changed=False,
+            not_there=0,
+            pendings=0,
+            pending_since=None,
             due=verb.at,
             forgiven=step.attempts,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stage.core import events as e
-from stage.core.commands import Do, Record
+from stage.core.commands import AttemptKind, Do, Record
 from stage.core.ids import Direction, idempotency_key
 from stage.core.machine import decide, evolve
 from stage.core.saga import Saga, StepState
@@ -143,3 +143,17 @@ def test_every_key_that_was_ordered_is_another() -> None:
         idempotency_key("s", "payment", "charge", Direction.COMPENSATE, number=n) for n in (1, 2, 3)
     ]
     assert keys == [f"s:payment:charge:{end}" for end in ("undo", "undo.2", "undo.3")]
+
+
+def test_a_crash_behind_a_settle_finds_no_changed_request() -> None:
+    """The request that a person declared void is made by today's code, and repeated if cut off."""
+    changed = e.StepInDoubt(at=4.0, step="charge", reason="another request", changed=True)
+    doubt = e.StepInDoubt(at=3.0, step="charge", reason="timeout")
+    park = e.Parked(at=4.0, cause=ParkCause.REQUEST_CHANGED, reason="another request")
+    settled = e.Settled(at=5.0, actor="kim", why="asked it", step="charge", landed=False)
+    again = (
+        e.StepStarted(at=5.0, step="charge", attempt=2, request=FIRST),
+        e.Recovered(at=6.0, epoch=2),
+    )
+    saga = saga_after(START, doubt, START, changed, park, settled, *again)
+    assert (Do(kind=AttemptKind.EXECUTE, step="charge", attempt=3),) == decide(PLAN, saga, 6.0)

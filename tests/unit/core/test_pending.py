@@ -51,6 +51,32 @@ def probed_until(saga: Saga, until: float, plan: Plan = PLAN) -> tuple[Saga, int
     return saga, probes
 
 
+NOT_LANDED = e.Settled(at=99.0, actor="kim", why="asked it", step="charge", landed=False)
+
+
+def test_a_call_that_is_pending_behind_a_settle_is_waited_for_anew() -> None:
+    """The request that a person declared void took its wait, and its looks, with it."""
+    saga, _ = probed_until(fold(*BEGUN, PENDING), 4 * 86_400.0)
+    assert Phase.IN_DOUBT is saga.steps["charge"].phase  # it was pending for too long
+    now = saga.updated_at + 10.0
+    not_there = e.ProbeStarted(at=now, step="charge"), e.ProbeNotThere(at=now, step="charge")
+    again = e.StepStarted(at=now, step="charge", attempt=2), replace(PENDING, at=now)
+    saga = fold(*not_there, replace(NOT_LANDED, at=now), *again, saga=saga)
+
+    step = saga.steps["charge"]
+    assert (Phase.PENDING, 1, 0) == (step.phase, step.pendings, step.not_there)
+    assert saga.pending and isinstance(only(saga, now), Rest)
+
+
+def test_a_call_that_is_lost_behind_a_settle_is_no_pending_one() -> None:
+    """Its API has taken nothing on: one look that finds nothing begins no wait for days."""
+    again = e.StepStarted(at=99.0, step="charge", attempt=2)
+    saga = fold(*BEGUN, PENDING, NOT_LANDED, again, e.Recovered(at=100.0, epoch=2))
+    not_there = e.ProbeStarted(at=100.0, step="charge"), e.ProbeNotThere(at=100.0, step="charge")
+    saga = fold(*not_there, saga=saga)
+    assert Phase.IN_DOUBT is saga.steps["charge"].phase and not saga.pending
+
+
 def test_a_pending_call_is_probed_after_growing_pauses_and_never_repeated() -> None:
     """Days of it are some hundred probes, and no attempt."""
     saga, probes = probed_until(fold(*BEGUN, PENDING), 2 * 86_400.0)

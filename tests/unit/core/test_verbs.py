@@ -324,8 +324,9 @@ def test_a_person_says_that_it_did_not_land(phase: Phase, state: SagaState, then
     request = e.Request(method="POST", path="/charges")
     step = replace(USED, phase=phase, may_come=True, requests=(request,))
     expected = replace(
-        step, phase=then, doubted=False, may_come=False, requests=(), due=9.0, forgiven=5
-    )
+        step, phase=then, doubted=False, may_come=False, requests=(), due=9.0, forgiven=5,
+        changed=False, not_there=0, pendings=0, pending_since=None,
+    )  # fmt: skip
     assert expected == after(NOT_LANDED, step, state=state)
 
 
