@@ -322,7 +322,7 @@ def _only_waits(plan: Plan, saga: Saga, now: float) -> bool:
 
 
 def _turn_back(plan: Plan, saga: Saga, event: e.TurnedBack) -> Saga:
-    known = saga.steps.get(event.step)
+    known = saga.steps.get(plan.renamed.get(event.step, event.step))
     detail = f"step {event.step} did not succeed" if event.step else ""
     if known is not None and known.said:
         detail = known.said
