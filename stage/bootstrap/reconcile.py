@@ -26,6 +26,7 @@ from stage.engine.reconcile import (
     Reconciliation,
     all_belong,
     answers_of,
+    check_names,
 )
 from stage.engine.saga.adoption import Adoption
 from stage.engine.saga.interpreter import Interpreter
@@ -48,6 +49,7 @@ STOP_OR_ASK: Final = (
 )
 
 
+# Many because it has the choices of a person beside the stage and its settings.
 async def reconcile(
     stage: StageDeclaration[Any, Any],
     config: Config,
@@ -56,11 +58,13 @@ async def reconcile(
     without: Mapping[str, str],
     dry_run: bool,
     belongs: Belongs = all_belong,
+    under_these_names: bool = False,
 ) -> Reconciliation:
     """Ask the neighbours, adopt what was lost, and remember who was asked.
 
     `without` names neighbours that are not asked, with the reason. `belongs` says whether a saga
-    that the database lacks would be in it, and at no other shard. Raises ConfigurationError.
+    that the database lacks would be in it, and at no other shard. `under_these_names` is the word
+    that lost sagas made their calls under the names of this release. Raises ConfigurationError.
     """
     peers = tuple(dict.fromkeys((*config.upstreams, *config.downstreams)))
     if not peers:
@@ -70,7 +74,13 @@ async def reconcile(
         )
     if not dry_run and config.database.startswith(POSTGRESQL):
         await asyncio.to_thread(_refuse_beside_replicas, stage, config)
-    found = await _ask(stage, config, peers, without, since=since, dry_run=dry_run, belongs=belongs)
+    found = await _ask(
+        *(stage, config, peers, without),
+        since=since,
+        dry_run=dry_run,
+        belongs=belongs,
+        under_these_names=under_these_names,
+    )
     if not dry_run:
         # A database on a server runs an event loop of its own.
         await asyncio.to_thread(_remember, stage, config, answers_of(found, without))
@@ -110,6 +120,7 @@ async def _ask(
     since: float | None,
     dry_run: bool,
     belongs: Belongs,
+    under_these_names: bool,
 ) -> Reconciliation:
     credentials = credentials_of(stage, config)
     clock, transport = SystemClock(), Transport()
@@ -136,6 +147,8 @@ async def _ask(
             )
         found = await reconciler.reconcile(peers, as_of, without)
         if not dry_run:
+            if not under_these_names:
+                check_names(found, "--under-these-names")
             await _refuse_company(store)
             await reconciler.adopt(found)
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +12,7 @@ from stage.cli.options import config_of, configured, reasons_of
 from stage.cli.remote import token_file_option
 
 if TYPE_CHECKING:
+    from stage.cli.beside import Shards
     from stage.engine.reconcile import Reconciliation
 
 NEEDED = ("database", "payload_key_file", "upstreams", "downstreams")
@@ -32,6 +34,11 @@ NEEDED = ("database", "payload_key_file", "upstreams", "downstreams")
     metavar="URL",
     help="Another shard of this stage: a saga that it has is not missing. Repeatable.",
 )
+@click.option(
+    "--under-these-names",
+    is_flag=True,
+    help="All of them ran under the names of this release, though a saga of the backup did not.",
+)
 @token_file_option
 @click.option("--dry-run", is_flag=True, help="Ask and show, and change nothing.")
 def reconcile(
@@ -39,6 +46,7 @@ def reconcile(
     since: str | None,
     without: tuple[str, ...],
     beside: tuple[str, ...],
+    under_these_names: bool,
     dry_run: bool,
     **given: Any,
 ) -> int:
@@ -68,11 +76,10 @@ def reconcile(
             without=reasons,
             dry_run=dry_run,
             belongs=all_belong if shards is None else shards.belong,
+            under_these_names=under_these_names,
         )
     )
-    if shards is not None:
-        click.echo(f"{len(shards.has)} sagas that are not here are at another shard")
-    _show(found, dry_run=dry_run)
+    _show(found, shards, dry_run=dry_run)
     return NEGATIVE if found.unanswered or found.unnamed else 0
 
 
@@ -88,9 +95,11 @@ def _instant(since: str | None) -> float | None:
     return instant
 
 
-def _show(found: Reconciliation, *, dry_run: bool) -> None:
+def _show(found: Reconciliation, shards: Shards | None, *, dry_run: bool) -> None:
     from stage.cli.draw import table
 
+    if shards is not None:
+        click.echo(f"{len(shards.has)} sagas that are not here are at another shard")
     for peer, count in found.asked.items():
         click.echo(f"{peer} lists {count} sagas")
     for peer, ids in found.dropped.items():
@@ -109,23 +118,31 @@ def _show(found: Reconciliation, *, dry_run: bool) -> None:
     ]
     if rows:
         click.echo(table(("LOST SAGA", "SAID", "WOULD BE" if dry_run else "IS"), rows))
+    for said in _remarks(found):
+        click.echo(said)
+    if not (rows or found.differences or found.unanswered or found.unnamed):
+        click.echo("nothing is missing")
+
+
+def _remarks(found: Reconciliation) -> Iterator[str]:
+    """The matters that a person has to look into."""
+    if found.lost and found.called_otherwise:
+        yield f"{found.called_otherwise}: see `after a restore` in docs/operator.md"
     for each in found.differences:
-        click.echo(
+        yield (
             f"saga {each.saga_id} is {each.state} here, and {each.neighbour} says {each.said}:"
             " look at both, then `stage compensate` or `stage show`"
         )
     for saga_id in sorted(found.elsewhere):
-        click.echo(
+        yield (
             f"{saga_id} was asked to be compensated here, and is not of this database: ask its own"
             f" shard, and release this one with --give-up {saga_id}=REASON"
         )
     if not found.whole:
-        click.echo(
+        yield (
             "--since is later than the backup, so that `stage db released` does not count this:"
             " run it once more without --since"
         )
-    if not (rows or found.differences or found.unanswered or found.unnamed):
-        click.echo("nothing is missing")
 
 
 def _unnamed(name: str, count: int) -> str:

@@ -73,7 +73,8 @@ async def _page(
 
 def _order(reader: Reader, form: Form, asked: dict[str, Any]) -> dict[str, Any]:
     """The order to take over the chosen ones, or all; or to keep that nothing is missing."""
-    order = signed(reader, form, **asked, compensate=form.text("then") == "compensate")
+    compensate, named = form.text("then") == "compensate", bool(form.text("under_these_names"))
+    order = signed(reader, form, **asked, compensate=compensate, under_these_names=named)
     match form.text("which"):
         case "chosen":
             return {**order, "saga_ids": form.texts("saga_id")}

@@ -13,11 +13,12 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from stage.core import events as e
-from stage.core.bindings import binding_of
+from stage.core.bindings import Bound, binding_of
+from stage.core.ids import Direction, idempotency_key
 from stage.core.questions import belongs_to
 from stage.core.requester import Requester
 from stage.core.saga import Saga
-from stage.core.states import LOCAL_KINDS, ParkCause, Phase, SagaState
+from stage.core.states import LOCAL_KINDS, ParkCause, Phase, SagaState, StepKind
 from stage.core.steps import Plan
 
 LOST = "lost with an older database: nobody knows whether it happened"
@@ -26,6 +27,8 @@ UNKNOWN_OPENER = "?"
 """No neighbour has such a name."""
 OVER = 0.0
 """A deadline that is over by every clock: that of this moment may be days ahead (rule 34)."""
+_KEYED = frozenset({StepKind.CALL, StepKind.EFFECT})
+"""Their effects are known by a key that holds the names of the stage and of the step."""
 TURNED = "an older database was put back while it was under way"
 
 
@@ -58,6 +61,23 @@ def claimants(words: tuple[Word, ...]) -> tuple[str, ...]:
     said = [word for word in words if word.from_upstream]
     standing = [word for word in said if not word.nothing_stands]
     return (*dict.fromkeys(word.neighbour for word in standing or said),)
+
+
+def called_otherwise(plan: Plan, saga_id: str, bound: Mapping[str, Bound]) -> tuple[str, ...]:
+    """The calls of a saga that this plan would not have made under their keys (rule 2).
+
+    A saga that was lost may have made such calls as well, and its journal is gone: adopted under
+    the plan it would be looked up, and undone, under keys that it never had.
+    """
+    found = []
+    for name, each in bound.items():
+        kind = StepKind.CALL if each.binding is None else each.binding.kind
+        if kind not in _KEYED or (each.binding is None and not each.key):
+            continue
+        key = idempotency_key(saga_id, plan.stage, name, Direction.EXECUTE)
+        if name not in plan.by_name or each.key not in ("", key):
+            found.append(name)
+    return tuple(found)
 
 
 def may_ask(plan: Plan, upstream: str, name: str) -> bool:

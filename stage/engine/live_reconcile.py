@@ -18,6 +18,7 @@ from stage.engine.reconcile import (
     Reconciliation,
     all_belong,
     answers_of,
+    check_names,
 )
 from stage.engine.saga.adoption import Adoption, Testimony
 from stage.ports.clock import Clock
@@ -69,6 +70,8 @@ class Reconciling:
             )
             try:
                 found = await reconciler.reconcile(self._peers, as_of, without)
+                if adopt is not None and not adopt.under_these_names:
+                    check_names(found, "`under_these_names`")
             except ConfigurationError as error:
                 raise NotReconcilable(str(error)) from error
             if adopt is not None:
@@ -146,6 +149,7 @@ def _findings(as_of: float, found: Reconciliation, adopted: list[str]) -> Findin
         differences=tuple(found.differences),
         adopted=tuple(adopted),
         counts=found.whole,
+        called_otherwise=found.called_otherwise if found.lost else "",
     )
 
 

@@ -10,11 +10,13 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
+from heapq import heappop, heappush
 
 import msgspec
 from msgspec.structs import replace
 
 from stage.core.errors import ConfigurationError, NewerJournal
+from stage.core.events import StepStarted
 from stage.core.lost import Word
 from stage.core.states import SagaState
 from stage.core.unseen import may_be_dropped
@@ -32,6 +34,8 @@ from stage.wire.shared import SharedSaga, Side
 
 ASK_SECONDS_MAX = 30.0
 """For one page of one neighbour."""
+NEWEST = 20
+"""The newest sagas of the database, of which one shows under which names calls were made."""
 PAGE = 50
 """Sagas of our own that are read at a time."""
 TURN_BYTES = 65_536
@@ -70,6 +74,8 @@ class Reconciliation(msgspec.Struct, kw_only=True):
     differences: list[Difference] = []
     formerly: dict[str, str] = {}
     """The name of today by each name that one of the neighbours had before."""
+    called_otherwise: str = ""
+    """Why lost sagas may have made calls under other keys than this release looks under."""
     whole: bool = True
     """False where the neighbours were asked from later than the backup: then no release follows."""
 
@@ -90,6 +96,17 @@ def answers_of(
         if today in answers:
             answers.setdefault(former, answers[today])
     return answers if found.whole else {}
+
+
+def check_names(found: Reconciliation, word: str) -> None:
+    """Raise ConfigurationError where lost sagas may have run under other names; `word` is the way
+    in which a person says that they did not."""
+    if found.lost and found.called_otherwise:
+        raise ConfigurationError(
+            f"{found.called_otherwise}: an effect of a lost saga would be looked for, and undone,"
+            " under a key that it may never have had. Reconcile with the release that ran before,"
+            f" or say {word} where all of them ran under the names of this one"
+        )
 
 
 class Reconciler:
@@ -115,6 +132,8 @@ class Reconciler:
         self._neighbours = neighbours
         self._adoption = adoption
         self._clock = clock
+        self._newest: list[tuple[float, str]] = []
+        """When the newest sagas of the database were accepted, and their ids: a heap."""
 
     async def reconcile(
         self, peers: Sequence[str], as_of: float, without: Mapping[str, str]
@@ -141,6 +160,7 @@ class Reconciler:
         found.formerly = {
             former: peer for peer in peers for former in self._neighbours.names_of(peer)[1:]
         }
+        found.called_otherwise = await self._called_otherwise()
         restored_as_of = self._store.identity.restored_as_of
         found.whole = restored_as_of is None or as_of <= restored_as_of
         return found
@@ -167,12 +187,31 @@ class Reconciler:
         while rows := await self._store.changed(since):
             for row in rows:
                 found.update(self._opener(row))
+                heappush(self._newest, (row.accepted_at, row.id))
+                if len(self._newest) > NEWEST:
+                    heappop(self._newest)
                 size += len(row.envelope)
                 if size > TURN_BYTES:
                     size = 0
                     await asyncio.sleep(0)
             since = replace(since, at=rows[-1].updated_at, saga_id=rows[-1].id)
         return dict(found)
+
+    async def _called_otherwise(self) -> str:
+        """Whether the newest saga that made a call made it under names that this release lacks."""
+        for _, saga_id in sorted(self._newest, reverse=True):
+            try:
+                entries = await self._store.entries(saga_id)
+            except (ValueError, NewerJournal, msgspec.MsgspecError):
+                continue  # it cannot be read, as `openers` says
+            if names := self._adoption.called_otherwise(saga_id, entries):
+                return (
+                    f"saga {saga_id}, of the newest of the database, called"
+                    f" {', '.join(map(repr, names))}, which this release names otherwise or lacks"
+                )
+            if any(isinstance(entry.event, StepStarted) for entry in entries):
+                return ""
+        return ""
 
     def _opener(self, row: SagaRow) -> tuple[str, ...]:
         """The name of the neighbour that opened it; nothing where none is known."""

@@ -33,9 +33,10 @@ class ReconcileOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """The body: with `dry_run` the neighbours are asked, and nothing is changed.
 
     Otherwise the missing sagas are taken over, those of `saga_ids`, or all where `no_other_shard`
-    says that the stage has no other one; with `compensate` a sweep compensates them. `without` are
-    neighbours that are not asked, with a reason each. `since` is needed where no backup was put
-    back. `actor` counts only where callers have no names.
+    says that the stage has no other one; with `compensate` a sweep compensates them.
+    `under_these_names` says that they ran under the names of this release, where a saga of the
+    database did not. `without` are neighbours that are not asked, with a reason each. `since` is
+    needed where no backup was put back. `actor` counts only where callers have no names.
     """
 
     dry_run: bool = False
@@ -45,6 +46,7 @@ class ReconcileOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     without: dict[str, str] = {}
     saga_ids: list[str] | None = None
     no_other_shard: bool = False
+    under_these_names: bool = False
     compensate: bool = False
     rate_per_second: float = 10.0
 
@@ -67,6 +69,7 @@ async def reconcile(service: Service, request: Request) -> Answer:
             reason=order.reason,
             saga_ids=order.saga_ids,
             no_other_shard=order.no_other_shard,
+            under_these_names=order.under_these_names,
         )
     try:
         found = await service.reconcile(since=since, without=order.without, adopt=adopt)
@@ -135,6 +138,7 @@ def _view(found: Findings, sweep: int | None) -> ReconcileView:
         ],
         adopted=len(found.adopted),
         counts_for_release=found.counts,
+        called_otherwise=found.called_otherwise,
         sweep=sweep,
     )
 

@@ -45,7 +45,8 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
     age, `unanswered` why one could not be asked, `unnamed` how many sagas of the database were
     opened by each name that is no configured neighbour. `adopted` are the sagas that were taken
     over. `counts` is False where the neighbours were asked from later than the backup: no release
-    follows from what they say.
+    follows from what they say. `called_otherwise` says why missing sagas may have made their calls
+    under other names than those of this release.
     """
 
     since: float
@@ -57,19 +58,23 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
     dropped: Mapping[str, int] = {}
     adopted: tuple[str, ...] = ()
     counts: bool = True
+    called_otherwise: str = ""
 
 
 class Adopt(msgspec.Struct, frozen=True, kw_only=True):
     """Which of the missing sagas a person takes over, and why. None: all of them.
 
     Neighbours list the sagas of every shard of a stage, so that all are taken over only with
-    `no_other_shard`, a person's word that the stage has no other one (decision 0112).
+    `no_other_shard`, a person's word that the stage has no other one. `under_these_names` is the
+    word that they made their calls under the names of this release, where a saga of the database
+    did not (decision 0112).
     """
 
     actor: str
     reason: str
     saga_ids: Collection[str] | None = None
     no_other_shard: bool = False
+    under_these_names: bool = False
 
 
 class NotReconcilable(Exception):

@@ -355,7 +355,8 @@ class ReconcileView(msgspec.Struct, frozen=True, kw_only=True):
     that is no configured neighbour. `missing` counts the lost
     sagas, and `sagas` has the first of them. `adopted` are those that were taken over now; `sweep`
     compensates them. `counts_for_release` is False where `since` is later than the backup: then
-    `stage db released` does not count the answers.
+    `stage db released` does not count the answers. `called_otherwise` says why missing sagas may
+    have made their calls under other names than those of this release.
     """
 
     since: str
@@ -369,6 +370,7 @@ class ReconcileView(msgspec.Struct, frozen=True, kw_only=True):
     adopted: int = 0
     sweep: int | None = None
     counts_for_release: bool = True
+    called_otherwise: str = ""
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,12 +7,14 @@ import sqlite3
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import msgspec
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from stage import Stage
 from stage.bootstrap import build_app, open_database, reconcile
 from stage.config import Config
 from stage.demo import psp as psp_service
@@ -32,6 +34,8 @@ class RestoredChain:
 
     def __init__(self, folder: Path, chain: Chain, ports: dict[str, int]) -> None:
         self.chain = chain
+        self.stage: Stage[Any, Any] = payment
+        """The release that is deployed."""
         self.path = folder / "payment.db"
         self._copy = folder / "copy.db"
         self.ports = ports
@@ -47,7 +51,7 @@ class RestoredChain:
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[Chain]:
         """Payment is up within."""
-        app = build_app(payment, self.config)
+        app = build_app(self.stage, self.config)
         async with _served(app, self.ports["payment"]):
             yield self.chain
 
@@ -78,21 +82,28 @@ class RestoredChain:
         for suffix in ("-wal", "-shm"):
             Path(f"{self.path}{suffix}").unlink(missing_ok=True)
         shutil.copy(self._copy, self.path)
-        with open_database(payment, self.config) as database:
+        with open_database(self.stage, self.config) as database:
             database.restored(parse_instant(as_of))
 
     async def reconcile(
-        self, *, dry_run: bool = False, since: str | None = None, **without: str
+        self,
+        *,
+        dry_run: bool = False,
+        since: str | None = None,
+        **without: str,
     ) -> Reconciliation:
         """As `stage reconcile`."""
         instant = None if since is None else parse_instant(since)
         return await reconcile(
-            payment, self.config, since=instant, without=without, dry_run=dry_run
+            *(self.stage, self.config),
+            since=instant,
+            without=without,
+            dry_run=dry_run,
         )
 
     def release(self, given_up: Mapping[str, str] | None = None) -> None:
         """As `stage db released`."""
-        with open_database(payment, self.config) as database:
+        with open_database(self.stage, self.config) as database:
             database.released((*self.config.upstreams, *self.config.downstreams), given_up)
 
 

@@ -6,16 +6,19 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from stage.bootstrap import reconcile
 from stage.core.errors import ConfigurationError
 from stage.engine.live_reconcile import Reconciling
 from tests.scenario.attacks.names import named_chain, shown_by
 from tests.scenario.chain import Chain, running_chain
+from tests.scenario.releases import payment as release
 from tests.scenario.restored import RestoredChain, restored_chain
 from tests.scenario.test_console import Fields, press, see
 from tests.scenario.test_reconcile import compensated, lose
@@ -257,3 +260,59 @@ async def test_the_page_shows_first_and_acts_then(world: RestoredChain) -> None:
         status, _, page = await press(chain, "/reconcile", {"press": "ask"})
         assert "No saga is missing." in page and "Keep it" in page
         assert 400 == (await press(chain, "/reconcile", {"without": "shipping"}))[0]
+
+
+async def test_a_saga_that_may_have_run_under_other_names_is_not_taken_over(
+    world: RestoredChain,
+) -> None:
+    """A step was renamed since the backup: an undo would look for its charge under another key."""
+    before = release(step="wire")
+    after = release(step="charge", renamed={"wire": "charge"})
+    world.stage = before
+    await lose(world, "s-1")
+    world.stage = after
+    with pytest.raises(ConfigurationError, match=r"'wire'.*--under-these-names"):
+        await world.reconcile()
+    async with world.serving() as chain:
+        assert 503 == (await chain.compensate("s-1"))[0]
+        status, problem = await ask(chain)
+        assert 409 == status and "'wire'" in problem["detail"]
+        assert "under_these_names" in problem["detail"]
+        assert 409 == (await ask(chain, saga_ids=["s-1"]))[0]
+        assert "'wire'" in (await ask(chain, dry_run=True))[1]["called_otherwise"]
+        assert (2, 2) == await chain.charges()
+    world.stage = before
+    await world.reconcile()
+    world.stage = after
+    async with world.serving() as chain:
+        await compensated(chain, "s-1")
+        assert (2, 1) == await chain.charges()
+
+
+@pytest.mark.parametrize("command", [False, True])
+async def test_a_person_may_say_that_lost_sagas_ran_under_the_names_of_today(
+    world: RestoredChain, command: bool
+) -> None:
+    """On the page too: no saga came between the backup and the deploy."""
+    world.stage = release(step="wire")
+    async with world.serving():
+        assert 200 == await world.order("kept")
+        await world.back_up()
+    world.stage = release(step="charge", renamed={"wire": "charge"})
+    async with world.serving():
+        assert 200 == await world.order("s-1")
+    world.put_back()
+    if command:
+        asked = partial(reconcile, world.stage, world.config, since=None, without={})
+        assert ["s-1"] == [each.id for each in (await asked(dry_run=True)).lost]
+        await asked(dry_run=False, under_these_names=True)
+        return world.release()
+    async with world.serving() as chain:
+        _, _, page = await press(chain, "/reconcile", {"press": "ask"})
+        assert "&#39;wire&#39;" in page and 'name="under_these_names"' in page
+        order = [*Fields(page).hidden, *WHO.items(), ("which", "all"), ("press", "act")]
+        assert 409 == (await press(chain, "/reconcile", order))[0]
+        said = [*order, ("under_these_names", "yes"), ("then", "compensate")]
+        assert 303 == (await press(chain, "/reconcile", said))[0]
+        await compensated(chain, "s-1")
+        assert (2, 1) == await chain.charges()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
 from msgspec.structs import replace
 
 from stage.core import events as e
-from stage.core.lost import Word, claimants, journal_of, may_ask, nothing_stands
+from stage.core.bindings import bound_steps
+from stage.core.lost import Word, called_otherwise, claimants, journal_of, may_ask, nothing_stands
 from stage.core.saga import Saga
 from stage.core.unseen import sent_at_of
 from stage.engine.saga.acts import how_it_stands
@@ -19,7 +20,7 @@ from stage.engine.saga.journal import Journal, Stored
 from stage.ports.codec import Codec
 from stage.ports.identity import Identity
 from stage.ports.observer import TraceContext
-from stage.ports.store import Act, LostSaga, Unit
+from stage.ports.store import Act, Entry, LostSaga, Unit
 from stage.wire.envelope import Envelope, TrailEntry, format_instant
 
 ADOPTED: Final = "adopted"
@@ -136,6 +137,11 @@ class Adoption:
         self._journal = journal
         self._codec = codec
         self._identity = identity
+
+    def called_otherwise(self, saga_id: str, entries: Sequence[Entry]) -> tuple[str, ...]:
+        """See `core.lost.called_otherwise`."""
+        bound = bound_steps(entry.event for entry in entries)
+        return called_otherwise(self._interpreter.plan, saga_id, bound)
 
     def asked_for(self, lost: Testimony, kept: LostSaga, now: float) -> Testimony:
         """With a request to compensate that was kept while nobody here knew whose the saga is.

@@ -159,4 +159,5 @@ def findings(all_: Sequence[Findings]) -> Findings:
         missing=tuple(one for each in all_ for one in each.missing),
         differences=tuple(one for each in all_ for one in each.differences),
         adopted=tuple(one for each in all_ for one in each.adopted),
+        called_otherwise=next((why for each in all_ if (why := each.called_otherwise)), ""),
     )

@@ -6,13 +6,14 @@ import pytest
 from msgspec.structs import replace
 
 from stage.core import events as e
-from stage.core.bindings import binding_of
+from stage.core.bindings import Bound, binding_of
 from stage.core.commands import AttemptKind, Do, Record, Rest
 from stage.core.lost import (
     LOST,
     OVER,
     TURNED,
     Word,
+    called_otherwise,
     events_after_restore,
     journal_of,
     may_ask,
@@ -53,6 +54,29 @@ def test_a_lost_saga_says_the_former_names_of_its_steps() -> None:
     plan = replace(plans.usual(), renamed={"debit": "charge"})
     assert "charge was debit before: look under that name too" in adopted(plan).parked
     assert "before" not in adopted(plans.usual()).parked
+
+
+@pytest.mark.parametrize(
+    "name, key, called",
+    [
+        ("charge", "s-1:payment:charge:do", ()),
+        ("charge", "", ()),
+        ("debit", "s-1:payment:debit:do", ("debit",)),
+        ("debit", "", ("debit",)),
+        ("charge", "s-1:payments:charge:do", ("charge",)),
+        ("reserve", "", ()),
+        ("forward:parcels", "", ()),
+    ],
+)
+def test_a_call_that_this_release_names_otherwise_is_known_by_its_key(
+    name: str, key: str, called: tuple[str, ...]
+) -> None:
+    """The name of the stage is in the key too. Only calls have one."""
+    kinds = {"reserve": StepKind.TRANSACTION, "forward:parcels": StepKind.FORWARD}
+    binding = e.Binding(kind=kinds.get(name, StepKind.CALL), peer="", compensatable=True)
+    plan = replace(plans.usual(), renamed={"debit": "charge"})
+    for bound in (binding, None) if key else (binding,):
+        assert called == called_otherwise(plan, "s-1", {name: Bound(binding=bound, key=key)})
 
 
 @pytest.mark.parametrize(
