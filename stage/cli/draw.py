@@ -10,6 +10,7 @@ from stage.core.advice import MEANINGS, phase_in_words, way_out
 from stage.core.describe import event_in_words
 from stage.core.questions import Standing
 from stage.core.states import SagaState
+from stage.core.sweep import SWEEP_SAGAS_MAX
 from stage.wire.duration import duration
 from stage.wire.elapsed import elapsed
 from stage.wire.envelope import parse_instant
@@ -36,6 +37,8 @@ TENTHS_BELOW = 60.0
 """Seconds below which a step's time and an instant are shown to a tenth."""
 DRY_RUN_LINES_MAX = 20
 """Sagas that a dry run of a sweep lists."""
+AGAIN = "give the same order again once this one is done"
+"""For sagas that a sweep leaves: they are named again, and those that it purged no more."""
 MARKS = {
     "not_started": "·",
     "started": "…",
@@ -243,13 +246,19 @@ def draw_sweeps(sweeps: Sequence[SweepView]) -> str:
 
 def draw_sweep(sweep: SweepView) -> str:
     """One sweep, and the sagas that it would be for, or could not act on."""
+    left = [f"{sweep.left:,}{_or_more(sweep.left)} are left: {AGAIN}"] if sweep.left else []
     if sweep.number is None:
         ids = [f"  {_cell(saga_id)}" for saga_id in sweep.first[:DRY_RUN_LINES_MAX]]
         more = len(sweep.first) - len(ids)
         rest = [f"  and {sweep.sagas - len(ids)} more"] if more > 0 else []
-        return "\n".join([f"{sweep.verb} would be done to {sweep.sagas} sagas", *ids, *rest])
+        return "\n".join([f"{sweep.verb} would be done to {sweep.sagas} sagas", *ids, *rest, *left])
     refused = [f"  {_cell(each.saga_id)}: {_cell(each.detail)}" for each in sweep.first_refused]
-    return "\n".join([draw_sweeps([sweep]), *(["refused", *refused] if refused else [])])
+    shown = [draw_sweeps([sweep]), *(["refused", *refused] if refused else []), *left]
+    return "\n".join(shown)
+
+
+def _or_more(left: int) -> str:
+    return " or more" if left >= SWEEP_SAGAS_MAX else ""
 
 
 def draw_saga(

@@ -44,8 +44,9 @@ def purge(
     """Drop every saga that is closed and ended before TIME: a sweep, which `stage sweeps` shows.
 
     A repeat of one is answered 410 from then on, and never run. A saga whose id is no UUIDv7 keeps
-    its row, and loses its answer. At most 20,000 at a time, those with the first ids: where rows
-    stay, go on from a later --ended-from.
+    its row, and loses its answer. At most 20,000 at a time, those with the first ids: it says how
+    many are left, and is given again for them once it is done. Where rows stay, go on from a later
+    --ended-from.
     """
     order = {"actor": actor, "reason": reason, "dry_run": dry_run}
     where = {"state": ENDED, "changed_from": ended_from, "changed_before": ended_before}

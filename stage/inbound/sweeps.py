@@ -86,9 +86,10 @@ async def begin_sweep(service: Service, request: Request) -> Answer:
 
 
 async def _begin(service: Service, order: SweepOrder, key: ActKey | None) -> Answer:
-    ids = order.saga_ids or await _ids(service, order)
-    if len(set(ids)) != len(ids) or len(ids) > SWEEP_SAGAS_MAX:
-        why = f"there are {len(ids)} sagas, or one is named twice"
+    ids, left = order.saga_ids, 0
+    if not ids:
+        ids, left = await _named(service, order)
+    if why := _why_not(ids):
         if key is not None:  # a late copy may find fewer
             await service.engine.refuse_order(key, why)
         raise _too_many(why)
@@ -96,8 +97,17 @@ async def _begin(service: Service, order: SweepOrder, key: ActKey | None) -> Ans
     if not ids and key is not None:  # a late copy would act on sagas that have come since
         await service.engine.refuse_order(key, "")
     if order.dry_run or not ids:
-        return json_answer(msgspec.structs.replace(sweep_view(sweep), first=ids[:PAGE]))
-    return json_answer(await _shown(service, await service.engine.begin_sweep(sweep, ids, key)))
+        shown = msgspec.structs.replace(sweep_view(sweep), first=ids[:PAGE])
+    else:
+        shown = await _shown(service, await service.engine.begin_sweep(sweep, ids, key))
+    return json_answer(msgspec.structs.replace(shown, left=left or None))
+
+
+def _why_not(ids: Sequence[str]) -> str:
+    """Why no sweep can be for these sagas; empty where it can."""
+    if len(ids) > SWEEP_SAGAS_MAX:
+        return f"it names more than {SWEEP_SAGAS_MAX:,} sagas"
+    return "a saga is named twice" if len(set(ids)) != len(ids) else ""
 
 
 async def _repeated(service: Service, order: SweepOrder, kept: KeptAct) -> SweepView:
@@ -110,7 +120,7 @@ async def _repeated(service: Service, order: SweepOrder, kept: KeptAct) -> Sweep
 
 
 def _too_many(why: str) -> WireError:
-    return orders.not_understood(why, f"narrow them to at most {SWEEP_SAGAS_MAX}, each once")
+    return orders.not_understood(why, f"narrow them to at most {SWEEP_SAGAS_MAX:,}, each once")
 
 
 def _sweep(order: SweepOrder, at: float, sagas: int) -> Sweep:
@@ -176,18 +186,29 @@ def _permit(request: Request, verb: SweepVerb) -> None:
         permit(request.about.principal, ADMINS)
 
 
-async def _ids(service: Service, order: SweepOrder) -> list[str]:
-    """The sagas that the filter names now."""
+async def _named(service: Service, order: SweepOrder) -> tuple[list[str], int]:
+    """The sagas that the filter names now, and how many a purge leaves for another one.
+
+    A purge takes the first: its sagas are gone then, so that the same order names the next ones.
+    """
+    if order.verb is not SweepVerb.PURGE:
+        return await _ids(service, order, SWEEP_SAGAS_MAX), 0
+    found = await _ids(service, order, 2 * SWEEP_SAGAS_MAX - 1)
+    return found[:SWEEP_SAGAS_MAX], len(found[SWEEP_SAGAS_MAX:])
+
+
+async def _ids(service: Service, order: SweepOrder, most: int) -> list[str]:
+    """The sagas that the filter names now; one more than `most` where there are more."""
     query = {name: [v] if isinstance(v, str) else v for name, v in order.where.items()}
     _refuse_pages(query)
     which = filter_of(service, query, PAGE)
     found: list[str] = []
-    while len(found) <= SWEEP_SAGAS_MAX:
+    while len(found) <= most:
         page = await service.engine.page(_behind(which, found))
         found += [row.id for row in page]
         if len(page) < PAGE:
-            return found
-    return found
+            break
+    return found[: most + 1]
 
 
 def _behind(which: Filter, found: Sequence[str]) -> Filter:

@@ -292,7 +292,8 @@ class SweepSagaView(msgspec.Struct, frozen=True, kw_only=True):
 class SweepView(msgspec.Struct, frozen=True, kw_only=True):
     """A verb that is done to many sagas, with its progress.
 
-    `first` are the first sagas of a dry run, which has no number.
+    `first` are the first sagas of a dry run, which has no number. `left` are sagas that a purge is
+    for too, and that it does not take at once; they are counted to 20,000, when it begins.
     """
 
     number: int | None = None
@@ -308,6 +309,7 @@ class SweepView(msgspec.Struct, frozen=True, kw_only=True):
     pending: int
     done: int
     refused: int
+    left: int | None = None
     first: list[str] = []
     first_refused: list[SweepSagaView] = []
 

@@ -227,6 +227,15 @@ def test_a_dry_run_lists_the_first_sagas_and_counts_the_others() -> None:
     assert ["  s-0", "  s-19", "  and 4980 more"] == [drawn[1], drawn[20], drawn[21]]
 
 
+@pytest.mark.parametrize("left, words", [(5_000, "5,000 are left"), (20_000, "20,000 or more are")])
+def test_a_purge_says_how_many_it_leaves(left: int, words: str) -> None:
+    """They are the next ones of the same command; beyond a number nobody has counted them."""
+    for purge in (replace(SWEEP, left=left), replace(SWEEP, number=None, left=left)):
+        last = draw_sweep(purge).splitlines()[-1]
+        assert last.startswith(words) and "again once this one is done" in last
+    assert "left" not in draw_sweep(SWEEP)
+
+
 def test_a_peer_is_drawn_with_both_directions() -> None:
     """Sagas that wait forward, and those that wait for an undo or for a message of it."""
     group = GroupView(
