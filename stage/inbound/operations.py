@@ -76,7 +76,7 @@ PREFER = _header(h.PREFER, "RFC 7240: wait=SECONDS, respond-async", TEXT)
 WAIT = _header(h.PREFER, "RFC 7240: wait=SECONDS waits for an end, or a person", TEXT)
 BUDGET = _header(
     h.SAGA_BUDGET_MS,
-    "Milliseconds that are left for the saga; the deadline holds without it",
+    "Milliseconds that are left for the saga, a week at most; the deadline holds without it",
     {"type": "integer", "minimum": 0, "maximum": 999_999_999_999_999},
 )
 IDEMPOTENCY = _header(h.IDEMPOTENCY_KEY, "Equals the saga id where it is sent", TEXT)
@@ -136,7 +136,7 @@ COMPENSATE = Operation(
     problems={
         **BODY,
         409: "Cannot: the body lists what stands",
-        410: "Its data was erased; it stays compensated",
+        410: "Over: nothing of it stands, or an operator here has taken over all that may stand",
         **UNAVAILABLE,
     },
 )

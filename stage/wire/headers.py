@@ -30,7 +30,7 @@ AGE = "Age"
 CONTENT_JSON = "application/json"
 
 BUDGET_SECONDS_MAX = 604_800.0
-"""A week. A larger budget is taken as this one: the deadline in the envelope may say more."""
+"""A week. A larger budget is taken as this one, and holds over the deadline in the envelope."""
 WAIT_SECONDS_MAX = 60.0
 PREFER_CHARS_MAX = 1_024
 """Longer preferences are ignored as a whole."""

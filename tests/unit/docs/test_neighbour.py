@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from stage.core.retry import NEIGHBOUR_COMPENSATION, OUTAGE_BACKOFF_SECONDS_MAX
+from stage.wire.headers import BUDGET_SECONDS_MAX
 from stage.wire.outcome import Outcome
 from stage.wire.replies import REPLIES, ReplyKind
 
@@ -27,6 +29,21 @@ def lines_of_own_words() -> dict[int, str]:
     for codes in re.findall(r"^ {8}(\d{3}[\d ]*):$", own, re.MULTILINE):
         found |= dict.fromkeys(map(int, codes.split()), "")
     return found
+
+
+def line_of(start: str) -> str:
+    """The row of a table that begins so."""
+    return next(line for line in PAGE.splitlines() if line.startswith(start))
+
+
+def test_a_budget_and_a_pause_are_as_long_as_the_page_says() -> None:
+    """A budget was cut in silence, and a pause was five times as long."""
+    milliseconds = f"{int(BUDGET_SECONDS_MAX * 1000):,}".replace(",", " ")
+    assert milliseconds in line_of("| `Saga-Budget-Ms` |")
+    away = line_of("| 5xx, 401 403")
+    longest = NEIGHBOUR_COMPENSATION.backoff_seconds_max
+    assert f"up to {longest:.0f} s" in away
+    assert "up to five minutes" in away and OUTAGE_BACKOFF_SECONDS_MAX == 5 * 60.0
 
 
 @pytest.mark.parametrize("code, outcome", sorted(REPLIES))
