@@ -270,11 +270,14 @@ async def _converse(
     while not content.at_eof() and len(answer) <= ANSWER_BYTES_MAX:
         answer += await content.readany()
     if len(answer) > ANSWER_BYTES_MAX:
-        return Lost(
-            reason=f"answered {message.code} with more than {ANSWER_BYTES_MAX} bytes",
-            error=str(message.code),
-        )
+        return too_large(message.code)
     return Answer(status=message.code, headers=tuple(message.headers.items()), body=answer)
+
+
+def too_large(status: int) -> Lost:
+    """An answer that was not read to its end."""
+    reason = f"answered {status} with more than {ANSWER_BYTES_MAX} bytes"
+    return Lost(reason=reason, error=str(status))
 
 
 @lru_cache(maxsize=256)

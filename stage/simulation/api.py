@@ -15,6 +15,8 @@ from zlib import crc32
 
 import msgspec
 
+from stage.authoring.steps import RESULT_BYTES_MAX
+from stage.outbound.transport import ANSWER_BYTES_MAX
 from stage.ports.stage import Answer
 from stage.simulation.books import Books
 from stage.simulation.facts import Effect, read_key
@@ -27,6 +29,8 @@ WEBHOOK_SECRET = b"simulated"
 
 LOOKED_UP = 200
 """The code of a look that has found an effect."""
+OVERSIZED = b" " * (ANSWER_BYTES_MAX + 1)
+"""The body of an answer that nobody reads to its end."""
 UNDOS = "/undos/"
 """Below this path stands how an undo goes that was taken on with 202."""
 DENIALS = (400, 404, 409, 410, 422)
@@ -65,6 +69,8 @@ class ApiModel:
     honours_keys = True
     parts: int | None = None
     """How many effects make a call whole; None: one, or as many as it has sent requests."""
+    finds_lengths = True
+    """Whether looks give the lengths of results too: a doubt that only they settle would stay."""
     keeps = False
     """True where what it makes may stand after a saga turned back, such as a mail that was sent."""
 
@@ -90,6 +96,12 @@ class ApiModel:
 
     def answer(self, request: ApiRequest) -> Answer:
         """Answer one request that has arrived, with the faults of this world."""
+        answer = self._answer(request)
+        if answer.status == LOOKED_UP and self.faults.happens("api_oversized"):
+            return Answer(status=answer.status, body=OVERSIZED)
+        return answer
+
+    def _answer(self, request: ApiRequest) -> Answer:
         if request.method not in SAFE_METHODS:
             if self.faults.happens("api_busy"):
                 return self._say(request, Answer(status=429, headers=(("Retry-After", "1"),)))
@@ -156,6 +168,13 @@ class ApiModel:
             return json_answer(404, {"code": "unknown_key"})
         return self._undo_now(key)
 
+    def _yes(self, effect: Effect, *, looked_up: bool = False) -> Answer:
+        """The effect stands. Some answers have a length, from which a result is made."""
+        lengthy = self.finds_lengths or not looked_up
+        if not lengthy or self._will(f"{effect.key}/size", "result_oversized"):
+            return json_answer(200, {"id": effect.name})
+        return json_answer(200, {"id": effect.name, "length": RESULT_BYTES_MAX})
+
     def _cannot_undo(self, request: ApiRequest) -> None:
         """Note that this API says of what stands that it cannot be undone."""
         for effect in self.meant_by(request):
@@ -195,7 +214,7 @@ class ApiModel:
 
     def made(self, request: ApiRequest, effect: Effect) -> Answer:
         """The answer to a request whose effect stands."""
-        return json_answer(200, {"id": effect.name})
+        return self._yes(effect)
 
     def refuse(self, request: ApiRequest) -> Answer:
         """A business no: nothing happened."""
@@ -212,7 +231,7 @@ class ApiModel:
             return json_answer(404, {"code": "unknown_key"})
         if not is_beside(self.look_up_path or effect.path or request.path, request.path):
             return json_answer(404, {"code": "no_such_path", "made_at": effect.path})
-        return json_answer(LOOKED_UP, {"id": effect.name})
+        return self._yes(effect, looked_up=True)
 
     def undo(self, request: ApiRequest) -> Answer:
         """Undo all that the step made, and close what it did not make."""
@@ -254,7 +273,7 @@ class PendingApi(ApiModel):
     def _now(self, request: ApiRequest, effect: Effect) -> Answer:
         wanted = crc32(request.key.encode()) % 16
         if wanted and self._looks.get(request.key, 0) >= wanted % 4:
-            return json_answer(200, {"id": effect.name})
+            return self._yes(effect)
         return json_answer(202, {"state": "pending"})
 
 
@@ -290,7 +309,7 @@ class PartsApi(ApiModel):
         effect = self.books.effects.get(parse_qs(request.path.partition("?")[2])["of"][0])
         if effect is None or not effect.made:
             return json_answer(404, {"code": "unknown_key"})
-        return json_answer(LOOKED_UP, {"id": effect.name})
+        return self._yes(effect)
 
 
 class BlindApi(ApiModel):
@@ -300,6 +319,8 @@ class BlindApi(ApiModel):
     before that. Behind it one does, at once or later: the first look may be answered by a replica
     that lacks the effect, or the first few by 202 or 500.
     """
+
+    finds_lengths = False
 
     def __init__(self, name: str, books: Books, faults: Faults) -> None:
         super().__init__(name, books, faults)
@@ -349,7 +370,7 @@ class HookingApi(ApiModel):
         """202, or in one case of eight the end itself."""
         self._tell(request.key, "landed", effect.name)
         if _way(request.key) == 1:
-            return json_answer(200, {"id": effect.name})
+            return self._yes(effect)
         return json_answer(202, {"state": "pending"})
 
     def refuse(self, request: ApiRequest) -> Answer:
@@ -399,6 +420,7 @@ class UnkeyedApi(ApiModel):
     """An API that ignores idempotency keys: every request that arrives makes an effect."""
 
     honours_keys = False
+    finds_lengths = False
 
 
 def json_answer(status: int, value: object) -> Answer:

@@ -20,6 +20,7 @@ from stage.core.lost import LOST, OVER
 from stage.core.order import wave_of
 from stage.core.states import ENDED, EXTERNAL_KINDS, SagaState
 from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind
+from stage.outbound.transport import ANSWER_BYTES_MAX
 from stage.ports.store import SagaRow
 from stage.simulation.facts import (
     Copied,
@@ -749,6 +750,8 @@ class Books:
         `asked_at` is when the request arrived: what was said meanwhile to others does not bind
         the answer, which may have been on its way already.
         """
+        if status == 200 and len(body) > ANSWER_BYTES_MAX:
+            self.violate("I14", saga, f"{stage} gave an answer of {len(body)} bytes")
         known = self.known.get((stage, saga))
         if (stage, saga) in self.dropped:
             if asked_at > self.dropped[stage, saga] and outcome != "unknown":

@@ -91,9 +91,15 @@ SELDOM: dict[str, tuple[float, float]] = {
     "undo_denied": (0.05, 0.4),
     # of a client: it says to the notification of a failure that it cannot compensate, for a while
     "client_cannot": (0.2, 1.0),
+    # of an API: an answer 200 that is too large to be read, and one of which a call makes a result
+    # that is too large to be kept
+    "api_oversized": (0.02, 0.3),
+    "result_oversized": (0.02, 0.3),
+    # of the stage at the end of the chain: its answer is too large, alone or with ours
+    "tail_oversized": (0.05, 0.4),
 }
 """Faults that change most of a world, in few of them; they have dice of their own."""
-OF_OWN_STAGES = ("undo_accepted", "undo_denied")
+OF_OWN_STAGES = ("undo_accepted", "undo_denied", "result_oversized")
 """Faults of no world of an author, whose functions know the answers of their own API alone."""
 SELDOM_SHARE = 0.12
 

@@ -248,7 +248,9 @@ def _excuse(books: Books, stage: str, saga: str, known: Known, plan: Plan) -> st
     match known.row.parked_cause:
         case ParkCause.LOST_RUNS if known.recovered > RECOVERIES_MAX:
             return "it was lost again and again"
-        case ParkCause.PIVOT_IN_DOUBT | ParkCause.BEHIND_PIVOT if plan.pivot is not None:
+        case ParkCause.PIVOT_IN_DOUBT | ParkCause.BEHIND_PIVOT | ParkCause.OUTPUT_FAILED if (
+            plan.pivot is not None
+        ):
             return "it only goes forward"
         case ParkCause.IN_DOUBT if any(
             not step.idempotent and step.name in known.starts and step.name not in known.succeeded

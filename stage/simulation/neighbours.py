@@ -12,6 +12,7 @@ from zlib import crc32
 
 import msgspec
 
+from stage.outbound.transport import ANSWER_BYTES_MAX
 from stage.ports.stage import Answer, Lost
 from stage.simulation.facts import Local
 from stage.simulation.loop import EPOCH
@@ -38,6 +39,8 @@ ASKED_MAX = 5
 PATIENCE_SECONDS = (4.0, 60.0)
 DEADLINE_SECONDS = (0.2, 12.0)
 LATE_SECONDS = (0.0, 20.0)
+TEXT = 60_000
+"""The characters of each text with which an answer of the tail is filled."""
 CANNOT_SECONDS = (1.0, 60.0)
 PAUSE_SECONDS_MAX = 300.0
 """Between two requests to compensate, once nothing but a long outage is left of the faults."""
@@ -428,12 +431,23 @@ class Tail:
             else:
                 self.local(saga).done += 1
                 self._books.tell(saga, TAIL, "EFFECT made")
-                self._answers[saga] = Answer(status=200, body=encode_executed(saga, {TAIL: {}}))
+                self._answers[saga] = Answer(status=200, body=self._executed(saga))
                 self._books.said_yes.add((TAIL, saga))
                 if self._faults.happens("tail_fails_late"):
                     self.failing.add(saga)
                     self._late.append(self._loop.create_task(self._fail_late(saga)))
         return self._answers[saga]
+
+    def _executed(self, saga: str) -> bytes:
+        """Its yes, with what it adds: seldom too much, alone or with what its upstream adds."""
+        body = encode_executed(saga, {TAIL: {}})
+        if not self._faults.happens("tail_oversized"):
+            return body
+        alone = crc32(saga.encode()) % 2
+        wanted = ANSWER_BYTES_MAX + (9 if alone else -9)
+        whole, rest = divmod(wanted - len(encode_executed(saga, {TAIL: {"texts": []}})), TEXT + 3)
+        texts = ["x" * TEXT] * whole + ["x" * max(0, rest - 3)]
+        return encode_executed(saga, {TAIL: {"texts": texts}})
 
     def _look(self, saga: str) -> Answer:
         answer = self._answers.get(saga)

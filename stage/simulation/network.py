@@ -17,7 +17,7 @@ import msgspec
 
 from stage.core import events as e
 from stage.core.steps import FORWARD_PREFIX
-from stage.outbound.transport import Transport
+from stage.outbound.transport import ANSWER_BYTES_MAX, Transport, too_large
 from stage.ports.stage import Answer, Lost
 from stage.simulation import gateway
 from stage.simulation.api import ApiModel, ApiRequest
@@ -458,6 +458,8 @@ class SimulatedTransport(Transport):
                 self._crash(self._process)
             if self._process.held:
                 await self._process.gate()
+            if isinstance(answer, Answer) and len(answer.body) > ANSWER_BYTES_MAX:
+                return too_large(answer.status)
             return answer
         finally:
             self._store.ends(saga, registration)

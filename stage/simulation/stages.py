@@ -50,9 +50,19 @@ async def _ask(http: Http, path: str, amount: int) -> Receipt:
 
 
 def _received_by(answer: Response) -> Receipt:
-    if answer.status in (402, 410) and answer.json()["code"] in NOES:
+    return _receipt(_read(answer))
+
+
+def _read(answer: Response) -> dict[str, Any]:
+    said: dict[str, Any] = answer.json()
+    if answer.status in (402, 410) and said["code"] in NOES:
         raise Refused(f"answered {answer.status}")
-    return Receipt(answer.json()["id"])
+    return said
+
+
+def _receipt(said: dict[str, Any]) -> Receipt:
+    """The receipt in what an API said; of some effects it is too long to be kept."""
+    return Receipt(said["id"].ljust(said.get("length", 0)))
 
 
 async def _look(http: Http, path: str) -> Receipt | None:
@@ -61,7 +71,7 @@ async def _look(http: Http, path: str) -> Receipt | None:
         raise Pending("still under way")
     if answer.status == 404 and answer.json()["code"] == UNKNOWN:
         return None
-    return Receipt(answer.json()["id"])
+    return _receipt(answer.json())
 
 
 async def _undo(http: Http, path: str, receipt: Receipt | None) -> None:
@@ -160,8 +170,8 @@ def _pair(stage: Stage[Any, Any], name: str, to: str) -> None:
     """A call of two requests, the second of which names the effect of the first."""
 
     async def work(http: Http, saga: Saga[Purchase]) -> Receipt:
-        held = await _ask(http, f"/{name}/hold", saga.input.amount)
-        answer = await http.post(f"/{name}/take", json={"held": held.id})
+        held = _read(await http.post(f"/{name}/hold", json={"amount": saga.input.amount}))
+        answer = await http.post(f"/{name}/take", json={"held": held["id"]})
         return _received_by(answer)
 
     async def find(http: Http, saga: Saga[Purchase]) -> Receipt | None:
@@ -288,7 +298,7 @@ def _effect(stage: Stage[Any, Any], name: str, to: str, *, probe: bool) -> None:
 
 def _received(answer: Answer) -> Receipt:
     """The receipt in an answer of the vendor."""
-    return Receipt(_said(answer)["id"])
+    return _receipt(_said(answer))
 
 
 def _said(answer: Answer) -> dict[str, Any]:

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 
 from stage.authoring.conversation import FunctionConversation
 from stage.authoring.http import Http
+from stage.authoring.steps import ResultTooLarge
 from stage.core import events as e
 from stage.core import machine, verbs
 from stage.core.commands import AttemptKind
 from stage.core.failure import FailureKind
 from stage.core.states import Phase
-from stage.engine.saga import attempts
+from stage.engine.saga import attempts, interpreter
 from stage.engine.saga.sender import Sender
+from stage.ports.stage import Lost
+from stage.simulation import network
 from tests.simulation.mutants import Patches, further_in, further_under
 
 
@@ -95,3 +99,37 @@ def an_undo_without_a_result_is_believed(patches: Patches) -> None:
 def what_stands_behind_an_undo_is_undone_under_its_key(patches: Patches) -> None:
     """Decision 0048: the API is sent the undo that did nothing once more."""
     patches.set(verbs, "under_a_new_key", lambda step: step)
+
+
+# --- answers and results that are too large (decision 0103) ---------------------------------------
+
+
+@further_under("result_oversized")
+def a_result_that_is_too_large_leaves_nothing(patches: Patches) -> None:
+    """The call counts as refused for its result, and its effect stands."""
+
+    def make(original: Any) -> Any:
+        def failed(self: Any, error: Exception) -> Any:
+            end = original(self, error)
+            large = isinstance(error, ResultTooLarge)
+            return msgspec.structs.replace(end, may_stand=False) if large else end
+
+        return failed
+
+    patches.wrap(FunctionConversation, "_failed", make)
+
+
+@further_under("tail_oversized")
+def an_answer_that_nobody_could_read_is_given(patches: Patches) -> None:
+    """Downstream and the stage keep to the limits, and their data together do not."""
+    patches.set(interpreter, "why_unreadable", lambda *_: "")
+
+
+@further_under("api_oversized")
+def an_answer_that_is_not_read_did_not_come_about(patches: Patches) -> None:
+    """Rule 4: an answer beyond the limit counts as if nothing had happened."""
+
+    def large(status: int) -> Lost:
+        return Lost(reason=f"answered {status} with too much", certain=True)
+
+    patches.set(network, "too_large", large)
