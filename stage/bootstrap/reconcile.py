@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -164,7 +164,7 @@ def reconciling_of(
     peers = tuple(dict.fromkeys((*config.upstreams, *config.downstreams)))
 
     def adoption() -> Adoption:
-        return adoption_in(participant, store, clock, neighbours)
+        return adoption_in(participant, store, clock, neighbours, config.upstreams)
 
     names = tuple(dict.fromkeys(each.plan.stage for each in family_of(participant)))
     return Reconciling(names, store, neighbours, peers, clock, adoption)
@@ -180,11 +180,15 @@ def _adoption(
     participant = stage.bind(
         tuple(config.downstreams), patience_seconds=config.compensation_patience_seconds
     )
-    return adoption_in(participant, store, clock, neighbours)
+    return adoption_in(participant, store, clock, neighbours, config.upstreams)
 
 
 def adoption_in(
-    participant: Participant, store: Store, clock: Clock, neighbours: Neighbours
+    participant: Participant,
+    store: Store,
+    clock: Clock,
+    neighbours: Neighbours,
+    upstreams: Collection[str],
 ) -> Adoption:
     """The adoption of lost sagas into an open store. Nobody observes it: nothing of them runs."""
     observer = NullObserver()
@@ -195,4 +199,5 @@ def adoption_in(
         store.codec,
         store.identity,
         neighbours.name_of_today,
+        next(iter(upstreams)) if len(upstreams) == 1 else "",
     )

@@ -15,7 +15,7 @@ import msgspec
 from stage.core import events as e
 from stage.core.bindings import Bound, binding_of
 from stage.core.ids import Direction, idempotency_key
-from stage.core.questions import belongs_to
+from stage.core.questions import OVER, belongs_to
 from stage.core.requester import Requester
 from stage.core.saga import Saga
 from stage.core.states import LOCAL_KINDS, ParkCause, Phase, SagaState, StepKind
@@ -25,8 +25,6 @@ LOST = "lost with an older database: nobody knows whether it happened"
 OPERATOR = "operator"
 UNKNOWN_OPENER = "?"
 """No neighbour has such a name."""
-OVER = 0.0
-"""A deadline that is over by every clock: that of this moment may be days ahead (rule 34)."""
 _KEYED = frozenset({StepKind.CALL, StepKind.EFFECT})
 """Their effects are known by a key that holds the names of the stage and of the step."""
 TURNED = "an older database was put back while it was under way"

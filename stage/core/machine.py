@@ -38,9 +38,9 @@ from stage.core.age import age_at, is_due, lasted
 from stage.core.commands import AttemptKind, Command, Do, Record, Rest
 from stage.core.event_table import PROGRESS
 from stage.core.ids import Direction, idempotency_key
-from stage.core.lost import OVER
 from stage.core.order import next_backward, next_forward
 from stage.core.questions import (
+    OVER,
     PROBES_NOT_THERE_MIN,
     can_probe,
     is_in_flight,

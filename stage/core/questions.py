@@ -14,11 +14,14 @@ import msgspec
 from stage.core.names import STAGE_NAME
 from stage.core.requester import Requester, opener_hash
 from stage.core.saga import Saga, StepState
-from stage.core.states import IN_FLIGHT, Phase, SagaState, Tell
+from stage.core.states import IN_FLIGHT, ParkCause, Phase, SagaState, Tell
 from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind
 
 PROBES_NOT_THERE_MIN = 2
 """An API must say "not there" this often, apart, before it is believed (rule 5)."""
+
+OVER = 0.0
+"""A deadline that is over by every clock: that of this moment may be days ahead (rule 34)."""
 
 ASKERS_OF_ANY_SAGA = ("operator", "unknown")
 """Names that may ask to compensate any saga; an operator's own name stands behind a blank."""
@@ -199,9 +202,10 @@ def belongs_to(plan: Plan, saga: Saga, requester: Requester, name: str) -> bool:
     A saga belongs to the upstream that opened it, to the downstreams that it was handed to, and to
     operators. A saga whose journal was dropped belongs to its opener, whose hash is kept, and to
     all downstreams, because nothing says any more which of them had it. A tombstone belongs to all:
-    it has no opener, and nothing can follow. Where callers have no names, a saga whose upstream is
-    unknown belongs to nobody, and a downstream is also known by the name under which it added to
-    the data (decision 0026).
+    it has no opener, and nothing can follow. So does a lost saga without an opener to all upstreams
+    once it is compensated, for one of them opened it. Where callers have no names, a saga whose
+    upstream is unknown belongs to all, unless it is parked as lost, and a downstream is also known
+    by the name under which it added to the data (decision 0026).
     """
     over = saga.state is not SagaState.ACTIVE or saga.forgotten
     nothing_follows = over and not (saga.upstream or saga.steps)
@@ -209,11 +213,14 @@ def belongs_to(plan: Plan, saga: Saga, requester: Requester, name: str) -> bool:
         case Requester.OPERATOR:
             return True
         case Requester.UPSTREAM:
+            compensated = saga.state is SagaState.COMPENSATED and not saga.upstream
+            nothing_follows |= compensated and saga.deadline == OVER
             return (nothing_follows and not saga.opener) or _opened_by(saga, name)
         case Requester.DOWNSTREAM:
             return nothing_follows or bool(forward_of(plan, saga, name))
         case Requester.CLAIMED:
-            if not (saga.upstream or saga.opener) or name in ASKERS_OF_ANY_SAGA:
+            lost = saga.parked_cause is ParkCause.LOST
+            if not (saga.upstream or saga.opener or lost) or name in ASKERS_OF_ANY_SAGA:
                 return True
             if hands_on_to(plan, name) or STAGE_NAME.fullmatch(name) is None:
                 return True
@@ -237,6 +244,17 @@ def forward_of(plan: Plan, saga: Saga, name: str) -> str:
     formerly = (old for old, new in plan.peers_renamed.items() if new == today)
     names = (FORWARD_PREFIX + each for each in (name, today, *formerly))
     return next((each for each in names if each in saga.steps), "")
+
+
+def awaits_opener(saga: Saga) -> bool:
+    """True of a saga that was lost, and whose opener no neighbour could name (decision 0116).
+
+    Each upstream may be its opener: until a person has undone it, none of them is refused for good.
+    """
+    if saga.upstream or saga.opener or saga.forgotten:
+        return False
+    turned = saga.state is SagaState.COMPENSATING and saga.deadline == OVER
+    return turned or saga.parked_cause is ParkCause.LOST
 
 
 def _opened_by(saga: Saga, name: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from stage.core.questions import belongs_to
+from stage.core.questions import awaits_opener, belongs_to
 from stage.inbound.allowed import verbs_view
 from stage.inbound.caller import not_here, not_yours, permit, requester_of
 from stage.inbound.chain import chain
@@ -15,7 +15,7 @@ from stage.inbound.request import Answer, Door, Request, json_answer
 from stage.inbound.service import Service
 from stage.inbound.shared import shared_sagas
 from stage.inbound.views import journal_view, never_seen, plan_view, row_view, view_of_snapshot
-from stage.ports.engine import Snapshot
+from stage.ports.engine import OpenerUnknown, Snapshot
 from stage.wire.problem import WireError
 from stage.wire.views import SagaPage, SagaView
 
@@ -87,6 +87,8 @@ async def _own(
     plan = snapshot.saga.under(service.participant.plan)
     requester = requester_of(principal)
     if not any(belongs_to(plan, snapshot.saga, requester, name) for name in principal.names):
+        if awaits_opener(snapshot.saga):
+            raise OpenerUnknown(saga_id)
         raise not_yours(f"saga {saga_id} is another caller's than {principal.name!r}")
     return snapshot
 

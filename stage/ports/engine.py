@@ -360,6 +360,19 @@ class SagaLost(Exception):
         self.certain = certain
 
 
+class OpenerUnknown(SagaLost):
+    """The saga was lost, and is here again; nobody knows who opened it (decision 0116).
+
+    Whether it is the asker's own shows once a person has undone it.
+    """
+
+    def __init__(self, saga_id: str) -> None:
+        super().__init__(
+            f"saga {saga_id} was lost and taken over, and nothing proves who opened it: a person"
+            " at this stage has to undo it, or to say that it stands"
+        )
+
+
 class PastRetention(SagaLost):
     """The saga is not in the database, and may have been dropped for its age (decision 0080).
 

@@ -16,8 +16,9 @@ from stage.core import events as e
 from stage.core.age import GAP_SECONDS_MAX
 from stage.core.commands import AttemptKind
 from stage.core.event_table import EVENTS
-from stage.core.lost import LOST, OVER
+from stage.core.lost import LOST
 from stage.core.order import wave_of
+from stage.core.questions import OVER
 from stage.core.states import ENDED, EXTERNAL_KINDS, SagaState
 from stage.core.steps import FORWARD_PREFIX, Plan, Step, StepKind
 from stage.outbound.transport import ANSWER_BYTES_MAX

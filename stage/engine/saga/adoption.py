@@ -130,8 +130,14 @@ class Adoption:
         codec: Codec,
         identity: Identity,
         name_of_today: Callable[[str], str],
+        sole_upstream: str = "",
     ) -> None:
-        """`identity` is that of the database; `name_of_today` knows the former names of peers."""
+        """`identity` is that of the database; `name_of_today` knows the former names of peers.
+
+        `sole_upstream` is the only one that is configured, where there is one: nobody else can have
+        opened a saga of which no neighbour says who did.
+        """
+        self._sole_upstream = sole_upstream
         self._name_of_today = name_of_today
         self._interpreter = interpreter
         self._journal = journal
@@ -150,7 +156,7 @@ class Adoption:
         A neighbour that was renamed asks under the name of either time: the request gets the one
         that the saga has.
         """
-        upstream, name = lost.upstream, self._name_of_today(kept.requested_by)
+        upstream, name = self._opener(lost), self._name_of_today(kept.requested_by)
         if name == self._name_of_today(upstream):
             name = upstream
         if not may_ask(self._interpreter.plan, upstream, name):
@@ -160,13 +166,18 @@ class Adoption:
         asked = e.CompensationRequested(at=now, requested_by=name, reason=kept.reason)
         return replace(lost, asked=asked).known_since(kept.first_sent_at)
 
+    def _opener(self, lost: Testimony) -> str:
+        """The upstream that opened it; empty where no one can tell."""
+        unclaimed = lost.came_in is None and not claimants(lost.words)
+        return self._sole_upstream if unclaimed else lost.upstream
+
     def stored(self, lost: Testimony, now: float) -> Stored:
         """The row and the journal that it gets."""
         plan = self._interpreter.plan
         events = journal_of(
             plan,
             lost.words,
-            upstream=lost.upstream,
+            upstream=self._opener(lost),
             asked=lost.asked,
             strangers=lost.strangers,
             at=now,
@@ -212,8 +223,9 @@ class Adoption:
         envelope = lost.came_in
         known = "" if envelope is None else fingerprint_of(envelope)
         if envelope is None:
-            trail = (TrailEntry(stage=lost.upstream, at=format_instant(accepted_at)),)
-            envelope = Envelope(saga_id=lost.id, data={}, trail=trail if lost.upstream else ())
+            upstream = self._opener(lost)
+            trail = (TrailEntry(stage=upstream, at=format_instant(accepted_at)),)
+            envelope = Envelope(saga_id=lost.id, data={}, trail=trail if upstream else ())
         return context_with(envelope, self._codec.encode_envelope(envelope), known, TraceContext())
 
 

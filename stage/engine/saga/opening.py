@@ -19,7 +19,7 @@ from stage.core.machine import (
     landed_behind_close,
     lands_behind_close,
 )
-from stage.core.questions import belongs_to, is_in_flight
+from stage.core.questions import awaits_opener, belongs_to, is_in_flight
 from stage.core.saga import Saga
 from stage.core.states import ParkCause, SagaState
 from stage.core.unseen import Unseen
@@ -43,7 +43,7 @@ from stage.engine.saga.repeats import act_key_of, refuse_repeat
 from stage.engine.saga.tombstones import REASON_CHARS_MAX
 from stage.ports.author_code import AuthorCode
 from stage.ports.clock import Clock
-from stage.ports.engine import LeftToNewer, NotAllowed, NotYours
+from stage.ports.engine import LeftToNewer, NotAllowed, NotYours, OpenerUnknown
 from stage.ports.observer import DroppedKind, Observer, Span, TraceContext
 from stage.ports.ownership import HeldElsewhere
 from stage.ports.store import LOST_SAGAS_MAX, UNKEPT, LostSaga, SagaRow, Store, Unit
@@ -481,11 +481,14 @@ class Opening:
     def check(self, saga: Saga, event: e.Event) -> None:
         """Raise NotAllowed for a verb that does not fit the saga as it stands.
 
-        NotYours for a request to compensate of a neighbour that the saga does not belong to.
+        NotYours for a request to compensate of a neighbour that the saga does not belong to, and
+        OpenerUnknown where nobody knows whether it does.
         """
         if isinstance(event, e.CompensationRequested) and not belongs_to(
             saga.under(self._plan), saga, event.requester, event.requested_by
         ):
+            if awaits_opener(saga):
+                raise OpenerUnknown(saga.id)
             raise NotYours(
                 f"saga {saga.id} was neither opened by {event.requested_by} nor handed on to it"
             )

@@ -10,10 +10,17 @@ from stage.core import events as e
 from stage.core.commands import AttemptKind, Do, Record, Rest
 from stage.core.describe import next_action
 from stage.core.errors import DeclarationError
-from stage.core.lost import OVER, events_after_restore
+from stage.core.lost import events_after_restore
 from stage.core.machine import decide, evolve
 from stage.core.place import place_of
-from stage.core.questions import Standing, anything_stood, standing, standing_apart, what_stands
+from stage.core.questions import (
+    OVER,
+    Standing,
+    anything_stood,
+    standing,
+    standing_apart,
+    what_stands,
+)
 from stage.core.saga import Saga
 from stage.core.states import ParkCause, Phase, SagaState
 from stage.core.steps import Plan, Step, StepKind, plan_of

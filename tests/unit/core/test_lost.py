@@ -10,7 +10,6 @@ from stage.core.bindings import Bound, binding_of
 from stage.core.commands import AttemptKind, Do, Record, Rest
 from stage.core.lost import (
     LOST,
-    OVER,
     TURNED,
     Word,
     called_otherwise,
@@ -21,7 +20,7 @@ from stage.core.lost import (
     unasked,
 )
 from stage.core.machine import decide, evolve
-from stage.core.questions import Standing, standing, standing_of_saga
+from stage.core.questions import OVER, Standing, standing, standing_of_saga
 from stage.core.requester import Requester
 from stage.core.saga import Saga
 from stage.core.states import ParkCause, Phase, SagaState

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from stage.core.questions import (
     Standing,
     anything_stood,
+    awaits_opener,
     belongs_to,
     can_probe,
     is_in_flight,
@@ -32,7 +33,7 @@ from stage.core.questions import (
 from stage.core.requester import Requester, opener_hash
 from stage.core.retry import RetryPolicy
 from stage.core.saga import Saga, StepState
-from stage.core.states import Phase, SagaState, Tell
+from stage.core.states import ParkCause, Phase, SagaState, Tell
 from stage.core.steps import Step, StepKind, plan_of
 from tests.unit.core.plans import pivoted, usual
 from tests.unit.core.world import ONE
@@ -413,6 +414,27 @@ def test_only_a_saga_of_which_nothing_is_known_belongs_to_all(saga: Saga) -> Non
     """One that was opened, or has run, is no tombstone, although it is over."""
     assert not belongs_to(usual(), saga, Requester.UPSTREAM, "web")
     assert not belongs_to(usual(), saga, Requester.DOWNSTREAM, "shipping")
+
+
+def test_a_lost_saga_whose_opener_nobody_names_is_its_upstreams_once_it_is_undone() -> None:
+    """Its opener was refused for good, also behind the undo. Until then nothing says who it is."""
+    parked = Saga(id="s", deadline=0.0, steps={"charge": STEP}, parked_cause=ParkCause.LOST)
+    undoing = replace(parked, state=SagaState.COMPENSATING, parked_cause=None)
+    undone = replace(undoing, state=SagaState.COMPENSATED)
+    for saga, belongs, awaits in (
+        (parked, False, True),
+        (undoing, False, True),
+        (undone, True, False),
+        (replace(parked, upstream="order"), False, False),
+        (replace(undone, upstream="order"), False, False),
+        (replace(parked, forgotten=True), False, False),
+        (replace(undone, state=SagaState.FAILED_TO_COMPENSATE), False, False),
+    ):
+        assert belongs is belongs_to(usual(), saga, Requester.UPSTREAM, "web")
+        assert awaits is awaits_opener(saga)
+    for name, may in (("web", False), ("operator", True), ("shipping", True)):
+        assert may is belongs_to(usual(), parked, Requester.CLAIMED, name)
+    assert belongs_to(usual(), undone, Requester.CLAIMED, "web")
 
 
 def test_a_downstream_that_has_another_name_today_knows_its_sagas() -> None:

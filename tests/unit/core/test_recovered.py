@@ -8,8 +8,8 @@ import pytest
 from msgspec.structs import replace
 
 from stage.core import events as e
-from stage.core.lost import OVER
 from stage.core.machine import at_rest, evolve
+from stage.core.questions import OVER
 from stage.core.saga import Saga, StepState
 from stage.core.states import ParkCause, Phase, SagaState, Tell
 from tests.unit.core import plans

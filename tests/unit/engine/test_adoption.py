@@ -226,6 +226,26 @@ async def test_a_renamed_neighbour_asks_under_its_name_of_either_time(
         assert bool(stored.strangers) is not bool(asked_by)
 
 
+async def test_where_there_is_one_upstream_a_saga_that_nobody_claims_is_its_own(
+    adoption: Adoption, store: MemoryStore
+) -> None:
+    """Nobody else can have opened it, and an orchestrator without an address lists none."""
+    adoption._sole_upstream = "web"
+    for name in ("web", "billing"):
+        kept = LostSaga(saga_id="s-1", requested_by=name, reason="no", asked_at=NOW - 9.0)
+        lost = adoption.asked_for(Lost(id="s-1", words=(SHIPPED,)), kept, NOW)
+        assert (("web",) if name == "web" else (), name == "web") == (
+            (lost.asked.requested_by,) if lost.asked else (),
+            not lost.strangers,
+        )
+        stored = adoption.stored(lost, NOW)
+        assert "web" == stored.transition.saga.upstream
+        assert ("web",) == context_of(stored.row, PLAIN).trail
+    claimed = Lost(id="s-1", words=(UNDONE, replace(UNDONE, neighbour="billing")))
+    assert "" == adoption._opener(claimed)
+    assert "order" == adoption._opener(LOST)
+
+
 async def test_the_request_of_its_upstream_counts_behind_that_of_a_stranger(
     adoption: Adoption, store: MemoryStore
 ) -> None:
