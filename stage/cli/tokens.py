@@ -12,6 +12,8 @@ from stage.cli.failure import Failure
 MODE = 0o600
 TOKEN = ".token"  # noqa: S105 - the end of a file's name
 ACCEPT = ".accept"
+USED = "#used"
+"""The line above a key that --use has put first: no key waits for a further --use then."""
 
 
 @click.group()
@@ -75,12 +77,11 @@ def payload(file: str, add: bool, use: bool) -> None:
     path = Path(file)
     try:
         lines = path.read_text("utf-8-sig").split() if add or use else []
-        if add:
-            lines.append(new_key_line())
-        elif use:
-            lines.insert(0, lines.pop())
+        stays = use and not add and USED in lines
+        if use and not add:
+            lines = lines if stays else [USED, lines.pop(), *lines]
         else:
-            lines = [new_key_line()]
+            lines = [*(line for line in lines if line != USED), new_key_line()]
         found = parse_keys("\n".join(lines))
         _write(path, "\n".join(lines) + "\n", replace=add or use)
     except FileExistsError:
@@ -91,7 +92,8 @@ def payload(file: str, add: bool, use: bool) -> None:
         raise Failure(f"{path} {error}") from None
     others = ", ".join(key.id.hex() for key in found[1:])
     also = f", {others} may decrypt as well" if others else ""
-    click.echo(f"{path}: {found[0].id.hex()} encrypts{also}")
+    already = " already, and no key was added since" if stays else ""
+    click.echo(f"{path}: {found[0].id.hex()} encrypts{already}{also}")
 
 
 def _line_in_use(accept_file: Path, token_file: Path) -> str:

@@ -40,8 +40,28 @@ def test_a_key_is_added_before_it_encrypts(folder: Path) -> None:
     assert 0 == payload(folder, "--add").status
     assert first == path.read_text().split()[0]
     used = payload(folder, "--use")
-    assert 0 == used.status and first == path.read_text().split()[1]
-    assert not any(key in used.out for key in path.read_text().split())
+    assert 0 == used.status and first == keys_in(path)[1]
+    assert not any(key in used.out for key in keys_in(path))
+
+
+def test_a_key_is_used_once_however_often_that_is_pressed(folder: Path) -> None:
+    """Pressed twice, the old key encrypted again, and was taken out of the file at the end."""
+    payload(folder)
+    path = folder / "payload.keys"
+    for rotation in (1, 2):
+        payload(folder, "--add")
+        *old, added = keys_in(path)
+        assert rotation == len(old)
+        outputs = [payload(folder, "--use") for _ in range(3)]
+        assert [added, *old] == keys_in(path)
+        assert [False, True, True] == ["encrypts already" in done.out for done in outputs]
+        assert [0] * 3 == [done.status for done in outputs]
+        assert sealed_codec(str(path)).admit(()) in outputs[-1].out
+
+
+def keys_in(path: Path) -> list[str]:
+    """The keys of a file, the one that encrypts first."""
+    return [line for line in path.read_text().split() if not line.startswith("#")]
 
 
 def test_a_key_that_no_stage_writes_with_is_refused(folder: Path) -> None:
