@@ -145,7 +145,8 @@ class Reconciler:
         openers: Counter[str] = Counter()
         for name, count in (await self.openers()).items():
             openers[self._neighbours.name_of_today(name)] += count
-        known = {*peers, *openers}
+        kept = await self._store.answers(self._store.identity.generation)
+        known = {*peers, *openers, *kept}  # a release waits for each name that was kept
         unknown = sorted(without.keys() - known)
         if unknown and self._belongs is all_belong:  # otherwise the file of another may know it
             raise ConfigurationError(

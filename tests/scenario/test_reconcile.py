@@ -314,6 +314,18 @@ async def test_a_neighbour_that_is_renamed_within_a_restoration_holds_up_no_rele
     world.release()
 
 
+async def test_a_name_that_a_release_waits_for_can_be_answered_for(world: RestoredChain) -> None:
+    """It was named no neighbour: renamed since, or all sagas that it had opened were closed."""
+    await lose(world, "s-1")
+    with open_database(payment, world.config) as database:
+        database.reconciled({"shop": "", "order": ""})
+    with pytest.raises(ConfigurationError, match="web is no neighbour"):
+        await world.reconcile(web="gone")
+    found = await world.reconcile(shop="it is order today")
+    assert {"order": 2, "shipping": 2} == found.asked
+    world.release()
+
+
 async def test_a_request_of_a_renamed_upstream_is_carried_out(world: RestoredChain) -> None:
     """It was parked for a person, as that of a stranger, since the saga has the name of then."""
     await lose(world, "s-1")
