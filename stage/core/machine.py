@@ -841,6 +841,7 @@ def _compensated(plan: Plan, saga: Saga, event: e.CompensationSucceeded) -> Saga
             step,
             phase=Phase.IN_DOUBT,
             looked_for=True,
+            ordered_anew=False,
             probes=0,
             not_there=0,
             error="",
@@ -888,7 +889,13 @@ def _delay_compensation(plan: Plan, saga: Saga, event: e.CompensationDelayed) ->
 
 def _refuse_compensation(saga: Saga, event: e.CompensationRefused) -> Saga:
     step = _step(saga, event.step)
-    failed = replace(step, phase=Phase.COMPENSATION_FAILED, error=event.reason, stands=event.stands)
+    failed = replace(
+        step,
+        phase=Phase.COMPENSATION_FAILED,
+        ordered_anew=False,
+        error=event.reason,
+        stands=event.stands,
+    )
     return _put(saga, event.step, _mendable_compensation(failed, event.certain))
 
 

@@ -53,6 +53,8 @@ class StepState(Struct, frozen=True, kw_only=True, gc=False):
     """In doubt, and today's code makes another request than the one to be repeated."""
     compensation_doubted: bool = False
     """Whether an attempt to undo it may have had an effect."""
+    ordered_anew: bool = False
+    """Its undo was answered, and ordered anew before anybody had confirmed it; that is to come."""
     compensation_keys: int = 1
     """Keys that its undo has been sent under; an operator may order a new one."""
     pendings: int = 0

@@ -127,12 +127,25 @@ def _refuse_retry(plan: Plan, saga: Saga, verb: e.Retried) -> str | None:
         )
     if verb.new_key and not verb.step and len(waiting) > 1:
         return f"a new key is ordered for one undo: name a step of {', '.join(waiting)}"
-    step = verb.step or waiting[0]
-    if verb.new_key and _unconfirmed(saga.steps[step]):
+    if verb.new_key:
+        return _refuse_new_key(saga, verb.step or waiting[0])
+    return None
+
+
+def _refuse_new_key(saga: Saga, name: str) -> str | None:
+    """An undo that was answered counts until its API says that the effect stands, or nothing."""
+    step = saga.steps[name]
+    if _unconfirmed(step):
         return (
-            f"the undo of {step!r} was made, and it is looked for whether anything stands: under a"
+            f"the undo of {name!r} was made, and it is looked for whether anything stands: under a"
             " new key it might be made twice. Where you know that it stands, settle it as landed,"
             " and it is undone under a new key; otherwise wait, or leave the key as it is"
+        )
+    if step.ordered_anew and step.phase is Phase.COMPENSATION_WAITING:
+        return (
+            f"the undo of {name!r} was made, and is to be made anew under its key: under a new key"
+            " it might be made twice. Resolve it where you know that nothing of it stands;"
+            " otherwise wait, or retry it now with the key as it is"
         )
     return None
 
@@ -401,7 +414,13 @@ def _anew(plan: Plan, name: str, step: StepState, verb: e.Retried) -> StepState:
         return step
     again = replace(step, looked_for=False, compensation_requests=())
     if _unconfirmed(step):
-        again = replace(again, phase=Phase.COMPENSATION_WAITING)
+        # The answered one may have done it all: no repeat under a key that the API has forgotten.
+        again = replace(
+            again,
+            phase=Phase.COMPENSATION_WAITING,
+            compensation_doubted=True,
+            ordered_anew=True,
+        )
     return under_a_new_key(again) if verb.new_key else again
 
 
@@ -412,6 +431,7 @@ def under_a_new_key(step: StepState) -> StepState:
     """
     return replace(
         step,
+        ordered_anew=False,
         compensation_requests=(),
         compensation_keys=step.compensation_keys + 1,
         compensation_forgiven=step.compensation_attempts,

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from stage.core import events as e
-from stage.core.commands import AttemptKind, Do
+from stage.core.commands import AttemptKind, Do, Record
 from stage.core.lost import journal_of
 from stage.core.machine import decide, evolve
 from stage.core.requester import Requester
@@ -19,7 +19,7 @@ from stage.core.steps import Plan, Step, StepKind, plan_of
 from stage.core.verbs import refuse_verb
 from tests.unit.core import plans
 from tests.unit.core.plans import fold
-from tests.unit.core.test_policies import DOUBT, LOOKS, STARTED, UNDONE, plan_with
+from tests.unit.core.test_policies import DOUBT, HOUR, LOOKS, STARTED, UNDONE, plan_with
 from tests.unit.core.test_verbs import (
     CHARGED,
     COMPLETED,
@@ -255,3 +255,38 @@ def test_an_undo_that_is_looked_for_gets_no_new_key_by_a_guess(step: str) -> Non
     assert refuse_verb(plan, saga, settled) is None
     known = fold(plan, settled, saga=saga).steps["charge"]
     assert (2, ONE) == (known.compensation_keys, known.result)
+
+
+def test_an_undo_that_was_answered_is_not_made_anew_under_a_key_that_was_forgotten() -> None:
+    """It would be a second refund. A person who knows that it stands orders it under a new key."""
+    plan = plan_with(**LOOKS, key_lifetime_seconds=HOUR)
+    saga = fold(plan, replace(ANEW, at=2 * HOUR), saga=looked_for()[1])
+    (kept,) = decide(plan, saga, 2 * HOUR)
+    assert isinstance(kept, Record) and isinstance(kept.event, e.CompensationRefused)
+    assert "has forgotten its key" in kept.event.reason and not kept.event.certain
+
+    ended = e.FailedToCompensate(at=2 * HOUR, stands=("charge",))
+    saga = fold(plan, kept.event, ended, saga=saga)
+    order = replace(ANEW, at=2 * HOUR, new_key=True)
+    assert refuse_verb(plan, saga, order) is None
+    assert 2 == fold(plan, order, saga=saga).steps["charge"].compensation_keys
+
+
+@pytest.mark.parametrize("step", ["", "charge"])
+def test_an_undo_that_was_ordered_anew_gets_no_new_key_by_a_guess_either(step: str) -> None:
+    """Its answer is still to come, and the look behind that: two undos would be made."""
+    plan, saga = looked_for()
+    saga = fold(plan, ANEW, saga=saga)
+    new_key = replace(ANEW, new_key=True, step=step)
+    why = refuse_verb(plan, saga, new_key)
+    assert why is not None and "esolve" in why and "retry" in why
+    resolved = e.Resolved(**WHO, step="charge")
+    for named in (resolved, e.Retried(**WHO), ANEW):
+        assert refuse_verb(plan, saga, named) is None
+    again = e.CompensationStarted(at=9.0, step="charge", attempt=2)
+    late = e.CompensationDelayed(at=9.0, step="charge", reason="a time-out")
+    waits = fold(plan, again, late, saga=saga)
+    assert refuse_verb(plan, waits, new_key) is not None
+    no = e.CompensationRefused(at=9.0, step="charge", reason="answered 404")
+    retried = fold(plan, again, no, e.Retried(**WHO), saga=saga)
+    assert refuse_verb(plan, retried, new_key) is None
