@@ -72,33 +72,42 @@ class Caller:
         saga_id: str,
         data: Mapping[str, Any] | None = None,
         *,
-        budget_seconds: float = BUDGET_SECONDS,
+        budget_seconds: float | None = BUDGET_SECONDS,
         clock_ahead_seconds: float = 0.0,
     ) -> Reply:
         """`POST /sagas`; its trail and its deadline are new each time.
 
         The clock of the downstream is taken to be ahead by so much: its deadline is as long over.
+        Without a budget only the deadline is said, which is over.
         """
         now = time.time() - clock_ahead_seconds
+        left = -1.0 if budget_seconds is None else budget_seconds
         envelope = {
             "saga_id": saga_id,
             "protocol": 1,
-            "deadline": format_instant(now + budget_seconds),
+            "deadline": format_instant(now + left),
             "data": dict(self.data if data is None else data),
             "trail": [{"stage": self.name, "at": format_instant(now)}],
         }
         headers = {
             h.IDEMPOTENCY_KEY: saga_id,
-            h.SAGA_BUDGET_MS: str(int(budget_seconds * 1000)),
             h.PREFER: "wait=10",
         }
+        if budget_seconds is not None:
+            headers[h.SAGA_BUDGET_MS] = str(int(budget_seconds * 1000))
         return await self.post("/sagas", msgspec.json.encode(envelope), headers)
 
-    async def settled(self, saga_id: str, data: Mapping[str, Any] | None = None) -> Reply:
+    async def settled(
+        self,
+        saga_id: str,
+        data: Mapping[str, Any] | None = None,
+        *,
+        budget_seconds: float | None = BUDGET_SECONDS,
+    ) -> Reply:
         """The answer to a start that a stage would not send again."""
         tries = _Tries()
         while True:
-            reply = await self.start(saga_id, data)
+            reply = await self.start(saga_id, data, budget_seconds=budget_seconds)
             kind = self.kind(saga_id, reply)
             again = {ReplyKind.ACCEPTED, ReplyKind.NOT_NOW, ReplyKind.UNKNOWN}
             if kind not in again or not await tries.more(runs=kind is ReplyKind.ACCEPTED):

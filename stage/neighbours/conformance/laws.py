@@ -7,10 +7,14 @@ A law sees answers and no effects: whether an effect was made once is in the nei
 from __future__ import annotations
 
 import asyncio
+import string
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from stage.neighbours.conformance import caller as caller_module
 from stage.neighbours.conformance.caller import Caller, Reply
+from stage.wire.limits import DEFAULT_LIMITS
 from stage.wire.outcome import Outcome
 from stage.wire.problem import WireError
 from stage.wire.replies import (
@@ -24,6 +28,10 @@ from stage.wire.replies import (
 
 HANG_UP_SECONDS = 0.02
 CLOCK_AHEAD_SECONDS = 3600.0
+LATE_WORK_FACTOR = 2.0
+"""So many times as long as a yes took, work of a saga that was compensated is waited for."""
+ID_CHARS_MAX = DEFAULT_LIMITS.saga_id_chars_max
+ID_ALPHABET = f"{string.ascii_letters}{string.digits}._~:-"
 OVER = frozenset({ReplyKind.REFUSED, ReplyKind.GONE})
 
 
@@ -141,6 +149,65 @@ async def a_compensation_meets_a_start(caller: Caller) -> None:
     await _over(caller, saga_id, "a saga that was compensated while it ran")
 
 
+async def nothing_runs_behind_a_compensation(caller: Caller) -> None:
+    """Work that ends behind the 200 has no effect any more, and no answer."""
+    began = time.monotonic()
+    await _executed(caller, caller.new_id())
+    took = time.monotonic() - began
+    saga_id = caller.new_id()
+    starting = asyncio.ensure_future(caller.start(saga_id))
+    await asyncio.sleep(took / 2)
+    await _compensated(caller, saga_id)
+    await starting
+    await asyncio.sleep(caller_module.PAUSE_SECONDS + took * LATE_WORK_FACTOR)
+    await _over(caller, saga_id, "a saga whose work ended behind its compensation")
+    _check_look(saga_id, await caller.query(saga_id), executed=False)
+
+
+async def a_no_for_good_stays_one(caller: Caller) -> None:
+    """Its sender compensates what stands before: a copy that is accepted later stands alone.
+
+    It is tried by `data` without a member. A neighbour that takes that shows nothing here.
+    """
+    await _executed(caller, caller.new_id())
+    saga_id = caller.new_id()
+    reply = await caller.settled(saga_id, {})
+    if caller.kind(saga_id, reply) not in {*OVER, ReplyKind.REJECTED}:
+        return
+    again = await caller.settled(saga_id)
+    if caller.kind(saga_id, again) in {ReplyKind.EXECUTED, ReplyKind.ACCEPTED}:
+        raise Broken(
+            f"a start that was refused with {reply.shown()}, and then with data that is accepted:"
+            f" {again.shown()}; write a tombstone with each no, and say 410"
+        )
+
+
+async def each_id_is_a_saga_of_its_own(caller: Caller) -> None:
+    """Case counts, and so does each of 128 characters (3.1)."""
+    short = caller.new_id()
+    long = f"{caller.new_id()}{ID_ALPHABET}".ljust(ID_CHARS_MAX - 1, "~")
+    for saga_id, other in ((f"{short}-x", f"{short}-X"), (f"{long}a", f"{long}b")):
+        await _executed(caller, saga_id)
+        try:
+            await _executed(caller, other, {**caller.data, "conformance": "another saga"})
+            await _compensated(caller, other)
+            await _executed(caller, saga_id)
+        except Broken as error:
+            raise Broken(f"{other} is another saga than {saga_id}: {error}") from None
+
+
+async def a_repeat_behind_its_deadline_is_answered(caller: Caller) -> None:
+    """Without a budget, as a stage asks behind a crash of its own (3.6): nothing new is started."""
+    saga_id = caller.new_id()
+    await _executed(caller, saga_id)
+    reply = await caller.settled(saga_id, budget_seconds=None)
+    if caller.kind(saga_id, reply) is not ReplyKind.EXECUTED:
+        raise Broken(
+            f"a repeat of what is done, its deadline over: {reply.shown()}; look for the saga"
+            " before the deadline, and give the stored answer"
+        )
+
+
 async def a_request_to_compensate_may_say_little_or_all(caller: Caller) -> None:
     """No body at all, or each member that the protocol names."""
     every = {
@@ -183,6 +250,10 @@ LAWS: tuple[Law, ...] = (
     twins_are_one,
     a_caller_that_hung_up_is_answered_later,
     a_compensation_meets_a_start,
+    nothing_runs_behind_a_compensation,
+    a_no_for_good_stays_one,
+    each_id_is_a_saga_of_its_own,
+    a_repeat_behind_its_deadline_is_answered,
     a_request_to_compensate_may_say_little_or_all,
     what_cannot_be_read_is_refused_in_its_own_word,
     a_look_says_the_outcome,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -199,6 +200,58 @@ async def a_caller_that_left_is_refused_later(
     return said(409, "not_executed") if left else await handler(request)
 
 
+async def work_that_ends_behind_a_compensation(
+    request: web.Request, handler: Handler, memory: dict[str, Any]
+) -> web.StreamResponse:
+    if is_compensate(request):
+        memory[request.match_info["saga_id"]] = time.monotonic()
+        return said(200, "compensated")
+    if not is_start(request):
+        return await handler(request)
+    since = memory.get(json.loads(await request.read())["saga_id"])
+    running = since is not None and time.monotonic() - since < 0.1
+    return said(410, "compensated") if running else await handler(request)
+
+
+async def a_refusal_that_thaws(
+    request: web.Request, handler: Handler, _: dict[str, Any]
+) -> web.StreamResponse:
+    given = json.loads(await request.read()) if is_start(request) else {}
+    empty = given.get("data") == {}
+    return said(422, "not_executed", saga_id=given["saga_id"]) if empty else await handler(request)
+
+
+def ids_taken_for_one(key: Callable[[str], str]) -> Plant:
+    """A table whose key holds less than the id."""
+
+    async def plant(
+        request: web.Request, handler: Handler, memory: dict[str, Any]
+    ) -> web.StreamResponse:
+        if not is_start(request):
+            return await handler(request)
+        saga_id = json.loads(await request.read())["saga_id"]
+        first = memory.setdefault(key(saga_id), saga_id)
+        return await handler(request) if first == saga_id else said(422, "executed")
+
+    return plant
+
+
+async def an_undo_that_finds_ids_by_their_letters(
+    request: web.Request, handler: Handler, memory: dict[str, Any]
+) -> web.StreamResponse:
+    if is_compensate(request):
+        memory[request.match_info["saga_id"].lower()] = True
+    saga_id = json.loads(await request.read())["saga_id"] if is_start(request) else ""
+    return said(410, "compensated") if saga_id.lower() in memory else await handler(request)
+
+
+async def a_deadline_before_the_books(
+    request: web.Request, handler: Handler, _: dict[str, Any]
+) -> web.StreamResponse:
+    over = is_start(request) and "Saga-Budget-Ms" not in request.headers
+    return said(504, "not_executed") if over else await handler(request)
+
+
 async def a_reason_is_not_taken(
     request: web.Request, handler: Handler, _: dict[str, Any]
 ) -> web.StreamResponse:
@@ -249,6 +302,12 @@ PLANTED: tuple[tuple[Plant, Law, str], ...] = (
     (a_clock_that_is_believed, laws.a_budget_holds_over_a_deadline, "accept"),
     (a_second_copy_is_refused, laws.twins_are_one, "slow"),
     (a_caller_that_left_is_refused_later, laws.a_caller_that_hung_up_is_answered_later, "slow"),
+    (work_that_ends_behind_a_compensation, laws.nothing_runs_behind_a_compensation, "slow"),
+    (a_refusal_that_thaws, laws.a_no_for_good_stays_one, "accept"),
+    (ids_taken_for_one(str.lower), laws.each_id_is_a_saga_of_its_own, "accept"),
+    (ids_taken_for_one(lambda each: each[:127]), laws.each_id_is_a_saga_of_its_own, "accept"),
+    (an_undo_that_finds_ids_by_their_letters, laws.each_id_is_a_saga_of_its_own, "accept"),
+    (a_deadline_before_the_books, laws.a_repeat_behind_its_deadline_is_answered, "accept"),
     (a_reason_is_not_taken, laws.a_request_to_compensate_may_say_little_or_all, "accept"),
     (a_body_is_demanded, laws.a_request_to_compensate_may_say_little_or_all, "accept"),
     (a_bare_400, laws.what_cannot_be_read_is_refused_in_its_own_word, "accept"),
