@@ -374,8 +374,11 @@ def _request_compensation(plan: Plan, saga: Saga, event: e.CompensationRequested
 def _knows_by_itself(saga: Saga) -> Saga:
     """Upstream, which could not be notified, goes back by itself: no person has to see to it.
 
-    It may have lost the saga, and got it back from its neighbours since (rule 33).
+    It may have lost the saga, and got it back from its neighbours since (rule 33). Where it asks
+    while it is being notified, its no to that may still be on the way.
     """
+    if saga.tell in (Tell.DUE, Tell.IN_FLIGHT):
+        return replace(saga, upstream_knows=True)
     if saga.tell is not Tell.REFUSED:
         return saga
     knows = replace(saga, tell=Tell.DELIVERED, tell_error="", parked="", parked_cause=None)
@@ -937,6 +940,8 @@ def _evolve_tell(
                 tell_error=event.reason,
                 tell_not_understood_since=_since(saga, saga.tell_not_understood_since, event),
             )
+        case e.TellRefused() if saga.upstream_knows:
+            return replace(saga, tell=Tell.DELIVERED, tell_error="")
         case e.TellRefused():
             return replace(
                 saga,

@@ -150,6 +150,8 @@ class Saga(Struct, frozen=True, kw_only=True, gc=False):
     """Its age when upstream was notified first; None before that."""
     tell_span: str = ""
     tell_error: str = ""
+    upstream_knows: bool = False
+    """Upstream has asked to compensate by itself while it was being notified."""
     tell_not_understood_since: float | None = None
 
     def under(self, newest: Plan) -> Plan:

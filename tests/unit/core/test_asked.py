@@ -130,6 +130,24 @@ def test_an_upstream_that_asks_by_itself_lifts_no_more_than_that() -> None:
     assert (("reserve",), Tell.DELIVERED) == (knows.stands, knows.tell)
 
 
+@pytest.mark.parametrize("delayed", [(), (e.TellDelayed(at=4.0, reason="503"),)])
+def test_an_upstream_that_asks_while_it_is_notified_parks_nothing(
+    delayed: tuple[e.Event, ...],
+) -> None:
+    """It was answered, and never asks again: its 409 to the notification came too late."""
+    undone = (e.CompensationSucceeded(at=4.0, step="reserve"), e.Compensated(at=4.0))
+    begun, refused = NOT_NOTIFIED
+    notifying = fold(PLAN, *GONE_BACK, *undone, begun, *delayed)
+    assert not asked_before(PLAN, notifying, ASKED)
+    assert asked_before(PLAN, notifying, replace(ASKED, requested_by="shipping"))
+    asked = evolve(PLAN, notifying, ASKED)
+    assert (notifying.tell, True) == (asked.tell, asked_before(PLAN, asked, ASKED))
+    knows = fold(PLAN, refused, saga=asked)
+    assert ("", None, Tell.DELIVERED, "") == (
+        knows.parked, knows.parked_cause, knows.tell, knows.tell_error,
+    )  # fmt: skip
+
+
 def test_while_the_pivot_is_undecided_the_request_is_kept() -> None:
     """The saga stays where it is: it may only go back if the pivot has not happened (rule 20)."""
     saga = fold(PIVOTED, *HELD, ASKED)
