@@ -286,14 +286,21 @@ def _renew_pauses(file: DatabaseFile, files: FileSet, member: int) -> None:
 
     A worker that was away has heard of none that was put or ended since: it would send to a peer
     that an operator has paused, or hold one that was resumed. The newest word on each target
-    counts. A file that was restored has words as old as its backup, and no say beside files that
-    were restored before it, or never. Called under the lock of the file.
+    counts. A file that was restored has words as old as its backup, and no say with them beside
+    files that were restored before it, or never; the words that it heard since count as any other.
+    Called under the lock of the file.
     """
     found = [(_restored_at(file, files, each), each) for each in range(len(files.databases))]
     if found[member][0] is None:
         return
     first = min(at for at, _ in found if at is not None)
-    words = [row for at, each in found if at == first for row in _pauses_of(_member(file, each))]
+    words = [
+        row
+        for at, each in found
+        if at is not None
+        for row in _pauses_of(_member(file, each))
+        if at == first or row[2] > at
+    ]
     pauses = sorted({row[:2]: row for row in sorted(words, key=itemgetter(2))}.values())
     of_member = _member(file, member)
     with _opened(of_member) as connection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -259,6 +260,30 @@ async def test_a_worker_that_was_away_holds_what_the_others_heard_since(
     for member in {0, 1, 2} - {away}:
         await put(file, member, missed, end)
     assert [[end, missed]] * 3 == [await paused(file, member) for member in range(3)]
+
+
+@pytest.mark.blocking  # the parent makes them before there is an event loop
+@pytest.mark.parametrize("restored", [(1,), (0, 1, 2)])
+async def test_a_word_that_is_newer_than_a_restore_counts_from_every_file(
+    file: DatabaseFile, restored: tuple[int, ...]
+) -> None:
+    """A file that was put back long ago has heard since of pauses, and of ends, alone."""
+    prepare_files(file, (), 3)
+    after = time.time() + 60.0  # the restore has the instant of today
+    missed, over, stale = (
+        Pause(target=target, way=None, at=at, until=9e9, actor="kim", reason="ticket 7")
+        for target, at in (("bank", after + 2.0), ("psp", after), ("scan", 1.5))
+    )
+    for member in restored:
+        await put(file, member, *([stale] if member else []))
+        of_member = msgspec.structs.replace(file, path=member_path(file.path, member))
+        with Database(of_member, (), make=False) as database:
+            database.restored(2.0)
+    end = ended(over, after + 1.0, "kim", "over")
+    for member in range(3):
+        await put(file, member, over)
+    await put(file, 1, missed, end)
+    assert [[missed, end]] * 3 == [await paused(file, member) for member in (1, 0, 2)]
 
 
 @pytest.mark.blocking  # the parent makes them before there is an event loop
