@@ -247,7 +247,7 @@ def forward_of(plan: Plan, saga: Saga, name: str) -> str:
 
 
 def awaits_opener(saga: Saga) -> bool:
-    """True of a saga that was lost, and whose opener no neighbour could name (decision 0116).
+    """True of a saga that was lost, and whose opener no neighbour could name (decision 0115).
 
     Each upstream may be its opener: until a person has undone it, none of them is refused for good.
     """

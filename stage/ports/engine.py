@@ -361,7 +361,7 @@ class SagaLost(Exception):
 
 
 class OpenerUnknown(SagaLost):
-    """The saga was lost, and is here again; nobody knows who opened it (decision 0116).
+    """The saga was lost, and is here again; nobody knows who opened it (decision 0115).
 
     Whether it is the asker's own shows once a person has undone it.
     """
