@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from stage.core.errors import StoreUnavailable
 from stage.demo import psp
+from stage.neighbours.downstream.app import make_app as make_downstream
 from stage.ports.store import Unit
 from stage.store.memory import MemoryStore
 from stage.telemetry import names
@@ -151,9 +152,14 @@ async def test_baggage_outlives_the_process_that_took_it(tmp_path: Path) -> None
 
     api = web.Application()
     api.router.add_post("/{tail:.*}", take)
-    async with TestServer(api, host=HOST) as server:
-        url = f"http://{HOST}:{server.port}"
-        options: dict[str, Any] = {"externals": {"psp": url}, "baggage_keys": "tenant"}
+    # A downstream of its own: one that begins with empty books cannot say that nothing stands.
+    downstream = make_downstream(name="shipping", upstream=f"http://{HOST}:9")
+    async with TestServer(api, host=HOST) as charges, TestServer(downstream, host=HOST) as shipping:
+        options: dict[str, Any] = {
+            "externals": {"psp": f"http://{HOST}:{charges.port}"},
+            "downstreams": {"shipping": f"http://{HOST}:{shipping.port}"},
+            "baggage_keys": "tenant",
+        }
         async with running_chain(tmp_path, **options) as chain:
             await chain.send("s-1", baggage="tenant=a,user=kim")
         async with running_chain(tmp_path, **options) as chain:
