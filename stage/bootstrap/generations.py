@@ -95,20 +95,34 @@ def unadopted(execute: Execute) -> list[Row]:
     It is the only proof of that saga. Of one that was dropped for its age before the backup no
     release says that nothing stands (decision 0080): that one holds up none.
     """
+    return _by_age(execute)[0]
+
+
+def _by_age(execute: Execute) -> tuple[list[Row], list[Row]]:
+    """The requests about sagas that are not here: of those that may be lost, and the others.
+
+    The others are about sagas that may have been dropped for their age.
+    """
     found = execute("unadopted")
     if not found:
-        return []
+        return [], []
     until = rows.dropped(execute("get_dropped")[0]).ids_until
-    return [row for row in found if not may_be_dropped(row[0], until)]
+    lost = [row for row in found if not may_be_dropped(row[0], until)]
+    return lost, [row for row in found if may_be_dropped(row[0], until)]
 
 
 def give_up(execute: Execute, now: float, reasons: Mapping[str, str]) -> None:
     """Drop the requests about these sagas, each with the reason of the person who gives it up.
 
-    The act is written first, so that a stop between the two leaves no saga without one.
+    The act is written first, so that a stop between the two leaves no saga without one. Requests
+    about sagas that may have been dropped for their age go too: an older release kept them, and
+    they would take a place for good.
     """
+    lost, too_old = _by_age(execute)
+    for saga_id in {row[0] for row in too_old}:
+        execute("give_up_lost", saga_id)
     asked: dict[str, list[str]] = {}
-    for saga_id, requested_by, _ in unadopted(execute):
+    for saga_id, requested_by, _ in lost:
         asked.setdefault(saga_id, []).append(requested_by)
     for saga_id in asked.keys() & reasons.keys():
         act = Act(

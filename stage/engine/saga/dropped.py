@@ -35,10 +35,14 @@ class DroppedRows:
 
     async def refuse_in(self, unit: Unit, saga_id: str) -> None:
         """Raise PastRetention for a saga that is not there and may have been dropped."""
+        if await self.has_in(unit, saga_id):
+            raise past_retention(saga_id)
+
+    async def has_in(self, unit: Unit, saga_id: str) -> bool:
+        """Whether a saga that is not there may have been dropped; asked within a unit."""
         if may_be_dropped(saga_id, self.known.ids_until):
-            raise past_retention(saga_id)
-        if self._is_old(saga_id) and may_be_dropped(saga_id, (await unit.dropped()).ids_until):
-            raise past_retention(saga_id)
+            return True
+        return self._is_old(saga_id) and may_be_dropped(saga_id, (await unit.dropped()).ids_until)
 
     async def has(self, saga_id: str) -> bool:
         """Whether a saga that is not there may have been dropped; asked outside of a unit."""

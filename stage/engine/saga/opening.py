@@ -415,8 +415,12 @@ class Opening:
     ) -> None:
         """Keep the request for an operator: a tombstone would say that nothing stands.
 
+        Nothing is kept of a saga that may have been dropped for its age: nobody adopts it, so that
+        it would take a place for good, and no release says that nothing of it stands.
         Raises HeldElsewhere when another replica has adopted the saga meanwhile.
         """
+        if await self._dropped.has_in(unit, request.saga_id):
+            return
         lost = LostSaga(
             saga_id=request.saga_id,
             requested_by=signal.requested_by,

@@ -248,6 +248,26 @@ def test_a_backup_that_was_put_back_is_accepted_by_name(folder: Path) -> None:
     assert 2 == wrong.status and "RFC 3339" in wrong.err
 
 
+def test_a_release_drops_requests_about_sagas_that_were_dropped_for_their_age(
+    folder: Path,
+) -> None:
+    """An older release of ours kept them, and each took the place of a lost saga for good."""
+    assert 0 == db("init", folder).status
+    as_of = ("--as-of", "2026-11-23T02:30:00Z")
+    assert 0 == stage("db", "restored", "pay:payment", *DATABASE, *as_of, cwd=folder).status
+    keep = "INSERT INTO lost_saga VALUES (?, 'shipping', 'late', NULL, 1.0)"
+    old = [("01890000-0000-7000-8000-000000000001",), ("01890000-0000-7000-8000-000000000002",)]
+    with closing(sqlite3.connect(folder / "p.db")) as connection, connection:
+        connection.executemany(keep, old)
+        connection.execute("UPDATE stage_dropped SET ids_until = 9e9")
+    release = ("db", "released", "pay:payment", *DATABASE, "--reason", "asked all")
+    assert 0 == stage(*release, "--no-neighbours", cwd=folder).status
+    with closing(sqlite3.connect(folder / "p.db")) as connection:
+        assert [] == connection.execute("SELECT saga_id FROM lost_saga").fetchall()
+        acts = "SELECT act FROM stage_audit WHERE act = 'lost_given_up'"
+        assert [] == connection.execute(acts).fetchall()
+
+
 def test_a_neighbour_that_does_not_answer_is_named_and_can_be_left_out(folder: Path) -> None:
     """Exit status 1 and the reason; the release is refused until it was asked or left out."""
     away = ("--upstream", "order=http://127.0.0.1:1")

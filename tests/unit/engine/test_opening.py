@@ -314,14 +314,16 @@ async def test_nothing_is_opened_of_a_saga_that_is_not_there(
 
 
 async def test_a_saga_that_may_have_been_dropped_is_never_run_anew(desk: Desk) -> None:
-    """Unless a restored database awaits its release: then it may lack any saga."""
+    """While a restored database awaits its release, nothing is kept of it either: it would take
+    the place of a lost saga for good (decision 0119)."""
     saga_id = f"{first_id_at(NOW - 1.0)}000-8000-000000000001"
     desk.opening._dropped.known = replace(desk.opening._dropped.known, ids_until=NOW)
     with pytest.raises(PastRetention):
         await desk.open(saga_id, offer=OFFER)
     desk.database.identity = replace(NAMELESS, restored_as_of=NOW, restored_at=NOW)
-    assert await desk.open(saga_id, signal=ASKED, unseen=Unseen.MAY_BE_LOST) is None
-    assert 1 == len(await desk.store.lost_sagas(9))
+    for unseen in (Unseen.MAY_BE_LOST, Unseen.LOST):
+        assert await desk.open(saga_id, signal=ASKED, unseen=unseen) is None
+    assert [] == await desk.store.lost_sagas(9)
 
 
 async def test_an_offer_that_is_only_written_down_is_due_at_once(desk: Desk) -> None:
