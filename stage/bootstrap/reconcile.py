@@ -75,7 +75,10 @@ async def reconcile(
     if not dry_run and config.database.startswith(POSTGRESQL):
         await asyncio.to_thread(_refuse_beside_replicas, stage, config)
     found = await _ask(
-        *(stage, config, peers, without),
+        stage,
+        config,
+        peers,
+        without,
         since=since,
         dry_run=dry_run,
         belongs=belongs,

@@ -55,9 +55,7 @@ def give(url: str, path: str, order: Mapping[str, Any], seconds_max: float | Non
     for last in (*(False,) * (TRIES - 1), True):
         try:
             body = msgspec.json.encode(order)
-            return exchange(
-                *("POST", url, path), body=body, headers=headers, seconds_max=seconds_max
-            )
+            return exchange("POST", url, path, body=body, headers=headers, seconds_max=seconds_max)
         except Failure as error:
             lost = lost or error.status == NEGATIVE
             if not lost:
