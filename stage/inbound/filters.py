@@ -60,7 +60,7 @@ def filter_of(service: Service, query: Query, limit: int) -> Filter:
         parked=_flag(query, "parked"),
         cause=cause,
         step=_text(query, "step"),
-        peer=_peer(query),
+        peers=_peers(service, query),
         changed_from=_instant(query, "changed_from"),
         changed_before=before,
         after=after,
@@ -123,12 +123,19 @@ def _text(query: Query, name: str) -> str | None:
     return values[0]
 
 
-def _peer(query: Query) -> str | None:
-    """A peer by kind and name. A bare name would name no saga, as if nothing waited."""
+def _peers(service: Service, query: Query) -> tuple[str, ...]:
+    """A peer by kind and name, under all names that an upstream has had: it is one peer.
+
+    A bare name would name no saga, as if nothing waited.
+    """
     text = _text(query, "peer")
-    if text and text.partition(".")[0] not in KINDS:
+    if text is None:
+        return ()
+    kind, _, name = text.partition(".")
+    if kind not in KINDS:
         raise not_understood(f"peer is {text!r}, and not KIND.NAME such as {KINDS[0]}.{text}")
-    return text
+    names = service.neighbours.names_of(name) if kind == UPSTREAMS else (name,)
+    return tuple(f"{kind}.{each}" for each in names)
 
 
 def _flag(query: Query, name: str) -> bool | None:

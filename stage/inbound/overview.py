@@ -13,7 +13,7 @@ from stage.inbound.request import Answer, Request, json_answer
 from stage.inbound.service import Service
 from stage.ports.peers import PeerStanding
 from stage.ports.stage import family_of
-from stage.ports.store import Act, Group
+from stage.ports.store import Act, Group, each_place_once
 from stage.wire.envelope import format_instant, optional_instant
 from stage.wire.views import ActPage, ActView, GroupsView, GroupView, PeersView, PeerView
 
@@ -24,8 +24,15 @@ ACTS = 100
 async def groups(service: Service, request: Request) -> Answer:
     """Every saga that waits or is parked, counted by cause, step, peer and state."""
     now, approvals = service.clock.now(), _approvals_of(service)
-    found = await service.engine.groups()
+    found = await _groups_of_today(service)
     return json_answer(GroupsView(groups=[_group_view(each, now, approvals) for each in found]))
+
+
+async def _groups_of_today(service: Service) -> list[Group]:
+    """The groups under the names that peers have today, as a filter by such a name lists them."""
+    today = service.neighbours.name_of_today
+    found = await service.engine.groups()
+    return each_place_once(replace(each, peer=peer_of_today(each.peer, today)) for each in found)
 
 
 def _approvals_of(service: Service) -> frozenset[str]:
@@ -62,10 +69,9 @@ async def peers(service: Service, request: Request) -> Answer:
     """Every peer: its breaker, its last answer and failure, its limits, and what waits for it."""
     now = service.clock.now()
     waiting: dict[str, list[GroupView]] = {}
-    for group in await service.engine.groups():
+    for group in await _groups_of_today(service):
         if group.peer:
-            peer = peer_of_today(group.peer, service.neighbours.name_of_today)
-            waiting.setdefault(peer, []).append(_group_view(group, now))
+            waiting.setdefault(group.peer, []).append(_group_view(group, now))
     standing = {each.peer: each for each in service.engine.peers()}
     names = sorted({*targets_of(service), *standing, *waiting} - {INTAKE})
     return json_answer(

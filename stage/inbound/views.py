@@ -12,7 +12,7 @@ from stage.core.events import name_of
 from stage.core.forecast import ForecastLine, forecast
 from stage.core.ids import Direction, idempotency_key
 from stage.core.pause import Way
-from stage.core.place import peers_in_flight
+from stage.core.place import peer_of_today, peers_in_flight
 from stage.core.questions import standing_apart, standing_in, standing_of_saga
 from stage.core.saga import Saga
 from stage.core.states import EXTERNAL_KINDS, ParkCause, SagaState, Tell
@@ -149,7 +149,7 @@ def row_view(service: Service, row: SagaRow) -> SagaView:
         deadline=optional_instant(row.deadline),
         version=row.version,
         step=row.step or None,
-        peer=row.peer or None,
+        peer=peer_of_today(row.peer, service.neighbours.name_of_today) or None,
         paused_until=_paused_until(service, row.state, row.peer),
         trace_id=row.trace.trace_id or None,
         next_action=None,
@@ -163,7 +163,13 @@ def row_view(service: Service, row: SagaRow) -> SagaView:
 def _paused_until(service: Service, state: SagaState, peer: str) -> str | None:
     """The end of the pause that holds a saga of that state there; None where none does."""
     way = Way.FORWARD if state is SagaState.ACTIVE else Way.BACKWARD
-    ends = [p.until for p in service.engine.pauses if p.target == peer and way in p.ways]
+    today = service.neighbours.name_of_today
+    here = peer_of_today(peer, today)
+    ends = [
+        pause.until
+        for pause in service.engine.pauses
+        if peer_of_today(pause.target, today) == here and way in pause.ways
+    ]
     return optional_instant(max(ends, default=None))
 
 

@@ -211,15 +211,15 @@ class Term(msgspec.Struct, frozen=True):
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
     """Which sagas a list holds. `after` is the id of the last saga of the page before.
 
-    Every member narrows the list. `changed_from` and `changed_before` bound the last change. Beside
-    a `term`, only `after` and `limit` count.
+    Every member narrows the list; `peers` are all names of one peer. `changed_from` and
+    `changed_before` bound the last change. Beside a `term`, only `after` and `limit` count.
     """
 
     states: tuple[SagaState, ...] = ()
     parked: bool | None = None
     cause: ParkCause | None = None
     step: str | None = None
-    peer: str | None = None
+    peers: tuple[str, ...] = ()
     changed_from: float | None = None
     changed_before: float | None = None
     term: Term | None = None
@@ -229,8 +229,9 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def waiting(self) -> bool:
         """True when only sagas that wait or are parked can be on the list."""
-        places = (self.cause, self.step, self.peer)
-        return self.parked is True or any(each is not None for each in places)
+        places = (self.cause, self.step)
+        named = bool(self.peers) or any(each is not None for each in places)
+        return self.parked is True or named
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):
@@ -243,6 +244,18 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     sagas: int
     oldest_at: float
     """The last change of the saga among them that changed longest ago."""
+
+
+def each_place_once(groups: Iterable[Group]) -> list[Group]:
+    """The groups of one place as one, in the order of a store."""
+    found: dict[tuple[object, ...], Group] = {}
+    for group in groups:
+        key = (group.cause, group.step, group.peer, group.state)
+        if (known := found.get(key)) is not None:
+            sagas, oldest = known.sagas + group.sagas, min(known.oldest_at, group.oldest_at)
+            group = msgspec.structs.replace(known, sagas=sagas, oldest_at=oldest)
+        found[key] = group
+    return sorted(found.values(), key=lambda g: (g.cause or "", g.step, g.peer, g.state))
 
 
 NEWEST = 2**62

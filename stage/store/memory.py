@@ -379,7 +379,7 @@ def _matches(row: SagaRow, which: Filter) -> bool:
         and (which.cause is None or row.parked_cause is which.cause)
         and (not which.waiting or bool(row.step or row.parked))
         and which.step in (None, row.step)
-        and which.peer in (None, row.peer)
+        and (not which.peers or row.peer in which.peers)
         and (which.changed_from is None or row.updated_at >= which.changed_from)
         and (which.changed_before is None or row.updated_at < which.changed_before)
     )

@@ -182,6 +182,28 @@ async def test_a_late_failure_of_a_renamed_downstream_is_taken(
         await until(is_refunded)
 
 
+async def test_sagas_of_a_former_name_are_found_by_the_name_of_today(world: World) -> None:
+    """A saga keeps the name of its upstream; a list, a count and a sweep by today's miss none."""
+    away = "http://127.0.0.1:1"
+    await completed(world, payment())
+    async with world.release(payment(), upstreams={"order": away}) as chain:
+        assert 202 == (await chain.compensate("s-1", by="shipping"))[0]
+        await chain.until("s-1", lambda saga: saga["peer"] == "upstreams.order")
+    shop = {"shop": Connection(url=away, formerly=("order",))}
+    async with world.release(payment(), upstreams=shop) as chain:
+        for name in ("shop", "order"):
+            listed = await chain.get(f"{chain.stage}/sagas?peer=upstreams.{name}")
+            assert [("s-1", "upstreams.shop")] == [
+                (saga["saga_id"], saga["peer"]) for saga in listed["sagas"]
+            ]
+        groups = (await chain.get(f"{chain.stage}/groups"))["groups"]
+        assert [("upstreams.shop", 1)] == [(group["peer"], group["sagas"]) for group in groups]
+        where = {"where": {"peer": "upstreams.shop"}, "dry_run": True}
+        order = msgspec.json.encode({"verb": "retry", "reason": "back", "actor": "kim", **where})
+        status, _, body = await chain.request("POST", f"{chain.stage}/sweeps", order)
+        assert (200, ["s-1"]) == (status, msgspec.json.decode(body)["first"])
+
+
 async def test_a_stage_renamed_while_a_charge_is_in_doubt_makes_one_charge(world: World) -> None:
     """The key is that of the journal; a rename that nobody declared does not even start."""
     before = payment()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import TypeVar
 
 from msgspec.structs import replace
@@ -12,7 +13,7 @@ from stage.ports.engine import SharedSagas
 from stage.ports.figures import Figures, Lately, Places
 from stage.ports.peers import PeerStanding
 from stage.ports.reconcile import Findings
-from stage.ports.store import Act, Approvals, Backlog, Group, SagaRow
+from stage.ports.store import Act, Approvals, Backlog, Group, SagaRow, each_place_once
 
 K = TypeVar("K", bound=Hashable)
 
@@ -24,14 +25,7 @@ def page(pages: Iterable[Sequence[SagaRow]], limit: int) -> list[SagaRow]:
 
 def groups(lists: Iterable[Sequence[Group]]) -> list[Group]:
     """Each place once, in the order of a store."""
-    found: dict[tuple[object, ...], Group] = {}
-    for group in (each for groups_ in lists for each in groups_):
-        key = (group.cause, group.step, group.peer, group.state)
-        if (known := found.get(key)) is not None:
-            sagas, oldest = known.sagas + group.sagas, min(known.oldest_at, group.oldest_at)
-            group = replace(known, sagas=sagas, oldest_at=oldest)
-        found[key] = group
-    return sorted(found.values(), key=lambda g: (g.cause or "", g.step, g.peer, g.state))
+    return each_place_once(chain.from_iterable(lists))
 
 
 def acts(lists: Iterable[Sequence[Act]], limit: int) -> list[Act]:

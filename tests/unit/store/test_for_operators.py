@@ -62,9 +62,11 @@ PARKED = Filter(parked=True)
         (Filter(cause=DOUBT), "cd"),
         (Filter(step="charge"), "bcd"),
         (Filter(step="charge", parked=False), "b"),
-        (Filter(peer="downstreams.shipping"), "e"),
-        (Filter(peer="externals.psp", cause=ParkCause.DEFECT), ""),
-        (Filter(peer="externals.psp", changed_from=AT + 2), "cd"),
+        (Filter(peers=("downstreams.shipping",)), "e"),
+        (Filter(peers=("downstreams.parcels", "downstreams.shipping")), "e"),
+        (Filter(peers=("externals.psp", "downstreams.shipping"), changed_from=AT + 2), "cde"),
+        (Filter(peers=("externals.psp",), cause=ParkCause.DEFECT), ""),
+        (Filter(peers=("externals.psp",), changed_from=AT + 2), "cd"),
         (Filter(parked=True, changed_before=AT + 5), "cd"),
         (Filter(changed_before=AT + 2), "ab"),
         (Filter(changed_from=AT + 3), "def"),
@@ -73,7 +75,7 @@ PARKED = Filter(parked=True)
         (Filter(cause=DOUBT, after="c"), "d"),
         (Filter(step="charge", limit=1), "b"),
         (Filter(step=""), "f"),
-        (Filter(peer="", states=(SagaState.ACTIVE,)), ""),
+        (Filter(peers=("",), states=(SagaState.ACTIVE,)), ""),
     ],
 )
 async def test_lists_are_narrowed_by_place_cause_and_age(
