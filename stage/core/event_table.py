@@ -190,7 +190,11 @@ EVENTS: Final[dict[type[e.Event], EventRow]] = {
         "reason", "retry_after", "not_understood", "denied", level=_WARNING,
     ),
     e.TellRefused: replace(
-        _end("cannot", _TELL, "refused", "reason", "cause", level=_ERROR, final=True), parks=True
+        _end(
+            "cannot", _TELL, "refused",
+            "reason", "cause", "upstream_knows", level=_ERROR, final=True,
+        ),
+        parks=True,
     ),
     # --- the verbs of an operator ---
     e.Retried: _verb("retry", "anew", "new_key", "step"),
@@ -225,16 +229,23 @@ def wording_of(row: EventRow, *, may_stand: bool) -> str:
     return (row.in_doubt if may_stand else "") or row.wording
 
 
+def _concerns_nobody(event: e.Event) -> bool:
+    """True of a no of an upstream that has asked by itself: its saga is not parked for it."""
+    return isinstance(event, e.TellRefused) and event.upstream_knows
+
+
 def level_of(event: e.Event) -> Level:
     """The level of the log line of one event: that of its row, unless nothing went wrong."""
     if isinstance(event, e.Recovered) and event.rested:
         return Level.DEBUG
+    if _concerns_nobody(event):
+        return Level.INFO
     return EVENTS[type(event)].level
 
 
 def park_cause_of(event: e.Event) -> ParkCause | None:
     """Why the saga waits for a person from this event on; None when it does not."""
-    if not EVENTS[type(event)].parks:
+    if not EVENTS[type(event)].parks or _concerns_nobody(event):
         return None
     cause: ParkCause = getattr(event, "cause", ParkCause.FAILED_TO_COMPENSATE)
     return cause

@@ -365,10 +365,14 @@ class TellDelayed(_Event, frozen=True, kw_only=True, tag="tell_delayed"):
 
 
 class TellRefused(_Event, frozen=True, kw_only=True, tag="tell_refused"):
-    """Upstream cannot compensate, never answered in its own word, or was away: a person looks."""
+    """Upstream cannot compensate, never answered in its own word, or was away: a person looks.
+
+    Nobody has to where `upstream_knows`, since it had asked to compensate by itself before.
+    """
 
     reason: str = ""
     cause: ParkCause = ParkCause.UPSTREAM_CANNOT
+    upstream_knows: bool = False
 
 
 class Parked(_Event, frozen=True, kw_only=True, tag="parked"):

@@ -121,6 +121,8 @@ class Transition(msgspec.Struct, kw_only=True):
 
     def add(self, event: e.Event) -> None:
         """See `Course`."""
+        if type(event) is e.TellRefused and self.saga.upstream_knows:
+            event = msgspec.structs.replace(event, upstream_knows=True)  # it may have asked since
         self.saga = evolve(self.plan, self.saga, event)
         if self.plan.renamed:
             event = as_journaled(self.plan, self.saga, event)

@@ -20,6 +20,7 @@ from stage.core.errors import (
     StaleEpoch,
     StoreUnavailable,
 )
+from stage.core.event_table import park_cause_of
 from stage.core.place import TELL_STEP
 from stage.core.requester import Requester
 from stage.core.saga import Saga, StepState
@@ -601,6 +602,17 @@ async def test_any_other_event_keeps_its_instant(bench: Bench) -> None:
     end = e.StepInDoubt(at=NOW + 1.0, step="ask", reason="no answer")
     assert end == (await bench.advance(begun.saga, end)).events[0]
     assert [end] == bench.interpreter.note(begun.saga, [end], NOW + 9.0).events
+
+
+@pytest.mark.parametrize("knows", [False, True])
+def test_a_refused_notification_says_that_upstream_knows(bench: Bench, knows: bool) -> None:
+    """It may have asked by itself since the attempt began: then nothing is parked, nor counted."""
+    saga = Saga(id="s-1", state=SagaState.COMPENSATED, tell=Tell.IN_FLIGHT, upstream_knows=knows)
+    refused = e.TellRefused(at=NOW, reason="answered 409")
+    noted = bench.interpreter.note(saga, [refused], NOW)
+    assert [replace(refused, upstream_knows=knows)] == noted.events
+    assert noted.saga.parked_cause is park_cause_of(noted.events[0])
+    assert knows is (noted.saga.parked_cause is None)
 
 
 async def test_a_saga_that_waits_rests_until_its_next_action(bench: Bench) -> None:
