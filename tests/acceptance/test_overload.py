@@ -49,7 +49,9 @@ GOODPUT_GOAL = 0.9
 """A part of the peak. It is reported, and not asked for: a machine differs by a tenth by itself."""
 GOODPUT_MIN = 0.7 if TIER == "prove" else 0.1
 """Less is a defect on any machine. The small helping runs beside other tests."""
-UNDO_SECONDS_MAX = 1.0 if TIER == "prove" else 6.0
+UNDO_PART, UNDO_SECONDS_MAX = (0.99, 1.0) if TIER == "prove" else (0.5, 3.0)
+"""How long that part of the compensations takes at most. The small helping has some thirty, of
+which one may wait for a machine that does other things: there the median counts."""
 
 
 def a_second(seen: Seen) -> float:
@@ -131,12 +133,13 @@ async def test_five_times_the_load_leaves_the_goodput(tmp_path: Path, strikes: S
     seen = [before, *(each for spell in spells for each in (spell.full, spell.after))]
     codes = sum((Counter(spell.full.codes) for spell in spells), Counter[int]())
     times = sorted(seconds for spell in spells for seconds in spell.full.undone)
-    undone = times[int(len(times) * 0.99)] if times else 99.0
+    undone = times[int(len(times) * UNDO_PART)] if times else 99.0
     wrong = [head for each in seen for head in each.wrong]
     part = median(spell.part for spell in spells)
     note = (
         f"goodput {part:.2f} of the peak (goal {GOODPUT_GOAL}); {dict(codes)};"
-        f" {len(times)} compensations, p99 {undone:.2f} s; {'; '.join(map(str, spells))}"
+        f" {len(times)} compensations, {UNDO_PART:.0%} of them within {undone:.2f} s;"
+        f" {'; '.join(map(str, spells))}"
     )
     strikes.report("seconds", int(SIZES.overload_seconds), violations=len(wrong), note=note)
     assert [] == wrong[:3], note
