@@ -77,6 +77,28 @@ async def test_a_sweep_keeps_the_rate_that_it_was_given(work_seconds: float) -> 
     await store.close()
 
 
+async def test_a_sweep_that_is_stopped_during_a_slow_act_acts_on_no_further_saga() -> None:
+    """A round went on with all that the rate gave it: 99 sagas, the last one minutes later."""
+    clock, store = SleepersClock(), MemoryStore()
+    await store.open()
+    begun = Sweep(at=1.0, actor="kim", verb=SweepVerb.COMPENSATE, reason="x", rate_per_second=RATE)
+    ids = [f"s-{number:03}" for number in range(SAGAS)]
+    number = await store.transact(lambda unit: unit.begin_sweep(begun, ids))
+    acted: list[str] = []
+
+    async def act(sweep: Sweep, saga_id: str) -> str:
+        acted.append(saga_id)
+        clock.at += 5.0  # a disk that is slow
+        await store.transact(lambda unit: unit.set_sweep(number, SweepState.STOPPED))
+        return ""
+
+    sweeps = Sweeps(store, clock, NullObserver(), act, nothing)
+    await sweeps._round()
+    await sweeps._round()
+    assert acted == ids[:1]
+    await store.close()
+
+
 async def test_a_sweep_of_which_the_audit_has_nothing_any_more_is_not_finished_again() -> None:
     """Its acts were dropped for their age: no database is written anew for that, a month later."""
     clock, store = SleepersClock(), MemoryStore()
