@@ -203,7 +203,8 @@ async def test_the_usual_saga_takes_so_many_commits_statements_and_hops(
     # the journal appended by each, and the number of the batch.
     assert 1 + 1 + units == counts["INSERT"], counts
     assert 1 + (units - 1) + 2 == counts["UPDATE"], counts
-    assert SAGAS <= Counting.counted["SELECT"] <= SAGAS + fetched, counts
+    # One read may have been on its way to the only reader when the counting began.
+    assert SAGAS <= Counting.counted["SELECT"] <= SAGAS + fetched + 1, counts
 
 
 async def test_sagas_that_come_at_once_share_commits(counted: Counted) -> None:
