@@ -91,10 +91,18 @@ class Sweeps:
         """How many sagas were acted on, and whether another round is to follow."""
         found = await self._store.unfinished_sweeps(SWEEPS_MAX)
         running = [each for each in found if each.state is SweepState.RUNNING]
-        acted = sum([await self._went_on(sweep) for sweep in running])
+        acted = 0
+        for turn, sweep in enumerate(running):
+            if turn == 0 or await self._runs(sweep.number):  # each turn takes a second
+                acted += await self._went_on(sweep)
         stopped = [each for each in found if each.state is SweepState.STOPPED]
         left = [each for each in stopped if not await self._scrubbed(each)]
         return acted, bool(running or left)
+
+    async def _runs(self, number: int) -> bool:
+        """Whether that sweep runs still: it may have been stopped in the turn of another one."""
+        found = await self._store.unfinished_sweeps(SWEEPS_MAX)
+        return any(each.number == number and each.state is SweepState.RUNNING for each in found)
 
     def _mine(self) -> bool:
         """Whether this process is the one of all replicas that runs sweeps."""

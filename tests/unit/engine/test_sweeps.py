@@ -78,7 +78,7 @@ async def test_a_sweep_keeps_the_rate_that_it_was_given(work_seconds: float) -> 
 
 
 async def test_a_sweep_that_is_stopped_during_a_slow_act_acts_on_no_further_saga() -> None:
-    """A round went on with all that the rate gave it: 99 sagas, the last one minutes later."""
+    """A round went on with all that the rate gave it: 49 sagas more, the last one minutes later."""
     clock, store = SleepersClock(), MemoryStore()
     await store.open()
     begun = Sweep(at=1.0, actor="kim", verb=SweepVerb.COMPENSATE, reason="x", rate_per_second=RATE)
@@ -96,6 +96,27 @@ async def test_a_sweep_that_is_stopped_during_a_slow_act_acts_on_no_further_saga
     await sweeps._round()
     await sweeps._round()
     assert acted == ids[:1]
+    await store.close()
+
+
+async def test_a_sweep_that_is_stopped_while_another_one_has_its_turn_acts_on_nothing() -> None:
+    """Each has a turn of a second, and all were looked at before the first of them."""
+    clock, store = SleepersClock(), MemoryStore()
+    await store.open()
+    begun = Sweep(at=1.0, actor="kim", verb=SweepVerb.RETRY, reason="x", rate_per_second=RATE)
+    first = await store.transact(lambda unit: unit.begin_sweep(begun, ["a-1", "a-2"]))
+    second = await store.transact(lambda unit: unit.begin_sweep(begun, ["b-1", "b-2"]))
+    acted: list[int] = []
+
+    async def act(sweep: Sweep, saga_id: str) -> str:
+        acted.append(sweep.number)
+        other = second if sweep.number == first else first
+        await store.transact(lambda unit: unit.set_sweep(other, SweepState.STOPPED))
+        return ""
+
+    sweeps = Sweeps(store, clock, NullObserver(), act, nothing)
+    await sweeps._round()
+    assert 2 == len(acted) and 1 == len(set(acted))
     await store.close()
 
 
