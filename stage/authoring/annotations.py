@@ -12,7 +12,16 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from types import FrameType, NoneType, SimpleNamespace, UnionType
-from typing import Any, Final, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    Final,
+    NamedTuple,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
 from stage.core.errors import DeclarationError
 
@@ -96,6 +105,15 @@ def takes(hint: Any, result: Any) -> str:
     return ""
 
 
+def not_added(kind: Any, function: Callable[..., Any]) -> str:
+    """Which part of the annotation of an output is no `kind`; empty where all of it may be one."""
+    try:
+        returned = declared("", function, "return")
+    except DeclarationError:
+        return ""  # it is there for the type checker alone; each value is judged as it comes
+    return takes(kind, returned)
+
+
 def name_of(hint: Any) -> str:
     """A type in the words of an annotation: `Charge | None`."""
     if hint is NoneType:
@@ -134,6 +152,7 @@ def _fits(member: Any, taken: Any) -> bool:
     if _is_open(taken) or _is_open(member) or member == taken:
         return True
     of, into = get_origin(member) or member, get_origin(taken) or taken
+    of, into = (dict if is_typeddict(each) else each for each in (of, into))
     if isinstance(of, type) and isinstance(into, type):
         return issubclass(of, into)
     return True

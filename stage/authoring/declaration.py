@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Never, Protocol, TypeVar, overlo
 
 import msgspec
 
-from stage.authoring.annotations import declaring_place, place_of
+from stage.authoring.annotations import declaring_place, name_of, not_added, place_of
 from stage.authoring.checks import (
     check_codes,
     check_compensations,
@@ -367,6 +367,12 @@ class StageDeclaration(Generic[P, A]):
                 f"the output of stage {self.name!r} must be a plain function: def, not async def"
             )
         check_function(self.name, function, ("saga",), coroutine=False)
+        if self.adds is not None and (other := not_added(self.adds.kind, function)):
+            raise DeclarationError(
+                f"{place_of(function)}: the output of stage {self.name!r} returns {other}, and"
+                f" adds= says {name_of(self.adds.kind)}: neighbours read what adds= says, so return"
+                " that"
+            )
         self._output = function
         return function
 

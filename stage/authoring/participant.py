@@ -16,7 +16,7 @@ from stage.authoring.conversation import (
 )
 from stage.authoring.http import Http
 from stage.authoring.outcomes import Refused, Transient
-from stage.authoring.payload import Codec, encode_json
+from stage.authoring.payload import REFUSALS, Codec, encode_json, mistake_in
 from stage.authoring.saga import Saga
 from stage.authoring.steps import ApprovalStep, CallStep, DeclaredStep, EffectStep, ExternalStep
 from stage.authoring.webhook import Declined, Landed, WebhookFunction, run_webhook
@@ -102,11 +102,13 @@ class StageParticipant(Generic[P, A]):
         try:
             declared.decode_result(result)
         except (msgspec.MsgspecError, ValueError) as error:
+            members = ", ".join(sorted(declared.codec.members()))
             raise WireError(
                 422,
                 "Result not accepted",
                 f"result of {step}: {error}",
-                hint="give the result as the step's function would have returned it",
+                hint="give the result (`stage settle --result JSON`) as the step's function would"
+                f" have returned it{f', with {members}' if members else ''}",
             ) from error
 
     async def run_transaction(
@@ -221,7 +223,7 @@ class StageParticipant(Generic[P, A]):
             raise
         except BaseException as error:
             raise exit_raised("the output", error) from error
-        body = encode_json(value) if adds.codec is None else adds.codec.to_json(value)
+        body = encode_json(value) if adds.codec is None else _as_declared(adds.codec, value)
         if len(body) > adds.bytes_max:
             raise StageError(
                 f"it has {len(body)} bytes, adds_bytes_max is {adds.bytes_max}: add less,"
@@ -231,6 +233,19 @@ class StageParticipant(Generic[P, A]):
         if len(body) > most * VALUE_BYTES_MIN and values_kept(msgspec.json.decode(body)) > most:
             raise StageError(f"it has more than {most} members and items: add less")
         return msgspec.Raw(body)
+
+
+def _as_declared(codec: Codec[A], value: A) -> bytes:
+    """The JSON of an output. Raises StageError where a neighbour could not read it as `adds=`."""
+    body = codec.to_json(value)
+    try:
+        codec.from_json(body)
+    except REFUSALS as error:
+        raise StageError(
+            f"it is a {type(value).__name__} and not what adds= says: {mistake_in(error)}. Return"
+            " what neighbours are promised"
+        ) from error
+    return body
 
 
 def _said(

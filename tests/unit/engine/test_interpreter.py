@@ -448,6 +448,10 @@ async def test_an_undo_of_a_result_that_cannot_be_read_waits_for_a_person(bench:
 # --- the output ----------------------------------------------------------------------------------
 
 
+class Paid(msgspec.Struct):
+    ref: str
+
+
 def broken(pivot: bool) -> Stage[dict[str, Any], Any]:
     """A stage whose output fails, behind its pivot or before it."""
     stage: Stage[dict[str, Any], dict[str, str]] = Stage(
@@ -476,6 +480,26 @@ async def test_an_output_that_fails_turns_the_saga_back() -> None:
         assert event.reason.startswith("the output raised LookupError in added (")
         if isinstance(event, e.Parked):
             assert ParkCause.OUTPUT_FAILED is event.cause
+
+
+async def test_an_output_that_is_not_what_the_stage_promises_fails() -> None:
+    """Neighbours read its schema; an annotation that is left out lets anything through."""
+    stage: Stage[dict[str, Any], Any] = Stage("shop", accepts=dict[str, Any], adds=Paid)
+
+    @stage.call(to="psp", timeout=1.0, compensation=None, reason="no test undoes it")
+    async def ask(http: Http, saga: AuthorSaga[Any]) -> None:
+        await http.post("/charges", json={})
+
+    @stage.output
+    def added(saga: AuthorSaga[Any]) -> Any:
+        return {"reference": "secret"}
+
+    bench = await bench_of(stage)
+    begun = await bench.advance(Saga(id="s-1"), ACCEPTED)
+    done = await bench.advance(begun.saga, e.StepSucceeded(at=NOW, step="ask"))
+    event = done.events[1]
+    assert isinstance(event, e.TurnedBack) and "secret" not in event.reason
+    assert "it is a dict and not what adds= says: Object missing required field" in event.reason
 
 
 async def test_an_output_that_fails_is_not_handed_on() -> None:
