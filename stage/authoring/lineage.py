@@ -34,6 +34,8 @@ class Lineage(msgspec.Struct, frozen=True, kw_only=True):
     def applied_to(self, plan: Plan) -> Plan:
         """The plan with its version and its old names. Raises DeclarationError with the fix."""
         for before, today in self.renamed.items():
+            if before in plan.by_name and today not in plan.by_name:
+                raise DeclarationError(_turned("renamed", self.name, before, today))
             if before in plan.by_name:
                 raise DeclarationError(
                     f"renamed= of stage {self.name!r} says that {before!r} is {today!r} now, and a"
@@ -46,6 +48,8 @@ class Lineage(msgspec.Struct, frozen=True, kw_only=True):
                 )
         peers = {step.peer for step in plan.steps if step.peer}
         for before, today in self.peers_renamed.items():
+            if before in peers and today not in peers:
+                raise DeclarationError(_turned("peers_renamed", self.name, before, today))
             if before in peers:
                 raise DeclarationError(
                     f"peers_renamed= of stage {self.name!r} says that {before!r} is {today!r} now,"
@@ -62,3 +66,12 @@ class Lineage(msgspec.Struct, frozen=True, kw_only=True):
             renamed={**self.renamed, **forwards},
             peers_renamed=self.peers_renamed,
         )
+
+
+def _turned(option: str, stage: str, before: str, today: str) -> str:
+    """The refusal of a former name that is there, where the new one is not."""
+    return (
+        f"{option}= of stage {stage!r} says that {before!r} is {today!r} now, and {before!r} is"
+        f" there, not {today!r}. It reads {{former: new}}: write {option}="
+        f"{{{today!r}: {before!r}}} if {before!r} is the new name, or use {today!r} in the steps"
+    )

@@ -291,7 +291,7 @@ def draw_saga(
     lines += _standing(saga)
     lines.append("next")
     lines.append("  " + _next(saga, now))
-    if saga.parked and (act := way_out(saga.parked_cause)):
+    if saga.parked and (act := way_out(saga.parked_cause, saga.standing)):
         lines.append(f"  way out: {act}")
     if verbs:
         lines.append("may be done")

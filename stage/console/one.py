@@ -91,7 +91,7 @@ async def saga(service: Service, request: Request, *, trace_url: str) -> Answer:
             for each in verbs.verbs
         ],
         landed=LANDED,
-        way_out=way_out(found.parked_cause),
+        way_out=way_out(found.parked_cause, found.standing),
         phases={
             each.name: phase_in_words(found.state, each.phase, each.standing)
             for each in found.steps

@@ -61,8 +61,17 @@ PROSPECTS: Final = {
 """By the prospect of a step, what a compensation would make of it."""
 
 
-def way_out(cause: str | None) -> str:
-    """The act that ends a park of that cause; empty for a cause of another release."""
+FITS_AGAIN: Final = "it fits what is declared now: retry"
+
+
+def way_out(cause: str | None, standing: str | None = None) -> str:
+    """The act that ends a park of that cause; empty for a cause of another release.
+
+    `standing` is that of the saga as it is read now: a misfit of which something is known fits the
+    release that reads it, whatever the reason of its park says of the one that parked it.
+    """
+    if cause == ParkCause.MISFIT and standing not in (None, Standing.UNKNOWN):
+        return FITS_AGAIN
     return WAYS_OUT[ParkCause(cause)] if cause in list(ParkCause) else ""
 
 

@@ -27,8 +27,9 @@ _BINDS: Final = (
 """The first events of a step: a transaction is first heard of when it ends."""
 
 MEND = (
-    "declare the stage that accepted it as supersedes=, say renamed= or peers_renamed= where a"
-    " thing only has another name, or end it by `stage resolve` or `stage abandon`"
+    "declare the stage that accepted it as supersedes=, say renamed={former: new} or"
+    " peers_renamed={former: new} where a thing only has another name, or end it by `stage resolve`"
+    " or `stage abandon`"
 )
 
 
@@ -65,8 +66,26 @@ def difference(plan: Plan, saga_id: str, bound: Mapping[str, Bound]) -> str:
     """Why a saga with those steps does not fit the plan; empty where it does."""
     for name, each in bound.items():
         if said := _difference(plan, saga_id, name, each):
-            return said
+            return said + _renaming(plan, bound, name)
     return ""
+
+
+def _renaming(plan: Plan, bound: Mapping[str, Bound], name: str) -> str:
+    """How to say what a step that is gone is called now, where only one can be meant."""
+    before = bound[name].binding
+    if before is None or plan.renamed.get(name, name) in plan.by_name:
+        return ""
+    known = {plan.renamed.get(each, each) for each in bound}
+    peer = plan.peers_renamed.get(before.peer, before.peer)
+    alike = [
+        step.name
+        for step in plan.steps
+        if step.name not in known
+        and (step.kind, step.peer, step.pivot) == (before.kind, peer, before.pivot)
+    ]
+    if len(alike) != 1 or name.startswith(FORWARD_PREFIX):
+        return ""
+    return f" (if it is called {alike[0]!r} now, say renamed={{{name!r}: {alike[0]!r}}})"
 
 
 def _difference(plan: Plan, saga_id: str, name: str, bound: Bound) -> str:
@@ -84,8 +103,8 @@ def _difference(plan: Plan, saga_id: str, name: str, bound: Bound) -> str:
     peer = plan.peers_renamed.get(before.peer, before.peer)
     if (before.kind, peer) != (step.kind, step.peer):
         return (
-            f"step {name!r} was a {_words(before.kind, before.peer)},"
-            f" and is a {_words(step.kind, step.peer)} now"
+            f"step {name!r} was {_words(before.kind, before.peer)},"
+            f" and is {_words(step.kind, step.peer)} now"
         )
     if before.compensatable and not step.compensatable:
         return f"step {name!r} had a compensation, and has none now"
@@ -95,7 +114,8 @@ def _difference(plan: Plan, saga_id: str, name: str, bound: Bound) -> str:
 
 
 def _words(kind: StepKind, peer: str) -> str:
-    return f"{kind} to {peer!r}" if peer else kind.value
+    article = "an" if kind.value[0] in "ae" else "a"
+    return f"{article} {kind.value} to {peer!r}" if peer else f"{article} {kind.value}"
 
 
 def journaled_plan(newest: Plan, version: int, bound: Mapping[str, Bound], why: str) -> Plan:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stage.core.advice import MEANINGS, WAYS_OUT, phase_in_words, way_out
+from stage.core.advice import FITS_AGAIN, MEANINGS, WAYS_OUT, phase_in_words, way_out
 from stage.core.questions import Standing
 from stage.core.states import ParkCause, Phase, SagaState
 from stage.core.sweep_verbs import SweepVerb
@@ -19,6 +19,12 @@ def test_each_cause_of_a_park_has_a_way_out() -> None:
     assert set(ParkCause) == set(WAYS_OUT)
     assert "ask the API, then settle" == way_out("in_doubt")
     assert "" == way_out("of a later release") == way_out(None)
+
+
+def test_a_misfit_that_fits_again_is_to_be_tried_again() -> None:
+    """The reason of its park is that of an earlier release: nothing is left to deploy."""
+    assert FITS_AGAIN == way_out("misfit", Standing.STANDS) == way_out("misfit", Standing.NOTHING)
+    assert WAYS_OUT[ParkCause.MISFIT] == way_out("misfit", Standing.UNKNOWN) == way_out("misfit")
 
 
 def test_the_page_of_the_operator_has_the_same_ways_out() -> None:

@@ -45,7 +45,7 @@ def test_a_step_that_is_what_it_was_fits(name: str) -> None:
     [
         (
             bound("hold", kind=StepKind.EFFECT),
-            "was a effect to 'bank', and is a call to 'bank' now",
+            "was an effect to 'bank', and is a call to 'bank' now",
         ),
         (bound("hold", peer="psp"), "was a call to 'psp', and is a call to 'bank' now"),
         (bound("note", kind=CALL, peer="psp"), "was a call to 'psp', and is a transaction now"),
@@ -79,6 +79,14 @@ def test_a_step_and_a_peer_may_have_another_name() -> None:
 
     assert "" == difference(renamed, "s", {"block": Bound(binding=before, key=key)})
     assert "there is no step 'block'" == difference(PLAN, "s", {"block": Bound(binding=before)})
+
+
+def test_the_new_name_of_a_step_is_said_where_only_one_can_be_meant() -> None:
+    """The same kind, peer and pivot, and nothing else of the saga has that name."""
+    block = {"block": Bound(binding=binding_of(HOLD))}
+    hint = "there is no step 'block' (if it is called 'hold' now, say renamed={'block': 'hold'})"
+    assert hint == difference(PLAN, "s", block)
+    assert "there is no step 'block'" == difference(PLAN, "s", bound("hold") | block)
 
 
 def test_the_first_event_of_each_step_binds_it() -> None:
