@@ -11,6 +11,7 @@ from stage.cli.failure import NEGATIVE, Failure, one_line
 from stage.cli.given import GIVEN
 from stage.cli.orders import give, given_key, key_option
 from stage.cli.remote import url_option
+from stage.cli.where import refuse_unknown
 from stage.core.states import Phase, SagaState, StepKind, Tell
 
 if TYPE_CHECKING:
@@ -88,6 +89,8 @@ def retry(saga_id: str | None, every: bool, peer: str | None, url: str, **given:
                 raise
             refused += 1
             click.echo(f"{waiting}: {error}")
+    if not count:
+        refuse_unknown(url, [peer])
     waited, are = ("wait", "would be") if given["dry_run"] else ("waited", "are")
     click.echo(f"{count} sagas {waited} for {peer}, {count - refused} {are} tried again")
     return NEGATIVE if refused else 0
@@ -133,10 +136,20 @@ def approvals(limit: int, url: str) -> int:
     return 0
 
 
+class Claim(click.Option):
+    """A claim and its contrary: where it is missing both are named, so that none is proposed."""
+
+    def get_error_hint(self, ctx: click.Context | None) -> str:
+        """See click.Parameter."""
+        return "'--landed' with --result JSON, or '--not-landed'"
+
+
 @click.command(short_help="Say whether an in-doubt step landed.")
 @click.argument("saga_id", metavar="ID")
 @click.option("--step", required=True, metavar="NAME", help="The step in doubt.")
-@click.option("--landed/--not-landed", required=True, help="What you found out at the API.")
+@click.option(
+    "--landed/--not-landed", cls=Claim, required=True, help="What you found out at the API."
+)
 @click.option("--result", metavar="JSON", help="What the step would have returned.")
 @audited
 def settle(
@@ -146,6 +159,8 @@ def settle(
     """Settle the doubt about a step by hand, after you have asked the API yourself."""
     import msgspec
 
+    if result is not None and not landed:
+        raise Failure("what has not landed has no result: leave out --result, or say --landed")
     try:
         value = None if result is None else msgspec.json.decode(result)
     except msgspec.DecodeError as error:

@@ -8,7 +8,7 @@ import click
 
 from stage.cli.failure import Failure
 from stage.cli.remote import output_option, url_option
-from stage.cli.where import query_of, where_options
+from stage.cli.where import query_of, refuse_unknown, where_options
 
 if TYPE_CHECKING:
     from stage.wire.views import SagaView, VerbView
@@ -34,6 +34,8 @@ def sagas(url: str, limit: int, after: str, output: str, **where: Any) -> None:
     if after:
         query.append(("after", after))
     page = fetch(url, f"/sagas?{urlencode(query)}", SagaPage)
+    if not page.sagas and not after and where["peer"] is not None:
+        refuse_unknown(url, [where["peer"]])
     click.echo(encode_view(page).decode() if output == "json" else draw_page(page))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -11,7 +12,7 @@ from stage.cli.given import GIVEN
 from stage.cli.operate import audited
 from stage.cli.orders import give, key_option
 from stage.cli.remote import output_option, url_option
-from stage.cli.where import query_of, where_options
+from stage.cli.where import query_of, refuse_unknown, where_options
 from stage.core.sweep_verbs import SWEEP_RATE_MAX, SweepVerb
 
 VERBS = tuple(verb.value for verb in SweepVerb)
@@ -53,7 +54,7 @@ def sweep(
     body = {**order, **named, "verb": verb, "rate_per_second": rate}
     if of_step is not None:
         body["step"] = of_step
-    return _send(url, "/sweeps", body)
+    return _send(url, "/sweeps", body, peers=where.get("peer", ()))
 
 
 @click.command(short_help="Show sweeps and their progress; stop one, or let it go on.")
@@ -101,7 +102,8 @@ def _named(given: dict[str, Any]) -> dict[str, list[str]]:
     return where
 
 
-def _send(url: str, path: str, order: dict[str, Any]) -> int:
+def _send(url: str, path: str, order: dict[str, Any], peers: Sequence[str] = ()) -> int:
+    """Give the order. A sweep of no saga says where no peer has one of the names."""
     from stage.cli.draw import draw_sweep
     from stage.cli.remote import refuse
     from stage.wire.views import SweepView, decode_view
@@ -109,5 +111,8 @@ def _send(url: str, path: str, order: dict[str, Any]) -> int:
     answer = give(url, path, order)
     if answer.status != 200:
         refuse(url, answer)
-    click.echo(draw_sweep(decode_view(answer.body, SweepView)))
+    swept = decode_view(answer.body, SweepView)
+    if not swept.sagas:
+        refuse_unknown(url, peers)
+    click.echo(draw_sweep(swept))
     return 0

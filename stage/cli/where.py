@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, TypeVar
 
 import click
 
+from stage.cli.failure import Failure
 from stage.cli.given import GIVEN
 from stage.core.states import ParkCause, SagaState
 
@@ -70,3 +71,25 @@ def query_of(where: Mapping[str, Any]) -> list[tuple[str, str]]:
         elif value not in (None, False):
             query.append((name, str(value)))
     return query
+
+
+def refuse_unknown(url: str, peers: Collection[str]) -> None:
+    """Raise Failure where no peer of a stage has such a name: a slip, for which nothing waits.
+
+    Asked for once nothing was found. Upstreams are known only once they have sent a saga.
+    """
+    from stage.cli.remote import fetch
+    from stage.core.place import UPSTREAMS
+    from stage.wire.views import PeersView
+
+    asked = [peer for peer in peers if peer.partition(".")[0] != UPSTREAMS]
+    if not asked:
+        return
+    try:
+        known = {each.peer for each in fetch(url, "/peers", PeersView).peers}
+    except Failure:
+        return  # a stage of an earlier release, or a caller who may not look
+    for peer in asked:
+        if not any(peer in (each, each.partition(".")[2]) for each in known):
+            those = ", ".join(sorted(known))
+            raise Failure(f"there is no peer {peer!r} at this stage: its peers are {those}")

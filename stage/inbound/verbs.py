@@ -71,6 +71,13 @@ def _settle(order: Order, at: float) -> e.Verb:
             "settle needs `step` and `landed`",
             hint='for example {"step": "charge", "landed": true, "result": {...}, ...}',
         )
+    if order.result is not None and not order.landed:
+        raise WireError(
+            422,
+            "Order contradicts itself",
+            "`result` is given, and `landed` is false",
+            hint="leave `result` out, or say that it landed",
+        )
     return e.Settled(
         at=at,
         actor=order.actor,
@@ -167,12 +174,15 @@ async def _operate(service: Service, request: Request, make: Make) -> Answer:
     saga_id = saga_id_of(request)
     order = await _order(service, request)
     verb = make(order, service.clock.now())
-    if isinstance(verb, e.Settled) and verb.landed:
-        await _check_result(service, saga_id, verb)
+    wrong = await _wrong_result(service, saga_id, verb)
 
     async def do(key: ActKey | None) -> Snapshot | None:
         keyed = replace(verb, act_key=key)
-        return await service.engine.operate(saga_id, keyed, dry_run=order.dry_run)
+        dry_run = order.dry_run or wrong is not None
+        done = await service.engine.operate(saga_id, keyed, dry_run=dry_run)
+        if wrong is not None:  # behind the reason why it would not be allowed with any result
+            raise wrong
+        return done
 
     return await _done(service, request, order, do)
 
@@ -202,14 +212,23 @@ async def _order(service: Service, request: Request) -> Order:
     return order
 
 
-async def _check_result(service: Service, saga_id: str, verb: e.Settled) -> None:
-    """Refuse a result that the step would not have returned, by the version that the saga has."""
+async def _wrong_result(service: Service, saga_id: str, verb: e.Verb) -> WireError | None:
+    """The refusal of a result that the step, by the version of the saga, would not have returned.
+
+    Raises the error of a payload type that fails by itself.
+    """
+    if not isinstance(verb, e.Settled) or not verb.landed:
+        return None
     snapshot = await service.engine.get_saga(saga_id)
     if snapshot is None or snapshot.saga.under(service.participant.plan).misfit:
-        return  # no function here knows it
+        return None  # no function here knows it
     for each in family_of(service.participant):
         if each.plan.version == snapshot.saga.version:
-            each.check_result(verb.step, verb.result)
+            try:
+                each.check_result(verb.step, verb.result)
+            except WireError as error:
+                return error
+    return None
 
 
 def _not_allowed(saga_id: str, detail: str) -> Problem:

@@ -264,12 +264,21 @@ async def test_settle_as_landed_lets_the_saga_go_on(tmp_path: Path) -> None:
         assert "charge is in doubt" in view["parked_reason"]
         assert (1, 1) == await chain.charges()
         order = {"step": "charge", "landed": True, "result": {"id": 7}}
-        assert 422 == (await do(chain, "s-1", "settle", **order))[0]  # not what charge returns
+        status, refusal = await do(chain, "s-1", "settle", **order)  # not what charge returns
+        assert 422 == status and "--result JSON" in refusal["hint"]
+        assert "would have returned it" in refusal["hint"]
         order["result"] = {"id": "ch_000001"}
         assert 200 == (await do(chain, "s-1", "settle", **order))[0]
         await chain.until("s-1", lambda saga: saga["state"] == "completed")
         assert 200 == (await chain.send("s-1"))[0]
         assert (1, 1) == await chain.charges()
+
+
+async def test_a_saga_without_a_doubt_asks_for_no_result_of_it(chain: Chain) -> None:
+    """The reason comes first: a result that is wrong as well is not asked for again."""
+    await chain.send("s-1")
+    status, refusal = await do(chain, "s-1", "settle", step="charge", landed=True)
+    assert 409 == status and "no step of it is in doubt" in refusal["detail"]
 
 
 async def test_settle_as_not_landed_repeats_the_call(tmp_path: Path) -> None:

@@ -17,10 +17,15 @@ from stage.cli.operate import PAGE, UNFINISHED, operate
 from stage.cli.orders import TRIES
 from stage.engine.workers import engine as workers
 from stage.wire.outcome import Outcome
-from stage.wire.views import SagaPage, encode_view
+from stage.wire.views import PeersView, PeerView, SagaPage, SweepView, encode_view
 from tests.unit.cli.programs import Neighbour, neighbour, stage
 from tests.unit.cli.test_remote import SAGA, problem
 
+NO_SWEEP = SweepView(
+    at="2026-11-30T10:00:00Z", actor="kim", verb="retry", reason="r", where="{}",
+    rate_per_second=10.0, state="dry_run", sagas=0, pending=0, done=0, refused=0,
+)  # fmt: skip
+"""A dry run for which there is nothing."""
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 RETRY = "POST /sagas/s-1/retry"
 
@@ -164,3 +169,41 @@ def test_an_erasure_is_waited_for_as_long_as_the_database_is_written_anew(
         with nullcontext() if tries == 1 else pytest.raises(Failure, match="was lost"):
             operate(served.url, "s-1", verb, {"actor": "kim", "reason": "r", "dry_run": False})
         assert tries == len(served.asked)
+
+
+def test_a_settlement_says_what_was_found_at_the_api(served: Neighbour) -> None:
+    """Neither claim is proposed alone, and one that contradicts itself is not sent."""
+    where = ("settle", "s-1", "--step", "charge", "--reason", "r", "--url", served.url)
+    silent = stage(*where)
+    assert silent.status and "'--landed' with --result JSON, or '--not-landed'" in silent.err
+    both = stage(*where, "--not-landed", "--result", "{}")
+    assert both.status and "leave out --result" in both.err
+    assert [] == served.asked
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("retry", "--all", "--reason", "r"),
+        ("retry", "--all", "--reason", "r", "--dry-run"),
+        ("sagas",),
+        ("sweep", "retry", "--reason", "r", "--dry-run"),
+    ],
+)
+@pytest.mark.parametrize(
+    "peer, found", [("externals.bnk", False), ("externals.bank", True), ("upstreams.x", True)]
+)
+def test_a_peer_that_is_none_is_said_where_nothing_waits_for_it(
+    served: Neighbour, words: tuple[str, ...], peer: str, found: bool
+) -> None:
+    """A slip in its name looked as if all were well."""
+    states = "&".join(f"state={state}" for state in UNFINISHED)
+    empty = encode_view(SagaPage(sagas=[], next=None))
+    served.answer(f"GET /sagas?limit={PAGE}&after=&{states}", 200, empty)
+    served.answer(f"GET /sagas?limit=50&peer={peer}", 200, empty)
+    served.answer("POST /sweeps", 200, encode_view(NO_SWEEP))
+    peers = PeersView(peers=[PeerView(peer="externals.bank")])
+    served.answer("GET /peers", 200, encode_view(peers))
+    done = stage(*words, "--peer", peer, "--url", served.url)
+    said = "there is no peer 'externals.bnk' at this stage: its peers are externals.bank"
+    assert found is (said not in done.err) and found is (0 == done.status)
