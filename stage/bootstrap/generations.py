@@ -144,8 +144,10 @@ def released(unasked: Sequence[str], lost: Collection[str]) -> Change:
     Raises ConfigurationError for neighbours still `unasked`, and for sagas that are `lost`.
     """
     if unasked:
+        were = "was" if len(unasked) == 1 else "were"
         raise ConfigurationError(
-            f"{', '.join(unasked)} was not asked for the sagas since the backup: ask by {RECONCILE}"
+            f"{', '.join(unasked)} {were} not asked for the sagas since the backup: ask by"
+            f" {RECONCILE}"
         )
     if lost:
         more = ", ..." if len(lost) > LISTED_MAX else ""

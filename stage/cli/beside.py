@@ -24,7 +24,7 @@ class Shards:
     """The other shards, each by its own URL. Raises Failure for one that is no such shard."""
 
     def __init__(self, urls: Sequence[str], stage: str) -> None:
-        self._urls = [checked_url(url, OPTION) for url in urls]
+        self._urls = [checked_url(url, f"option {OPTION}") for url in urls]
         for url in self._urls:
             with _named(url):
                 name = fetch(url, "/.well-known/stage", Descriptor).name

@@ -30,7 +30,7 @@ def demo(as_json: bool, keep: bool, otlp: str | None, database: str, tls: bool |
     if otlp is not None:
         from stage.cli.remote import checked_url
 
-        otlp = checked_url(otlp, "--otlp")
+        otlp = checked_url(otlp, "option --otlp")
 
     from stage.demo.certificates import can_be_made
     from stage.demo.run import Asked, main

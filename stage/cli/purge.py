@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from stage.cli.failure import Failure
 from stage.cli.operate import audited
 from stage.cli.sweep import begin
 from stage.core.states import SagaState
@@ -48,6 +49,20 @@ def purge(
     many are left, and is given again for them once it is done. Where rows stay, go on from a later
     --ended-from.
     """
+    for option, instant in (("--ended-before", ended_before), ("--ended-from", ended_from)):
+        _check_instant(option, instant)
     order = {"actor": actor, "reason": reason, "dry_run": dry_run}
     where = {"state": ENDED, "changed_from": ended_from, "changed_before": ended_before}
     return begin(url, "purge", where, rate, order)
+
+
+def _check_instant(option: str, instant: str | None) -> None:
+    from stage.wire.envelope import parse_instant
+
+    try:
+        if instant is not None:
+            parse_instant(instant)
+    except ValueError as error:
+        raise Failure(
+            f"{option} is {error}: give for example 2026-11-23T02:30:00Z, a date with its time"
+        ) from None

@@ -122,6 +122,8 @@ def _show(found: Reconciliation, shards: Shards | None, *, dry_run: bool) -> Non
         click.echo(said)
     if not (rows or found.differences or found.unanswered or found.unnamed):
         click.echo("nothing is missing")
+    if dry_run:
+        click.echo("a dry run counts for no release: run it once more without --dry-run")
 
 
 def _remarks(found: Reconciliation) -> Iterator[str]:

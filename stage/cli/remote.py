@@ -40,6 +40,7 @@ TLS_FILES = {
 }
 """Options of TLS by their key of click's context; each may stand in the environment."""
 TOKEN_BYTES_MAX = 65_536
+UNAUTHENTICATED = 401
 
 
 def url_option(function: F) -> F:
@@ -50,8 +51,9 @@ def url_option(function: F) -> F:
             envvar="STAGE_URL",
             callback=_url,
             metavar="URL",
-            help="Where the stage is served: by default the socket beside the database, or"
-            f" {DEFAULT_URL}; unix:FILE is a socket.  [STAGE_URL]",
+            help="Where the stage is served: by default the socket beside the database, which"
+            f" STAGE_CONFIG and STAGE_DATABASE name, or {DEFAULT_URL}; unix:FILE is a socket."
+            "  [STAGE_URL]",
         )(function)
     )
 
@@ -126,12 +128,12 @@ class Answer(NamedTuple):
     body: bytes
 
 
-def checked_url(url: str, option: str = "--url") -> str:
+def checked_url(url: str, option: str = "option --url") -> str:
     """The base URL without a trailing slash. Raises Failure."""
     try:
         return check_url(url)
     except ValueError as error:
-        raise Failure(f"option {option}: {error}") from None
+        raise Failure(f"{option}: {error}") from None
 
 
 def exchange(
@@ -201,7 +203,8 @@ def _connected(base: str, seconds_max: float) -> HTTPConnection:
         connection.close()
         raise Failure(
             f"{base} cannot be reached ({_text_of(error)}):"
-            " start it with `stage serve`, or name another with --url or STAGE_URL"
+            " start it with `stage serve`, or name another with --url or STAGE_URL, or its settings"
+            " with STAGE_CONFIG or STAGE_DATABASE"
         ) from error
     connection.sock.settimeout(seconds_max)
     return connection
@@ -275,6 +278,8 @@ def refuse(url: str, answer: Answer) -> NoReturn:
         raise Failure(f"{url} answered {answer.status}, and not like a stage: check --url", FAILED)
     text = problem.detail or problem.title
     hint = f": {problem.hint}" if problem.hint else ""
+    if answer.status == UNAUTHENTICATED:
+        hint = ": give --token-file, or leave --url out on its own machine"
     raise Failure(one_line(f"{text}{hint} ({answer.status})"), NEGATIVE, answer.status)
 
 

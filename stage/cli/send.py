@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from stage.wire.envelope import Envelope
 
 
+FORBIDDEN = 403
+SAGAS = "/sagas"
+
+
 @click.command(short_help="Start a saga at a stage.")
 @click.argument("url")
 @click.argument("json", metavar="JSON|-")
@@ -44,6 +48,7 @@ def send(
     from stage.wire import headers as h
     from stage.wire.envelope import encode_envelope
 
+    _check_base(url)
     body = sys.stdin.buffer.read() if json == "-" else json.encode("utf-8", "surrogateescape")
     envelope = _envelope(body, saga_id, deadline, sender)
     saga_id = envelope.saga_id
@@ -53,7 +58,7 @@ def send(
     if respond_async:
         headers[h.PREFER] = "respond-async"
     try:
-        answer = exchange("POST", url, "/sagas", body=encode_envelope(envelope), headers=headers)
+        answer = exchange("POST", url, SAGAS, body=encode_envelope(envelope), headers=headers)
     except Failure as error:
         if error.status == NEGATIVE:
             raise Failure(f"{error} {saga_id}", NEGATIVE) from error
@@ -63,7 +68,20 @@ def send(
     replayed = "  replayed" if h.IDEMPOTENCY_REPLAYED.lower() in answer.headers else ""
     click.echo(f"{answer.status} {outcome}  saga {saga_id}  trace {trace or '-'}{replayed}")
     click.echo(one_line(answer.body.decode("utf-8", "replace")))
+    if answer.status == FORBIDDEN and sender is None:
+        click.echo("the saga names no sender: add --as with the name of its token", err=True)
     return 0 if outcome == "executed" else NEGATIVE
+
+
+def _check_base(url: str) -> None:
+    """Refuse the address of the route, which every example of another client has."""
+    from stage.cli.remote import checked_url
+
+    if url.rstrip("/").endswith(SAGAS):
+        base = url.rstrip("/").removesuffix(SAGAS)
+        raise Failure(f"URL is the address of the stage, without {SAGAS}: give {base}")
+    if not url.startswith("unix:"):
+        checked_url(url, "URL")
 
 
 def _envelope(

@@ -30,10 +30,11 @@ async def readyz(service: Service, request: Request) -> Answer:
     problem = Problem(
         status=503,
         title="Not ready",
-        detail="starting, draining, or the database is away",
+        detail="starting, draining, stuck in code that does not return, or without its database:"
+        " it is away, or was restored and awaits `stage db released`",
         outcome=Outcome.NOT_EXECUTED,
         retryable=True,
-        hint="ask again",
+        hint="ask again; the log says which of them (not_ready)",
     )
     return problem_answer(request, problem, (h.RETRY_AFTER, "1"))
 

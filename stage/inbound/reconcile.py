@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+from msgspec.structs import replace
 
 from stage.core.sweep import SWEEP_SAGAS_MAX, Sweep
 from stage.core.sweep_verbs import SweepVerb
@@ -77,7 +78,8 @@ async def reconcile(service: Service, request: Request) -> Answer:
         raise WireError(
             409, "Not to be reconciled", str(error), hint="GET /now says whether it awaits release"
         ) from error
-    return json_answer(_view(found, await _compensated(service, order, found)))
+    view = _view(found, await _compensated(service, order, found))
+    return json_answer(replace(view, counts_for_release=found.counts and not order.dry_run))
 
 
 async def _compensated(service: Service, order: ReconcileOrder, found: Findings) -> int | None:
@@ -137,7 +139,7 @@ def _view(found: Findings, sweep: int | None) -> ReconcileView:
             for each in found.differences[:SHOWN]
         ],
         adopted=len(found.adopted),
-        counts_for_release=found.counts,
+        too_late=not found.counts,
         called_otherwise=found.called_otherwise,
         sweep=sweep,
     )

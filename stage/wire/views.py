@@ -356,9 +356,10 @@ class ReconcileView(msgspec.Struct, frozen=True, kw_only=True):
     age, `unanswered` why one could not be asked, `unnamed` how many sagas were opened by each name
     that is no configured neighbour. `missing` counts the lost
     sagas, and `sagas` has the first of them. `adopted` are those that were taken over now; `sweep`
-    compensates them. `counts_for_release` is False where `since` is later than the backup: then
-    `stage db released` does not count the answers. `called_otherwise` says why missing sagas may
-    have made their calls under other names than those of this release.
+    compensates them. `too_late` says that `since` is later than the backup. Then, and in a dry run,
+    `counts_for_release` is False: `stage db released` does not count the answers.
+    `called_otherwise` says why missing sagas may have made their calls under other names than those
+    of this release.
     """
 
     since: str
@@ -372,6 +373,7 @@ class ReconcileView(msgspec.Struct, frozen=True, kw_only=True):
     adopted: int = 0
     sweep: int | None = None
     counts_for_release: bool = True
+    too_late: bool = False
     called_otherwise: str = ""
 
 

@@ -209,7 +209,7 @@ async def test_a_dry_run_changes_nothing(world: RestoredChain) -> None:
     assert 1 == len((await world.reconcile(dry_run=True)).lost)
     with closing(sqlite3.connect(world.path)) as connection:
         assert [("kept",)] == connection.execute("SELECT id FROM saga").fetchall()
-    with pytest.raises(ConfigurationError, match="order, shipping was not asked"):
+    with pytest.raises(ConfigurationError, match="order, shipping were not asked"):
         world.release()
 
 
@@ -295,7 +295,7 @@ async def test_answers_from_later_than_the_backup_allow_no_release(world: Restor
     """A saga between may be missing that nobody was asked for."""
     await lose(world, "s-1")
     await world.reconcile(since="2020-01-01T00:00:01Z")
-    with pytest.raises(ConfigurationError, match="order, shipping was not asked"):
+    with pytest.raises(ConfigurationError, match="order, shipping were not asked"):
         world.release()
     await world.reconcile()
     world.release()

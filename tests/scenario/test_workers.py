@@ -172,7 +172,7 @@ async def test_a_lost_file_is_not_released_before_its_neighbours_were_asked(
     async with stage.serving(2):
         assert 200 == await stage.world.order(THERE[1])
     stage.put_back(0, copy)
-    with pytest.raises(ConfigurationError, match="order, shipping was not asked"):
+    with pytest.raises(ConfigurationError, match="order, shipping were not asked"):
         stage.release(0)
     async with stage.serving(2) as workers:
         for worker in workers:

@@ -105,7 +105,8 @@ def is_made(path: Path) -> bool:
 def missing(path: Path) -> ConfigurationError:
     """The error where no file is there and none may be made."""
     return ConfigurationError(
-        f"there is no database {path}: give the path of one, or make it with `stage db init`"
+        f"there is no database {path}: name another by --database, or by --config the settings of"
+        " the stage, or make it with `stage db init`"
     )
 
 

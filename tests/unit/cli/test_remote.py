@@ -292,3 +292,35 @@ def test_a_purge_is_a_sweep_of_all_that_ended_before(served: Neighbour) -> None:
     assert ended == json.loads(served.asked[1].body)["where"]
     assert 2 == stage("purge", "--reason", "x", "--url", served.url).status
     assert 2 == len(served.asked)
+
+
+@pytest.mark.parametrize(
+    "url, said",
+    [
+        ("http://127.0.0.1:9/sagas", "without /sagas: give http://127.0.0.1:9"),
+        ("http://127.0.0.1:9/pay/sagas/", "without /sagas: give http://127.0.0.1:9/pay"),
+        ("127.0.0.1:9", "stage: URL: '127.0.0.1:9' is not an absolute"),
+    ],
+)
+def test_send_wants_the_address_of_the_stage(url: str, said: str) -> None:
+    """That of the route, which a client in another language uses, was answered 405 `unknown`."""
+    done = stage("send", url, "{}")
+    assert 2 == done.status and said in done.err
+
+
+def test_a_token_that_is_missing_is_asked_for_by_its_option(served: Neighbour) -> None:
+    """The words of the stage name a header, which nobody writes here."""
+    body = b'{"type":"about:blank","title":"t","status":401,"detail":"nobody said who asks",'
+    served.answer("GET /sagas?limit=50", 401, body + b'"hint":"send Authorization: Bearer TOKEN"}')
+    done = stage("sagas", "--url", served.url)
+    assert "nobody said who asks: give --token-file" in done.err and "Bearer" not in done.err
+
+
+@pytest.mark.parametrize("option", ["--ended-before", "--ended-from"])
+def test_a_date_of_a_purge_is_asked_for_by_its_option(served: Neighbour, option: str) -> None:
+    """The stage would name a parameter that the command does not have."""
+    times = {"--ended-before": "2026-12-01T00:00:00Z", option: "2026-12-01"}
+    words = [word for pair in times.items() for word in pair]
+    done = stage("purge", *words, "--reason", "r", "--url", served.url)
+    assert 2 == done.status and f"{option} is not an RFC 3339 date" in done.err
+    assert [] == served.asked
