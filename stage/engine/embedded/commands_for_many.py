@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 from msgspec.structs import replace
 
@@ -15,12 +16,15 @@ from stage.core.sweep import Sweep, SweepState, former_key_of, verb_of
 from stage.core.sweep_verbs import SweepVerb
 from stage.engine.embedded.commands import EmbeddedCommands
 from stage.engine.embedded.parts import Parts
+from stage.engine.embedded.to_its_end import to_its_end
 from stage.engine.saga.acts import sweep_act
 from stage.engine.saga.repeats import refuse_kept, refuse_repeat
 from stage.ports.engine import ActRepeated, KeyReused, LeftToNewer, NotAllowed, SagaLost
 from stage.ports.observer import TraceContext
 from stage.ports.store import Unit
 from stage.wire.replies import CompensateRequest
+
+T = TypeVar("T")
 
 
 class EmbeddedCommandsForMany(EmbeddedCommands):
@@ -48,9 +52,7 @@ class EmbeddedCommandsForMany(EmbeddedCommands):
                 await unit.keep_act_key(act_key, sweep.at, sweep=number)
             return number
 
-        number = await self._store.transact(unit)
-        self.sweeps_changed()
-        return number
+        return await to_its_end(self._change_sweeps(unit))
 
     async def set_sweep(
         self,
@@ -72,8 +74,17 @@ class EmbeddedCommandsForMany(EmbeddedCommands):
             if act_key is not None:
                 await unit.keep_act_key(act_key, now, sweep=sweep.number)
 
-        await self._store.transact(unit)
-        self.sweeps_changed()
+        await to_its_end(self._change_sweeps(unit))
+
+    async def _change_sweeps(self, unit: Callable[[Unit], Awaitable[T]]) -> T:
+        """Run a unit that begins or changes a sweep, and wake the sweeps behind it.
+
+        Also behind one that was refused: it may repeat an order, which is answered as done.
+        """
+        try:
+            return await self._store.transact(unit)
+        finally:
+            self.sweeps_changed()
 
     async def act_on(self, sweep: Sweep, saga_id: str) -> str:
         """Do the verb of a sweep to one saga; why it was refused, or nothing."""

@@ -12,6 +12,7 @@ from stage.core.errors import JournalMismatch, StoreUnavailable
 from stage.engine.embedded import limits as limited
 from stage.engine.embedded.parts import Parts
 from stage.engine.embedded.queries import EmbeddedQueries
+from stage.engine.embedded.to_its_end import to_its_end
 from stage.engine.saga.closing import (
     closed,
     erased,
@@ -52,6 +53,20 @@ class EmbeddedErasing(EmbeddedQueries):
         act_key: ActKey | None = None,
     ) -> Snapshot | None:
         """See `ports.engine.Commands`."""
+        order = self._erase_and_scrub(
+            saga_id, actor=actor, reason=reason, dry_run=dry_run, act_key=act_key
+        )
+        return await to_its_end(order)
+
+    async def _erase_and_scrub(
+        self,
+        saga_id: str,
+        *,
+        actor: str,
+        reason: str,
+        dry_run: bool,
+        act_key: ActKey | None,
+    ) -> Snapshot | None:
         key = None if dry_run else act_key
         try:
             async with self._once(key):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final, TypeVar
 
 from stage.core.act_key import ActKey
 from stage.core.errors import StoreUnavailable
 from stage.core.pause import Pause, Way, ended, held_peers, in_force, intake, newer
+from stage.engine.embedded.to_its_end import to_its_end
 from stage.engine.saga.repeats import refuse_repeat
 from stage.ports.clock import Clock
 from stage.ports.observer import Observer, TraceContext
@@ -22,6 +23,7 @@ PAUSED: Final = "paused"
 RESUMED: Final = "resumed"
 """The acts of the audit."""
 
+T = TypeVar("T")
 Hold = Callable[[Mapping[str, frozenset[Way]]], None]
 
 
@@ -35,6 +37,10 @@ class Pauses:
         self._observer = observer
         self._hold = hold
         self._known: tuple[Pause, ...] = ()
+        self._changes = 0
+        """How often pauses were put or ended here."""
+        self._obeyed = 0
+        """As many of these changes are in `_known`."""
         self._task: asyncio.Task[None] | None = None
         self._writing = asyncio.Lock()
 
@@ -65,24 +71,23 @@ class Pauses:
 
     async def put(self, pause: Pause, act_key: ActKey | None = None) -> None:
         """Write a pause, in place of one of the same target and way, and obey it."""
-        async with self._writing:
-            await self._put(pause, act_key)
+        await to_its_end(self._put(pause, act_key))
 
     async def _put(self, pause: Pause, act_key: ActKey | None) -> None:
-        before = ""
-        for held in in_force(await self._store.pauses(), pause.at):
-            if (held.target, held.way) == (pause.target, pause.way):
-                before = f"{_words(held)} by {held.actor}"
+        async with self._writing:
+            before = ""
+            for held in in_force(await self._store.pauses(), pause.at):
+                if (held.target, held.way) == (pause.target, pause.way):
+                    before = f"{_words(held)} by {held.actor}"
 
-        async def unit(unit: Unit) -> None:
-            await refuse_repeat(unit, act_key)
-            await unit.put_pause(pause)
-            await unit.keep_act(_paused(pause, before))
-            if act_key is not None:
-                await unit.keep_act_key(act_key, pause.at)
+            async def unit(unit: Unit) -> None:
+                await refuse_repeat(unit, act_key)
+                await unit.put_pause(pause)
+                await unit.keep_act(_paused(pause, before))
+                if act_key is not None:
+                    await unit.keep_act_key(act_key, pause.at)
 
-        await self._store.transact(unit)
-        await self.read()
+            await self._change(unit)
 
     async def end(
         self,
@@ -109,10 +114,21 @@ class Pauses:
                     await unit.keep_act_key(act_key, now)
             return dropped
 
+        return await to_its_end(self._end(unit))
+
+    async def _end(self, unit: Callable[[Unit], Awaitable[bool]]) -> bool:
         async with self._writing:
-            dropped = await self._store.transact(unit)
-            await self.read()
-        return dropped
+            return await self._change(unit)
+
+    async def _change(self, unit: Callable[[Unit], Awaitable[T]]) -> T:
+        """Run a unit that puts or ends pauses, and obey what is written then.
+
+        Where that cannot be read now, the next look does: no repeat would, which changes nothing.
+        """
+        value = await self._store.transact(unit)
+        self._changes += 1
+        await self.read()
+        return value
 
     async def adopt(self, others: Sequence[Pause]) -> None:
         """Write and obey newer words of other workers: this one was away when they were said.
@@ -128,14 +144,14 @@ class Pauses:
                 for word in words:
                     await unit.put_pause(word)
 
-            await self._store.transact(unit)
-            await self.read()
+            await self._change(unit)
 
     async def _keep_looking(self) -> None:
         while True:
             await self._clock.sleep(PAUSE_LOOK_SECONDS)
             try:
-                if self._store.ownership.renew_seconds is None:  # nobody else could write one
+                alone = self._store.ownership.renew_seconds is None  # nobody else writes one
+                if alone and self._obeyed == self._changes:
                     self._hold(held_peers(self.active))
                 else:
                     await self.read()
@@ -146,7 +162,10 @@ class Pauses:
 
     async def read(self) -> None:
         """Read what is written: another replica may have put or ended one. Then obey it."""
-        self._known = tuple(await self._store.pauses())
+        changes = self._changes
+        found = tuple(await self._store.pauses())
+        if changes >= self._obeyed:  # otherwise a read that began later ended before this one
+            self._known, self._obeyed = found, changes
         self._hold(held_peers(self.active))
 
 
