@@ -94,6 +94,7 @@ class EmbeddedCommandsForMany(EmbeddedCommands):
                 return "it is not here: never seen, or dropped for its age"
             verb = verb_of(sweep, saga_id, self._clock.now())
             if sweep.verb is SweepVerb.ERASE:
+                self._forget_scrubs(sweep.number)
                 await self._erase(saga_id, actor=sweep.actor, reason=sweep.why)
             elif sweep.verb is SweepVerb.PURGE:
                 await self._purge(saga_id, actor=sweep.actor, reason=sweep.why)
@@ -131,12 +132,26 @@ class EmbeddedCommandsForMany(EmbeddedCommands):
         return why_not_compensated(plan, found.saga, closed=closed)
 
     async def finish(self, sweep: Sweep) -> None:
-        """A sweep has acted on all of its sagas. Raises Unsettled where it is not done for that."""
+        """A sweep has acted on all of its sagas. Raises Unsettled where it is not done for that.
+
+        Asked again it awaits the scrub that is under way, and begins none behind one that is over.
+        """
         if sweep.verb is not SweepVerb.ERASE:
             return
         place = (sweep.number, sweep.done)  # one that goes on has erased more by then
-        await self._scrub(self._clean.setdefault(place, set()))
-        del self._clean[place]
+        await self._scrub_once(place, self._clean.setdefault(place, set()))
+        self._clean.pop(place, None)
+
+    def _forget_scrubs(self, number: int) -> None:
+        """A sweep is about to erase more: a scrub of before, or one under way, is not enough.
+
+        The saga counts as done for it only behind that, if the answer is not lost.
+        """
+        for place in [each for each in self._scrubs if isinstance(each, tuple)]:
+            if place[0] == number:
+                del self._scrubs[place]
+        for place in [each for each in self._clean if each[0] == number]:
+            del self._clean[place]
 
     async def pause(self, pause: Pause, act_key: ActKey | None = None) -> None:
         """See `ports.engine.Commands`."""

@@ -40,8 +40,8 @@ class EmbeddedErasing(EmbeddedQueries):
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
-        self._scrubs: dict[str, asyncio.Task[None]] = {}
-        """By the key of an order, the newest last."""
+        self._scrubs: dict[str | tuple[int, int], asyncio.Task[None]] = {}
+        """By the key of an order, or the place of a sweep; the newest last."""
 
     async def erase(
         self,
@@ -113,26 +113,32 @@ class EmbeddedErasing(EmbeddedQueries):
             await self._store.transact(lambda unit: unit.close(after, epoch=row.epoch))
 
     async def _scrub_for(self, key: ActKey | None) -> None:
+        if key is None:
+            await self._scrub()
+        else:
+            await self._scrub_once(key.key)
+
+    async def _scrub_once(
+        self, order: str | tuple[int, int], clean: set[str] | None = None
+    ) -> None:
         """Scrub for one order. A copy of it awaits the scrub of the first, however long that takes.
 
         Each would copy the whole database once more otherwise, behind the one that is under way. A
         failed scrub is forgotten, so that the order can be given again.
         """
-        if key is None:
-            await self._scrub()
-            return
-        scrub = self._scrubs.get(key.key)
+        scrub = self._scrubs.get(order)
         if scrub is None:
-            scrub = asyncio.get_running_loop().create_task(self._scrub())
-            self._scrubs[key.key] = scrub
-            scrub.add_done_callback(partial(self._keep_unless_failed, key.key))
+            scrub = asyncio.get_running_loop().create_task(self._scrub(clean))
+            self._scrubs[order] = scrub
+            scrub.add_done_callback(partial(self._keep_unless_failed, order))
             if len(self._scrubs) > SCRUBS_KEPT_MAX:
                 del self._scrubs[next(iter(self._scrubs))]
         await asyncio.shield(scrub)  # a caller that leaves ends it for nobody
 
-    def _keep_unless_failed(self, key: str, scrub: asyncio.Task[None]) -> None:
-        if scrub.cancelled() or scrub.exception() is not None:
-            self._scrubs.pop(key, None)
+    def _keep_unless_failed(self, order: str | tuple[int, int], scrub: asyncio.Task[None]) -> None:
+        failed = scrub.cancelled() or scrub.exception() is not None
+        if failed and self._scrubs.get(order) is scrub:
+            del self._scrubs[order]
 
     async def _scrub(self, clean: set[str] | None = None) -> None:
         try:

@@ -27,7 +27,7 @@ from stage.outbound.client import PeerClient
 from stage.outbound.peers import http_peers
 from stage.outbound.transport import Transport
 from stage.ports.clock import Clock
-from stage.ports.engine import ActRepeated
+from stage.ports.engine import ActRepeated, Unsettled
 from stage.ports.observer import TraceContext
 from stage.ports.store import Unit
 from stage.store.memory import MemoryStore
@@ -65,6 +65,7 @@ class HangingDisk(MemoryStore):
         self.reads_fail = 0
         self.scrubs = 0
         self.scrubbing, self.scrubbed = asyncio.Event(), asyncio.Event()
+        self.scrub_error: Exception | None = None
 
     async def transact(
         self, work: Callable[[Unit], Awaitable[T]], *, deferrable: bool = False
@@ -111,6 +112,8 @@ class HangingDisk(MemoryStore):
         self.scrubs += 1
         self.scrubbing.set()
         await self.scrubbed.wait()
+        if self.scrub_error is not None:
+            raise self.scrub_error
 
 
 class SleepersClock:
@@ -284,17 +287,92 @@ async def test_a_pause_is_obeyed_that_could_not_be_read_when_it_was_put(
     assert await held.becomes(True)
 
 
-async def test_bytes_are_written_over_whose_caller_left_while_they_were_erased(
-    store: HangingDisk,
-) -> None:
-    """The saga was shown as erased, and its bytes stayed in the file."""
+async def engine_with_a_saga(store: HangingDisk) -> EmbeddedEngine:
+    """An engine that has completed one."""
     engine = engine_on(store, SystemClock())
     await engine.start()
     envelope = Envelope(saga_id="s-1", data={"amount": 1})
     trace = TraceContext()
     await engine.accept(envelope, trace=trace, deadline=None, respond_async=False, wait_seconds=9.0)
+    return engine
+
+
+async def test_bytes_are_written_over_whose_caller_left_while_they_were_erased(
+    store: HangingDisk,
+) -> None:
+    """The saga was shown as erased, and its bytes stayed in the file."""
+    engine = await engine_with_a_saga(store)
     await store.leave(engine.erase("s-1", actor="kim", reason="x", dry_run=False, act_key=KEY))
     async with asyncio.timeout(HANG_SECONDS):
         await store.scrubbing.wait()
     store.scrubbed.set()
+    await engine.drain(1.0)
+
+
+async def test_a_sweep_whose_scrub_takes_longer_than_its_worker_is_awaited_is_scrubbed_once(
+    store: HangingDisk,
+) -> None:
+    """The whole file was copied once more each minute, for ever, and no unit ran meanwhile."""
+    engine, sweep = engine_on(store, SleepersClock()), sweep_of(SweepVerb.ERASE, number=3, done=2)
+    for _ in range(2):  # each leaves after LONG_SECONDS_MAX
+        asked = asyncio.ensure_future(engine.finish(sweep))
+        await asyncio.sleep(0)
+        await store.scrubbing.wait()
+        asked.cancel()
+        with suppress(asyncio.CancelledError):
+            await asked
+    again = asyncio.ensure_future(engine.finish(sweep))
+    store.scrubbed.set()
+    await again
+    await engine.finish(sweep)  # another worker had to be awaited longer
+    assert 1 == store.scrubs
+    await engine.finish(msgspec.structs.replace(sweep, done=3))
+    assert 2 == store.scrubs
+
+
+async def test_a_sweep_whose_scrub_failed_is_scrubbed_again(store: HangingDisk) -> None:
+    """A table was in use."""
+    engine, sweep = engine_on(store, SleepersClock()), sweep_of(SweepVerb.ERASE, number=3, done=2)
+    store.scrubbed.set()
+    store.scrub_error = StoreUnavailable("the table journal is in use")
+    with pytest.raises(Unsettled):
+        await engine.finish(sweep)
+    store.scrub_error = None
+    await engine.finish(sweep)
+    assert 2 == store.scrubs
+
+
+async def test_a_sweep_that_erased_more_since_its_scrub_is_scrubbed_again(
+    store: HangingDisk,
+) -> None:
+    """It had gone on, and was stopped before the answer about one more saga had come."""
+    engine, sweep = await engine_with_a_saga(store), sweep_of(SweepVerb.ERASE, number=3, done=2)
+    store.scrubbed.set()
+    await engine.finish(sweep)
+    assert "" == await engine.act_on(sweep, "s-1")
+    await engine.finish(sweep)
+    assert 2 == store.scrubs
+    await engine.drain(1.0)
+
+
+async def test_a_sweep_that_erases_while_it_is_scrubbed_is_scrubbed_again(
+    store: HangingDisk,
+) -> None:
+    """The failure of the scrub from before does not count for the next one."""
+    engine, sweep = await engine_with_a_saga(store), sweep_of(SweepVerb.ERASE, number=3, done=2)
+    store.scrub_error = StoreUnavailable("the table journal is in use")
+    before = asyncio.ensure_future(engine.finish(sweep))
+    await store.scrubbing.wait()
+    assert "" == await engine.act_on(sweep, "s-1")
+    store.scrubbing.clear()
+    behind = asyncio.ensure_future(engine.finish(sweep))
+    async with asyncio.timeout(HANG_SECONDS):
+        await store.scrubbing.wait()
+    store.scrubbed.set()
+    assert [Unsettled] * 2 == [
+        type(each) for each in await asyncio.gather(before, behind, return_exceptions=True)
+    ]
+    store.scrub_error = None
+    await engine.finish(sweep)
+    assert 3 == store.scrubs
     await engine.drain(1.0)
