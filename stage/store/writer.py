@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -149,12 +150,19 @@ class Writer:
     async def _run(self, home: Home) -> None:
         """The life of the writer: `_drain` returns trouble, or None when the store is closed."""
         try:
-            while (trouble := await home.run(self._drain)) is not None:
-                home = await self._mend(trouble)
+            while True:
+                try:
+                    if (trouble := await home.run(self._drain)) is None:
+                        break
+                    home = await self._mend(trouble)
+                except _Closed:
+                    break
+                except Exception as error:
+                    home = await self._begun_anew(error)
         except _Closed:
             pass
         finally:
-            # Units are left here only after a defect of ours, or when the database stayed away.
+            # Units are left here only when the database stayed away, or the task was cancelled.
             self._closing = True
             fail(self._current, CommitInDoubt("the writer stopped; ask for the saga's state"))
             self._queue.fail(StoreUnavailable("the writer stopped: nothing was written"))
@@ -213,6 +221,7 @@ class Writer:
         """Answer the units before the trouble, and let those behind it form the next batch."""
         self._hand_over(trouble.before)
         self._queue.put_back(trouble.behind)
+        self._current = trouble.batch
         return trouble
 
     def _hand_over(self, batch: Sequence[Waiting]) -> None:
@@ -252,6 +261,23 @@ class Writer:
             if again is None:
                 return home
             trouble = again
+
+    async def _begun_anew(self, error: Exception) -> Home:
+        """Fresh connections after an error that none of the database is: no memory, or a defect.
+
+        It need not come again, and a writer that has ended would refuse all that comes. How far the
+        batch under way had come is not known, so that it is in doubt.
+        """
+        self._batches.available = False
+        self._trouble = f"the writer met {type(error).__name__}: {error}"
+        fail(self._current, CommitInDoubt(f"{self._trouble}; ask for the saga's state"))
+        self._current = ()
+        while True:
+            await self._pause()
+            home = await self._reopened()
+            with suppress(Exception):  # it makes sure of the number of the last batch
+                await home.run(partial(_landed, self._batches.number))
+                return home
 
     async def _reopened(self) -> Home:
         """Fresh connections, as soon as there are any."""

@@ -90,14 +90,15 @@ class SqliteConnections:
         All of them are closed: as long as one is open, a new one takes over its view of the
         write-ahead log instead of reading the log itself.
         """
-        await self.close()
-        self._refuse_written_over()
         try:
+            await self.close()
+            self._refuse_written_over()
             bridge = await self._connect(self.timeline.check)
             await self._connect_readers()
-        except (sqlite3.Error, OSError) as error:
-            raise unavailable(error) or StoreUnavailable(f"SQLite: {error}") from error
-        return await self._home(bridge)
+            return await self._home(bridge)
+        except Exception as error:  # also no thread or no memory for one: it is tried again
+            words = f"the database cannot be opened: {type(error).__name__}: {error}"
+            raise unavailable(error) or StoreUnavailable(words) from error
 
     async def _home(self, bridge: Bridge) -> SqliteHome:
         guard = TableGuard()

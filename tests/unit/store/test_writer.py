@@ -14,7 +14,9 @@ import pytest
 
 from stage.core.errors import CommitInDoubt, StoreUnavailable
 from stage.ports.store import Filter, Unit
-from stage.store.sqlite.connection import SqliteHome
+from stage.store.sqlite.bridge import Bridge
+from stage.store.sqlite.connection import SqliteConnection, SqliteHome
+from stage.store.sqlite.connections import Check, SqliteConnections
 from stage.store.sqlite.store import SqliteLimits, SqliteStore
 from tests.unit.store.conftest import Faulty
 from tests.unit.store.given import accepted, in_one_batch, inserting, row, until
@@ -238,6 +240,76 @@ async def test_units_behind_a_poisoned_one_still_fill_the_queue(
         store._connections.reopen = counted  # type: ignore[method-assign]
         await in_one_batch(store, *(inserting(f"s{n}") for n in range(5)))
         assert waiting == [0, 3]
+
+
+@pytest.mark.parametrize("where", ["begin", "number", "run_units"])
+async def test_an_error_that_is_none_of_the_database_does_not_end_the_writer(
+    tmp_path: Path, faulty: type[Faulty], monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """No memory for a moment: its batch is in doubt, and the stage is not ready until it is over.
+
+    The writer ended for good, and the stage was ready all the same.
+    """
+    async with opened(tmp_path, faulty) as store:
+        assert "s-0" == await store.transact(inserting("s-0"))
+        with monkeypatch.context() as patched:
+
+            async def without_memory(*_: object, **__: object) -> None:
+                raise MemoryError("for a test")
+
+            patched.setattr(SqliteConnection, where, without_memory)
+            with pytest.raises(CommitInDoubt, match="MemoryError: for a test"):
+                await store.transact(inserting("s-1"))
+            assert not store.available and "MemoryError" in store.trouble
+        await until(lambda: store.available)
+        assert "s-1" == await store.transact(inserting("s-1"))
+        assert ["s-0", "s-1"] == [found.id for found in await store.page(Filter())]
+
+
+async def test_an_error_among_units_that_run_one_by_one_answers_each_of_them_once(
+    tmp_path: Path, faulty: type[Faulty], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It strikes the second of a batch that was lost: none is said to be written that is not.
+
+    And none is written behind its answer.
+    """
+    runs: list[str] = []
+    strikes = [MemoryError("for a test")]
+    async with opened(tmp_path, faulty) as store:
+        number = SqliteConnection.number
+
+        async def struck(self: SqliteConnection, given: int) -> None:
+            if strikes and runs.count("s1") == 2:
+                raise strikes.pop()
+            await number(self, given)
+
+        monkeypatch.setattr(SqliteConnection, "number", struck)
+        faulty.plan[:] = ["lost"]
+        done = await in_one_batch(store, *(counting(f"s{n}", runs) for n in range(4)))
+        assert [] == strikes and all(isinstance(error, CommitInDoubt) for error in done)
+        await until(lambda: store.available)
+        assert ["s0"] == [found.id for found in await store.page(Filter())]
+        assert ["s0", "s1", "s2", "s3", "s0", "s1"] == runs
+
+
+async def test_a_reopening_without_a_thread_is_tried_again(
+    tmp_path: Path, faulty: type[Faulty], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a limit of processes: the writer ended for good, and only a restart helped."""
+    async with opened(tmp_path, faulty) as store:
+        tries: list[int] = []
+        connect = SqliteConnections._connect
+
+        async def limited(self: SqliteConnections, check: Check) -> Bridge:
+            tries.append(1)
+            if len(tries) < 3:
+                raise RuntimeError("can't start new thread")
+            return await connect(self, check)
+
+        monkeypatch.setattr(SqliteConnections, "_connect", limited)
+        faulty.plan[:] = ["lost"]
+        assert "s-0" == await store.transact(inserting("s-0"))
+        assert 3 == len(tries) and store.available
 
 
 async def test_the_thread_goes_when_the_task_of_the_writer_is_cancelled(tmp_path: Path) -> None:
