@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from stage.cli.failure import NEGATIVE, Failure
+from stage.cli.failure import NEGATIVE, Failure, one_line
 from stage.cli.remote import Answer, exchange, keep_option
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -19,6 +19,7 @@ ACT_KEY = "stage.act_key"
 TRIES = 3
 """How often an order is given whose answer is lost."""
 PAUSE_SECONDS = 0.5
+AWAY = 503
 
 
 def key_option(function: F) -> F:
@@ -39,7 +40,7 @@ def given_key() -> str | None:
 
 
 def give(url: str, path: str, order: Mapping[str, Any], seconds_max: float | None = None) -> Answer:
-    """POST an order to `url` + `path`, again where its answer is lost.
+    """POST an order to `url` + `path`, again where its answer is lost, or says that nobody knows.
 
     Raises Failure: NEGATIVE, with the key, where nobody knows what it did.
     """
@@ -55,7 +56,12 @@ def give(url: str, path: str, order: Mapping[str, Any], seconds_max: float | Non
     for last in (*(False,) * (TRIES - 1), True):
         try:
             body = msgspec.json.encode(order)
-            return exchange("POST", url, path, body=body, headers=headers, seconds_max=seconds_max)
+            answer = exchange(
+                "POST", url, path, body=body, headers=headers, seconds_max=seconds_max
+            )
+            if not (unknown := _in_doubt(answer)):
+                return answer
+            raise Failure(one_line(unknown), NEGATIVE)
         except Failure as error:
             lost = lost or error.status == NEGATIVE
             if not lost:
@@ -67,3 +73,14 @@ def give(url: str, path: str, order: Mapping[str, Any], seconds_max: float | Non
                 ) from error
             time.sleep(PAUSE_SECONDS)
     raise AssertionError("the last try returns or raises")
+
+
+def _in_doubt(answer: Answer) -> str:
+    """The words of an answer after which an order may have been done, or not; empty for others."""
+    from stage.wire.outcome import Outcome
+    from stage.wire.problem import decode_problem
+
+    problem = decode_problem(answer.body) if answer.status == AWAY else None
+    if problem is None or problem.outcome is not Outcome.UNKNOWN:
+        return ""
+    return problem.detail or problem.title

@@ -6,9 +6,16 @@ import asyncio
 
 from msgspec.structs import replace
 
+from stage.core.errors import StoreUnavailable
 from stage.inbound.caller import not_here, permit
 from stage.inbound.front_door import check_form, check_page, check_posted
-from stage.inbound.problems import answer_of_error, defect, of_status, problem_answer
+from stage.inbound.problems import (
+    answer_of_error,
+    answer_of_order,
+    defect,
+    of_status,
+    problem_answer,
+)
 from stage.inbound.request import Answer, Door, Request
 from stage.inbound.routes import Found, Route, find, open_route
 from stage.inbound.service import Service
@@ -67,7 +74,7 @@ async def answer(service: Service, request: Request, route: Route, path: str) ->
         span.end("cancelled")
         raise
     except Exception as error:
-        known = answer_of_error(request, error, service.jitter())
+        known = _known(service, request, route, error)
         if known is None:
             raised = type(error).__name__
             where = f"{request.method} {path}"
@@ -78,6 +85,18 @@ async def answer(service: Service, request: Request, route: Route, path: str) ->
     # Without what it is mounted under, which a host may fill with names from outside.
     service.answered(request.method, path.removeprefix(request.prefix), answered.status)
     return _with_headers(request.method, answered, about.saga_id, span.trace_id)
+
+
+def _known(service: Service, request: Request, route: Route, error: Exception) -> Answer | None:
+    """The answer for an error that is no defect.
+
+    An order of a person that meets a database which is away may have done so behind its own unit,
+    or a copy of it was done before. A saga that is offered meets it before its unit, or in doubt.
+    """
+    order = request.method == "POST" and not route.protocol
+    if order and isinstance(error, StoreUnavailable):
+        return answer_of_order(request, error, service.jitter())
+    return answer_of_error(request, error, service.jitter())
 
 
 def _admit(service: Service, request: Request, route: Route) -> None:

@@ -83,6 +83,20 @@ def answer_of_error(request: Request, error: Exception, jitter: float = 0.0) -> 
             return None
 
 
+def answer_of_order(request: Request, error: Exception, jitter: float) -> Answer:
+    """503 for an order of a person that may have been done, or not: the database is away."""
+    problem = Problem(
+        status=503,
+        title="Not known",
+        detail="the database is away: the order may have been done before that, or not",
+        outcome=Outcome.UNKNOWN,
+        retryable=True,
+        hint="give the same order again under the same Idempotency-Key, which is done once, after"
+        " Retry-After seconds",
+    )
+    return problem_answer(request, problem, _retry_after(error, jitter))
+
+
 def _challenge(request: Request) -> tuple[str, str]:
     """The question to a caller without a name: on a page, one that opens the browser's dialog."""
     return BROWSER_CHALLENGE if is_console(request.path) else CHALLENGE

@@ -66,6 +66,17 @@ def test_a_lost_answer_is_asked_for_again_under_the_same_key(served: Neighbour) 
     assert f"--key {keys.pop()}" in done.err
 
 
+def test_an_answer_that_nobody_knows_is_asked_for_again_under_the_same_key(
+    served: Neighbour,
+) -> None:
+    """The database went away behind the order, perhaps."""
+    served.answer(RETRY, 503, problem(503, Outcome.UNKNOWN))
+    done = stage("retry", "s-1", "--url", served.url, "--reason", "r")
+    keys = {asked.headers["Idempotency-Key"] for asked in served.asked}
+    assert (1, 1, 3) == (done.status, len(keys), len(served.asked))
+    assert f"--key {keys.pop()}" in done.err
+
+
 def test_a_key_is_given_as_it_is(served: Neighbour) -> None:
     """As it is; of many sagas none can be meant."""
     served.answer(RETRY, 200, encode_view(SAGA))

@@ -77,6 +77,8 @@ class Engine:
             raise self.reply
         return self.reply
 
+    operate = accept
+
     async def look(self, *_: object) -> None:
         return None
 
@@ -206,6 +208,16 @@ async def test_every_error_is_a_problem(
     assert retry_after == header(answer, "Retry-After")
     assert "application/problem+json" == header(answer, "Content-Type")
     assert isinstance(error, RuntimeError) == (observer.defects == [error])
+
+
+async def test_an_order_that_meets_a_database_that_is_away_may_have_been_done() -> None:
+    """Behind its own unit, or by the copy before it: `not_executed` would be true of neither."""
+    made, _ = service(StoreUnavailable("away"))
+    order = b'{"actor":"kim","reason":"r"}'
+    answer = await dispatch(made, request("POST", "/sagas/s-1/retry", order))
+    problem = msgspec.json.decode(answer.body)
+    assert (503, "unknown", True) == (answer.status, problem["outcome"], problem["retryable"])
+    assert "Idempotency-Key" in problem["hint"] and "1" == header(answer, "Retry-After")
 
 
 async def test_requests_are_counted_by_the_template_alone() -> None:
