@@ -114,7 +114,8 @@ class LiveUnits:
             live.span = self._opening.begin_span(live.request, saga, context.trace)
         span = live.span
 
-        if events and self._store.ownership.sure:  # otherwise a stale saga would answer (rule 17)
+        # Unless it is sure a stale saga would answer (rule 17); and mail is dropped in its own unit.
+        if events and not mail and self._store.ownership.sure:
             transition = self._interpreter.conclude(saga, context, events, span, output)
             if transition is not None:
                 return await self._conclude(live, transition, items)

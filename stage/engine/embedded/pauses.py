@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
 from stage.core.act_key import ActKey
-from stage.core.errors import StoreUnavailable
+from stage.core.errors import CommitInDoubt, StoreUnavailable
 from stage.core.pause import Pause, Way, ended, held_peers, in_force, intake, newer
 from stage.engine.embedded.to_its_end import to_its_end
 from stage.engine.saga.repeats import refuse_repeat
@@ -125,7 +125,11 @@ class Pauses:
 
         Where that cannot be read now, the next look does: no repeat would, which changes nothing.
         """
-        value = await self._store.transact(unit)
+        try:
+            value = await self._store.transact(unit)
+        except CommitInDoubt:
+            self._changes += 1  # it may be written
+            raise
         self._changes += 1
         await self.read()
         return value

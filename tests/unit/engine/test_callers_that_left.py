@@ -16,7 +16,7 @@ import pytest
 
 from stage import Saga, Stage, Tx
 from stage.core.act_key import ActKey
-from stage.core.errors import StoreUnavailable
+from stage.core.errors import CommitInDoubt, StoreUnavailable
 from stage.core.pause import Pause
 from stage.core.sweep import Sweep, SweepState
 from stage.core.sweep_verbs import SweepVerb
@@ -261,6 +261,22 @@ async def test_a_pause_is_obeyed_whose_caller_left_while_it_was_put(
 ) -> None:
     """It was written, and a repeat was answered as done: nothing was held."""
     await store.leave(held.pauses.put(PAUSE, KEY))
+    assert await held.becomes(True)
+
+
+async def test_a_pause_is_obeyed_whose_commit_was_in_doubt(
+    store: HangingDisk, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had landed; a process that alone writes pauses would not have looked."""
+    landed = store.transact
+
+    async def in_doubt(work: Callable[[Unit], Awaitable[Any]], **_: Any) -> Any:
+        await landed(work)
+        raise CommitInDoubt("the writer met MemoryError")
+
+    with monkeypatch.context() as patched, pytest.raises(CommitInDoubt):
+        patched.setattr(store, "transact", in_doubt)
+        await held.pauses.put(PAUSE, KEY)
     assert await held.becomes(True)
 
 

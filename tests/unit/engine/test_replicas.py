@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
+from unittest.mock import AsyncMock
 
 import asyncpg
 import msgspec
@@ -33,6 +34,7 @@ from stage.engine.clock import SystemClock
 from stage.engine.embedded import pauses, recovery
 from stage.engine.embedded.elsewhere import Elsewhere
 from stage.engine.embedded.engine import EmbeddedEngine
+from stage.engine.embedded.live_saga import InboxItem
 from stage.engine.saga.fast_path import AnyTransition
 from stage.engine.saga.interpreter import Interpreter
 from stage.engine.saga.journal import Journal, Stored
@@ -561,6 +563,31 @@ async def test_a_verb_that_the_owner_refuses_is_refused_with_its_reason(
     assert reply is not None and 200 == reply.status
     assert not any(isinstance(event, e.Verb) for event in await b.events())
     assert [] == await a.store.ownership.mail()
+
+
+@pytest.mark.parametrize("downstreams", [("shipping",)])
+async def test_mail_of_a_refused_verb_goes_with_the_end_of_its_saga(
+    pair: Pair, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are in one inbox: the row was left, and its sender waited in vain for the reason."""
+    a, b = pair
+    world.forwards_lost = 1
+    accepting = asyncio.ensure_future(a.accept())
+    await until(lambda: world.sent["forward"] == 1)
+    verb = e.Retried(at=b.clock.now(), actor="kim", why="ticket 17")
+    with monkeypatch.context() as patched:
+        patched.setattr(a.store.ownership, "mail", AsyncMock(return_value=[]))
+        posted = await b.store.ownership.post("s-1", verb)
+        assert posted is not None
+        live, durable = a.engine._sagas.get("s-1"), asyncio.get_running_loop().create_future()
+        assert live is not None
+        over = e.StepSucceeded(at=a.clock.now(), step="forward:shipping", result=msgspec.Raw(b"{}"))
+        items = (InboxItem(over), InboxItem(verb, durable=durable, mail=posted.number))
+        done = await a.engine._sagas._units.advance(live, items)
+    assert SagaState.COMPLETED is done.saga.state
+    assert isinstance(durable.exception(), NotAllowed)
+    assert not await b.store.ownership.unreceived(posted.number)
+    accepting.cancel()
 
 
 async def test_a_verb_that_is_refused_takes_nothing_back_at_another_replica(
