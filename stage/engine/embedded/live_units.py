@@ -114,7 +114,7 @@ class LiveUnits:
             live.span = self._opening.begin_span(live.request, saga, context.trace)
         span = live.span
 
-        # Unless it is sure a stale saga would answer (rule 17); and mail is dropped in its own unit.
+        # Unless it is sure a stale saga would answer (rule 17). Mail is dropped in a unit with it.
         if events and not mail and self._store.ownership.sure:
             transition = self._interpreter.conclude(saga, context, events, span, output)
             if transition is not None:

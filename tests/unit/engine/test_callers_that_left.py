@@ -274,9 +274,10 @@ async def test_a_pause_is_obeyed_whose_commit_was_in_doubt(
         await landed(work)
         raise CommitInDoubt("the writer met MemoryError")
 
-    with monkeypatch.context() as patched, pytest.raises(CommitInDoubt):
+    with monkeypatch.context() as patched:
         patched.setattr(store, "transact", in_doubt)
-        await held.pauses.put(PAUSE, KEY)
+        with pytest.raises(CommitInDoubt):
+            await held.pauses.put(PAUSE, KEY)
     assert await held.becomes(True)
 
 
