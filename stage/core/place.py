@@ -6,7 +6,7 @@ step: the peer has yet to answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from stage.core.questions import steps_in_flight
@@ -58,10 +58,31 @@ def place_of(plan: Plan, saga: Saga) -> Place:
     return _of_step(plan, min(waiting)[1]) if waiting else _notifying(saga)
 
 
-def peer_of_today(peer: str, name_of_today: Callable[[str], str]) -> str:
-    """A peer by kind and name, under the name that an upstream has today: it is one peer."""
+def former_peers(plans: Iterable[Plan]) -> dict[str, str]:
+    """By the former name of each peer of steps, by kind and name, that which it has today.
+
+    `plans` are those of all versions of a stage. A name that one of them still uses is no former
+    one: its sagas wait for that peer.
+    """
+    today: dict[str, str] = {}
+    used: set[str] = set()
+    for plan in plans:
+        for step in plan.steps:
+            if (kind := PEER_KINDS.get(step.kind)) is None:
+                continue
+            used.add(f"{kind}.{step.peer}")
+            former = (each for each, name in plan.peers_renamed.items() if name == step.peer)
+            today.update({f"{kind}.{each}": f"{kind}.{step.peer}" for each in former})
+    return {each: name for each, name in today.items() if each not in used}
+
+
+def peer_of_today(peer: str, name_of_today: Callable[[str], str], former: Mapping[str, str]) -> str:
+    """A peer by kind and name, under the name that it has today: it is one peer.
+
+    `name_of_today` says that of an upstream, `former` those of the peers of steps.
+    """
     kind, _, name = peer.partition(".")
-    return f"{kind}.{name_of_today(name)}" if kind == UPSTREAMS else peer
+    return f"{kind}.{name_of_today(name)}" if kind == UPSTREAMS else former.get(peer, peer)
 
 
 def _notifying(saga: Saga) -> Place:

@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 
 from stage.core.place import PEER_KINDS, UPSTREAMS
 from stage.core.states import ParkCause, SagaState
+from stage.inbound.former_names import all_names
 from stage.inbound.service import Service
 from stage.ports.store import TRACE_TERM, Filter, Term
 from stage.wire.envelope import parse_instant
@@ -124,18 +125,16 @@ def _text(query: Query, name: str) -> str | None:
 
 
 def _peers(service: Service, query: Query) -> tuple[str, ...]:
-    """A peer by kind and name, under all names that an upstream has had: it is one peer.
+    """A peer by kind and name, under all names that it has had: it is one peer.
 
     A bare name would name no saga, as if nothing waited.
     """
     text = _text(query, "peer")
     if text is None:
         return ()
-    kind, _, name = text.partition(".")
-    if kind not in KINDS:
+    if text.partition(".")[0] not in KINDS:
         raise not_understood(f"peer is {text!r}, and not KIND.NAME such as {KINDS[0]}.{text}")
-    names = service.neighbours.names_of(name) if kind == UPSTREAMS else (name,)
-    return tuple(f"{kind}.{each}" for each in names)
+    return all_names(service, text)
 
 
 def _flag(query: Query, name: str) -> bool | None:

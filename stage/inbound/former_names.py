@@ -1,11 +1,15 @@
-"""A neighbour that was renamed: a saga knows it by the name that it had when it began (rule 32)."""
+"""A peer that was renamed: a saga knows it by the name that it had when it began (rule 32)."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import TypeVar
 
+from stage.core.place import UPSTREAMS, former_peers, peer_of_today
+from stage.inbound.service import Service
 from stage.ports.engine import NotYours
+from stage.ports.stage import family_of
 
 T = TypeVar("T")
 
@@ -24,3 +28,20 @@ async def under_its_name(names: Iterable[str], act: Callable[[str], Awaitable[T]
             refused = refused or error
     assert refused is not None, "a neighbour has at least one name"
     raise refused
+
+
+def name_of_today(service: Service) -> Callable[[str], str]:
+    """The name of today of a peer by kind and name (`core.place.peer_of_today`)."""
+    plans = (each.plan for each in family_of(service.participant))
+    upstream = service.neighbours.name_of_today
+    return partial(peer_of_today, name_of_today=upstream, former=former_peers(plans))
+
+
+def all_names(service: Service, peer: str) -> tuple[str, ...]:
+    """All names that a peer by kind and name has had, today's among them."""
+    kind, _, name = peer.partition(".")
+    if kind == UPSTREAMS:
+        return tuple(f"{kind}.{each}" for each in service.neighbours.names_of(name))
+    former = former_peers(each.plan for each in family_of(service.participant))
+    today = former.get(peer, peer)
+    return (today, *(each for each, now in former.items() if now == today))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from stage.core.pause import INTAKE
-from stage.core.place import UPSTREAMS, peer_of_today
+from stage.core.place import UPSTREAMS
 from stage.core.states import SagaState, StepKind
 from stage.inbound.filters import not_understood, whole_number
+from stage.inbound.former_names import name_of_today
 from stage.inbound.pauses import targets_of
 from stage.inbound.request import Answer, Request, json_answer
 from stage.inbound.service import Service
@@ -30,9 +31,9 @@ async def groups(service: Service, request: Request) -> Answer:
 
 async def _groups_of_today(service: Service) -> list[Group]:
     """The groups under the names that peers have today, as a filter by such a name lists them."""
-    today = service.neighbours.name_of_today
+    today = name_of_today(service)
     found = await service.engine.groups()
-    return each_place_once(replace(each, peer=peer_of_today(each.peer, today)) for each in found)
+    return each_place_once(replace(each, peer=today(each.peer)) for each in found)
 
 
 def _approvals_of(service: Service) -> frozenset[str]:
@@ -87,10 +88,8 @@ async def peers(service: Service, request: Request) -> Answer:
 def _peer_view(
     service: Service, name: str, standing: PeerStanding | None, waiting: list[GroupView]
 ) -> PeerView:
-    today = service.neighbours.name_of_today
-    ends = [
-        pause.until for pause in service.engine.pauses if peer_of_today(pause.target, today) == name
-    ]
+    today = name_of_today(service)
+    ends = [pause.until for pause in service.engine.pauses if today(pause.target) == name]
     view = PeerView(
         peer=name,
         breaker_open=service.breakers().get(name.partition(".")[2], False),

@@ -12,11 +12,12 @@ from stage.core.events import name_of
 from stage.core.forecast import ForecastLine, forecast
 from stage.core.ids import Direction, idempotency_key
 from stage.core.pause import Way
-from stage.core.place import peer_of_today, peers_in_flight
+from stage.core.place import peers_in_flight
 from stage.core.questions import standing_apart, standing_in, standing_of_saga
 from stage.core.saga import Saga
 from stage.core.states import EXTERNAL_KINDS, ParkCause, SagaState, Tell
 from stage.core.steps import Plan, Step, StepKind
+from stage.inbound.former_names import name_of_today
 from stage.inbound.service import Service
 from stage.ports.engine import Snapshot
 from stage.ports.store import Entry, SagaRow
@@ -149,7 +150,7 @@ def row_view(service: Service, row: SagaRow) -> SagaView:
         deadline=optional_instant(row.deadline),
         version=row.version,
         step=row.step or None,
-        peer=peer_of_today(row.peer, service.neighbours.name_of_today) or None,
+        peer=name_of_today(service)(row.peer) or None,
         paused_until=_paused_until(service, row.state, row.peer),
         trace_id=row.trace.trace_id or None,
         next_action=None,
@@ -163,12 +164,12 @@ def row_view(service: Service, row: SagaRow) -> SagaView:
 def _paused_until(service: Service, state: SagaState, peer: str) -> str | None:
     """The end of the pause that holds a saga of that state there; None where none does."""
     way = Way.FORWARD if state is SagaState.ACTIVE else Way.BACKWARD
-    today = service.neighbours.name_of_today
-    here = peer_of_today(peer, today)
+    today = name_of_today(service)
+    here = today(peer)
     ends = [
         pause.until
         for pause in service.engine.pauses
-        if peer_of_today(pause.target, today) == here and way in pause.ways
+        if today(pause.target) == here and way in pause.ways
     ]
     return optional_instant(max(ends, default=None))
 

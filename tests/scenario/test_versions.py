@@ -13,10 +13,12 @@ from typing import Any, Literal
 import msgspec
 import pytest
 
+from stage import Http, Saga, Stage
 from stage.bootstrap import open_database
 from stage.bootstrap.check import About, Level, check_stage
 from stage.config import Config, load
 from stage.core.errors import ConfigurationError
+from stage.demo.payment import Order
 from stage.ports.connection import Connection
 from stage.wire.envelope import parse_instant
 from tests.scenario.attacks.names import accept_file, shown_by, token_of, write_accepted
@@ -77,6 +79,17 @@ def restored(folder: Path, stage: Any) -> None:
         database.reconciled(dict.fromkeys(("order", "shipping"), "0 sagas"))
     with open_database(stage, config) as database:
         database.released(("order", "shipping"))
+
+
+def unrepeatable(to: str, **lineage: Any) -> Stage[Order, None]:
+    """A stage whose API has neither keys nor a probe: a doubt waits for a person."""
+    stage: Stage[Order, None] = Stage("payment", accepts=Order, **lineage)
+
+    @stage.call(to=to, timeout=5.0, idempotent=False, compensation=None, reason="no test undoes it")
+    async def charge(http: Http, saga: Saga[Order]) -> None:
+        await http.post("/charges", json={"amount": saga.input.amount})
+
+    return stage
 
 
 async def completed(world: World, stage: Any) -> None:
@@ -202,6 +215,35 @@ async def test_sagas_of_a_former_name_are_found_by_the_name_of_today(world: Worl
         order = msgspec.json.encode({"verb": "retry", "reason": "back", "actor": "kim", **where})
         status, _, body = await chain.request("POST", f"{chain.stage}/sweeps", order)
         assert (200, ["s-1"]) == (status, msgspec.json.decode(body)["first"])
+
+
+async def test_a_parked_saga_and_a_pause_of_a_renamed_api_count_under_its_name_of_today(
+    world: World,
+) -> None:
+    """Neither is written anew by the deploy: the one was not found, and the other held nothing."""
+    async with world.release(unrepeatable("psp")) as chain:
+        await chain.script(chain.psp, script="effect-then-drop")
+        assert 202 == (await chain.send("s-1"))[0]
+        view = await chain.until("s-1", lambda saga: saga["parked"])
+        assert "externals.psp" == view["peer"]
+        pause = {"target": "externals.psp", "seconds": 3600, "reason": "r", "actor": "kim"}
+        body = msgspec.json.encode({**pause, "direction": "forward"})
+        assert 200 == (await chain.request("POST", f"{chain.stage}/pauses", body))[0]
+    async with world.release(unrepeatable("psp2", peers_renamed={"psp": "psp2"}),
+                             externals={"psp2": world.chain.psp}) as chain:  # fmt: skip
+        for name in ("psp", "psp2"):
+            listed = await chain.get(f"{chain.stage}/sagas?peer=externals.{name}")
+            assert [("s-1", "externals.psp2")] == [
+                (saga["saga_id"], saga["peer"]) for saga in listed["sagas"]
+            ]
+        groups = (await chain.get(f"{chain.stage}/groups"))["groups"]
+        assert [("externals.psp2", 1)] == [(group["peer"], group["sagas"]) for group in groups]
+        peers = (await chain.get(f"{chain.stage}/peers"))["peers"]
+        assert ["externals.psp2"] == [each["peer"] for each in peers if each["paused_until"]]
+        assert 202 == (await chain.send("s-2", Prefer="wait=0"))[0]
+        held = await chain.until("s-2", lambda saga: saga["paused_until"] is not None)
+        assert ("charge", "externals.psp2") == (held["step"], held["peer"])
+        assert (1, 1) == await world.standing("psp")
 
 
 async def test_a_stage_renamed_while_a_charge_is_in_doubt_makes_one_charge(world: World) -> None:

@@ -13,7 +13,7 @@ from stage.core.commands import AttemptKind, Do
 from stage.core.event_table import reason_of
 from stage.core.failure import FailureKind
 from stage.core.pause import Way
-from stage.core.place import PEER_KINDS, UPSTREAMS, peer_of_today
+from stage.core.place import PEER_KINDS, UPSTREAMS, former_peers, peer_of_today
 from stage.core.saga import Saga
 from stage.core.states import EXTERNAL_KINDS, SagaState
 from stage.core.steps import Step, StepKind
@@ -38,7 +38,7 @@ from stage.ports.neighbour import (
 )
 from stage.ports.ownership import Ownership
 from stage.ports.peers import Peers, PeerStanding
-from stage.ports.stage import Answer, Failed, Foreign, Lost, Send
+from stage.ports.stage import Answer, Failed, Foreign, Lost, Send, family_of
 from stage.ports.time_limit import ARRIVED_SECONDS_MAX, TimeLimit
 from stage.wire.outcome import Outcome
 from stage.wire.replies import CompensateRequest
@@ -83,6 +83,7 @@ class Sender:
     ) -> None:
         self._interpreter = interpreter
         self._plan = interpreter.plan
+        self._former = former_peers(each.plan for each in family_of(interpreter.versions.newest))
         self._external = peers.external
         self._neighbours = peers.neighbours
         self._ownership = ownership
@@ -109,7 +110,7 @@ class Sender:
 
     def peer_of_today(self, peer: str) -> str:
         """See `core.place.peer_of_today`."""
-        return peer_of_today(peer, self._neighbours.name_of_today)
+        return peer_of_today(peer, self._neighbours.name_of_today, self._former)
 
     def hold(self, held: Mapping[str, frozenset[Way]]) -> None:
         """Let no attempt in these directions leave to these peers from here on (core.pause)."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
-from stage.core.place import NOWHERE, Place, place_of
+from stage.core.place import NOWHERE, Place, former_peers, peer_of_today, place_of
 from stage.core.saga import Saga, StepState
 from stage.core.states import Phase, SagaState, Tell
 from stage.core.steps import Step, StepKind, plan_of
@@ -84,3 +85,28 @@ def test_a_forgotten_saga_waits_nowhere() -> None:
     step = StepState(phase=Phase.COMPENSATION_WAITING, order=2)
     given = Saga(id="s", state=SagaState.COMPENSATING, steps={"charge": step}, forgotten=True)
     assert NOWHERE == place_of(PLAN, given)
+
+
+def test_a_former_name_of_a_peer_is_one_that_no_version_uses() -> None:
+    """Sagas of an older version wait for the API that it asks, whatever the newest calls it."""
+    call = Step(name="charge", kind=StepKind.CALL, peer="psp2")
+    newest = replace(
+        plan_of("pay", (call,), ("parcels",)),
+        peers_renamed={"psp": "psp2", "shipping": "parcels", "bank": "psp2"},
+    )
+    former = former_peers([newest])
+    assert {
+        "externals.psp": "externals.psp2",
+        "externals.bank": "externals.psp2",
+        "downstreams.shipping": "downstreams.parcels",
+    } == former
+    older = plan_of("pay", (replace(call, peer="psp"),), ())
+    assert {"externals.psp"} == set(former) - set(former_peers([newest, older]))
+    names = {"order": "shop"}
+    for peer, today in (
+        ("externals.psp", "externals.psp2"),
+        ("upstreams.order", "upstreams.shop"),
+        ("externals.order", "externals.order"),
+        ("upstreams.psp", "upstreams.psp"),
+    ):
+        assert today == peer_of_today(peer, lambda name: names.get(name, name), former)
