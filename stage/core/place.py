@@ -76,6 +76,16 @@ def former_peers(plans: Iterable[Plan]) -> dict[str, str]:
     return {each: name for each, name in today.items() if each not in used}
 
 
+def former_steps(plans: Iterable[Plan]) -> dict[str, str]:
+    """By the former name of each step that which it has today; see `former_peers`."""
+    today: dict[str, str] = {}
+    used: set[str] = set()
+    for plan in plans:
+        used.update(plan.by_name)
+        today.update(plan.renamed)
+    return {each: name for each, name in today.items() if each not in used}
+
+
 def peer_of_today(peer: str, name_of_today: Callable[[str], str], former: Mapping[str, str]) -> str:
     """A peer by kind and name, under the name that it has today: it is one peer.
 

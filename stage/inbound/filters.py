@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 from stage.core.place import PEER_KINDS, UPSTREAMS
 from stage.core.states import ParkCause, SagaState
-from stage.inbound.former_names import all_names
+from stage.inbound.former_names import all_names, all_steps
 from stage.inbound.service import Service
 from stage.ports.store import TRACE_TERM, Filter, Term
 from stage.wire.envelope import parse_instant
@@ -60,7 +60,7 @@ def filter_of(service: Service, query: Query, limit: int) -> Filter:
         states=states,
         parked=_flag(query, "parked"),
         cause=cause,
-        step=_text(query, "step"),
+        steps=() if (step := _text(query, "step")) is None else all_steps(service, step),
         peers=_peers(service, query),
         changed_from=_instant(query, "changed_from"),
         changed_before=before,

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import TypeVar
 
-from stage.core.place import UPSTREAMS, former_peers, peer_of_today
+from stage.core.place import UPSTREAMS, former_peers, former_steps, peer_of_today
 from stage.inbound.service import Service
 from stage.ports.engine import NotYours
 from stage.ports.stage import family_of
@@ -35,6 +35,19 @@ def name_of_today(service: Service) -> Callable[[str], str]:
     plans = (each.plan for each in family_of(service.participant))
     upstream = service.neighbours.name_of_today
     return partial(peer_of_today, name_of_today=upstream, former=former_peers(plans))
+
+
+def step_of_today(service: Service) -> Callable[[str], str]:
+    """The name of today of a step."""
+    former = former_steps(each.plan for each in family_of(service.participant))
+    return lambda step: former.get(step, step)
+
+
+def all_steps(service: Service, step: str) -> tuple[str, ...]:
+    """All names that a step has had, today's among them."""
+    former = former_steps(each.plan for each in family_of(service.participant))
+    today = former.get(step, step)
+    return (today, *(each for each, now in former.items() if now == today))
 
 
 def all_names(service: Service, peer: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from stage.core.pause import INTAKE
 from stage.core.place import UPSTREAMS
 from stage.core.states import SagaState, StepKind
 from stage.inbound.filters import not_understood, whole_number
-from stage.inbound.former_names import name_of_today
+from stage.inbound.former_names import name_of_today, step_of_today
 from stage.inbound.pauses import targets_of
 from stage.inbound.request import Answer, Request, json_answer
 from stage.inbound.service import Service
@@ -30,10 +30,12 @@ async def groups(service: Service, request: Request) -> Answer:
 
 
 async def _groups_of_today(service: Service) -> list[Group]:
-    """The groups under the names that peers have today, as a filter by such a name lists them."""
-    today = name_of_today(service)
+    """The groups under the names of today of steps and peers, as a filter by one lists them."""
+    today, step = name_of_today(service), step_of_today(service)
     found = await service.engine.groups()
-    return each_place_once(replace(each, peer=today(each.peer)) for each in found)
+    return each_place_once(
+        replace(each, step=step(each.step), peer=today(each.peer)) for each in found
+    )
 
 
 def _approvals_of(service: Service) -> frozenset[str]:

@@ -17,7 +17,7 @@ from stage.core.questions import standing_apart, standing_in, standing_of_saga
 from stage.core.saga import Saga
 from stage.core.states import EXTERNAL_KINDS, ParkCause, SagaState, Tell
 from stage.core.steps import Plan, Step, StepKind
-from stage.inbound.former_names import name_of_today
+from stage.inbound.former_names import name_of_today, step_of_today
 from stage.inbound.service import Service
 from stage.ports.engine import Snapshot
 from stage.ports.store import Entry, SagaRow
@@ -149,7 +149,7 @@ def row_view(service: Service, row: SagaRow) -> SagaView:
         updated_at=format_instant(row.updated_at),
         deadline=optional_instant(row.deadline),
         version=row.version,
-        step=row.step or None,
+        step=step_of_today(service)(row.step) or None,
         peer=name_of_today(service)(row.peer) or None,
         paused_until=_paused_until(service, row.state, row.peer),
         trace_id=row.trace.trace_id or None,

@@ -211,14 +211,15 @@ class Term(msgspec.Struct, frozen=True):
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
     """Which sagas a list holds. `after` is the id of the last saga of the page before.
 
-    Every member narrows the list; `peers` are all names of one peer. `changed_from` and
+    Every member narrows the list; `steps` are all names of one step, and `peers` of one peer.
+    `changed_from` and
     `changed_before` bound the last change. Beside a `term`, only `after` and `limit` count.
     """
 
     states: tuple[SagaState, ...] = ()
     parked: bool | None = None
     cause: ParkCause | None = None
-    step: str | None = None
+    steps: tuple[str, ...] = ()
     peers: tuple[str, ...] = ()
     changed_from: float | None = None
     changed_before: float | None = None
@@ -229,8 +230,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def waiting(self) -> bool:
         """True when only sagas that wait or are parked can be on the list."""
-        places = (self.cause, self.step)
-        named = bool(self.peers) or any(each is not None for each in places)
+        named = bool(self.peers or self.steps) or self.cause is not None
         return self.parked is True or named
 
 

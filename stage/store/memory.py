@@ -378,7 +378,7 @@ def _matches(row: SagaRow, which: Filter) -> bool:
         and (which.parked is None or bool(row.parked) is which.parked)
         and (which.cause is None or row.parked_cause is which.cause)
         and (not which.waiting or bool(row.step or row.parked))
-        and which.step in (None, row.step)
+        and (not which.steps or row.step in which.steps)
         and (not which.peers or row.peer in which.peers)
         and (which.changed_from is None or row.updated_at >= which.changed_from)
         and (which.changed_before is None or row.updated_at < which.changed_before)

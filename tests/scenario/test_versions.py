@@ -81,14 +81,16 @@ def restored(folder: Path, stage: Any) -> None:
         database.released(("order", "shipping"))
 
 
-def unrepeatable(to: str, **lineage: Any) -> Stage[Order, None]:
+def unrepeatable(to: str, step: str = "charge", **lineage: Any) -> Stage[Order, None]:
     """A stage whose API has neither keys nor a probe: a doubt waits for a person."""
     stage: Stage[Order, None] = Stage("payment", accepts=Order, **lineage)
 
-    @stage.call(to=to, timeout=5.0, idempotent=False, compensation=None, reason="no test undoes it")
     async def charge(http: Http, saga: Saga[Order]) -> None:
         await http.post("/charges", json={"amount": saga.input.amount})
 
+    charge.__name__ = step
+    options: dict[str, Any] = {"compensation": None, "reason": "no test undoes it"}
+    stage.call(to=to, timeout=5.0, idempotent=False, **options)(charge)
     return stage
 
 
@@ -217,9 +219,7 @@ async def test_sagas_of_a_former_name_are_found_by_the_name_of_today(world: Worl
         assert (200, ["s-1"]) == (status, msgspec.json.decode(body)["first"])
 
 
-async def test_a_parked_saga_and_a_pause_of_a_renamed_api_count_under_its_name_of_today(
-    world: World,
-) -> None:
+async def test_a_parked_saga_and_a_pause_count_under_the_names_of_today(world: World) -> None:
     """Neither is written anew by the deploy: the one was not found, and the other held nothing."""
     async with world.release(unrepeatable("psp")) as chain:
         await chain.script(chain.psp, script="effect-then-drop")
@@ -229,20 +229,23 @@ async def test_a_parked_saga_and_a_pause_of_a_renamed_api_count_under_its_name_o
         pause = {"target": "externals.psp", "seconds": 3600, "reason": "r", "actor": "kim"}
         body = msgspec.json.encode({**pause, "direction": "forward"})
         assert 200 == (await chain.request("POST", f"{chain.stage}/pauses", body))[0]
-    async with world.release(unrepeatable("psp2", peers_renamed={"psp": "psp2"}),
+    renamed = {"peers_renamed": {"psp": "psp2"}, "renamed": {"charge": "pay"}}
+    async with world.release(unrepeatable("psp2", "pay", **renamed),
                              externals={"psp2": world.chain.psp}) as chain:  # fmt: skip
-        for name in ("psp", "psp2"):
-            listed = await chain.get(f"{chain.stage}/sagas?peer=externals.{name}")
-            assert [("s-1", "externals.psp2")] == [
-                (saga["saga_id"], saga["peer"]) for saga in listed["sagas"]
+        for name in ("peer=externals.psp", "peer=externals.psp2", "step=charge", "step=pay"):
+            listed = await chain.get(f"{chain.stage}/sagas?{name}")
+            assert [("s-1", "pay", "externals.psp2")] == [
+                (saga["saga_id"], saga["step"], saga["peer"]) for saga in listed["sagas"]
             ]
         groups = (await chain.get(f"{chain.stage}/groups"))["groups"]
-        assert [("externals.psp2", 1)] == [(group["peer"], group["sagas"]) for group in groups]
+        assert [("pay", "externals.psp2", 1)] == [
+            (group["step"], group["peer"], group["sagas"]) for group in groups
+        ]
         peers = (await chain.get(f"{chain.stage}/peers"))["peers"]
         assert ["externals.psp2"] == [each["peer"] for each in peers if each["paused_until"]]
         assert 202 == (await chain.send("s-2", Prefer="wait=0"))[0]
         held = await chain.until("s-2", lambda saga: saga["paused_until"] is not None)
-        assert ("charge", "externals.psp2") == (held["step"], held["peer"])
+        assert ("pay", "externals.psp2") == (held["step"], held["peer"])
         assert (1, 1) == await world.standing("psp")
 
 

@@ -217,7 +217,8 @@ class PostgresStore(StatementQueries):
             return await self._pool.fetch("page_term", *page, which.term.name, known)
         if which.waiting:
             cause = None if which.cause is None else which.cause.value
-            place = (which.parked, cause, which.step, list(which.peers) or None)
+            names = (list(which.steps) or None, list(which.peers) or None)
+            place = (which.parked, cause, *names)
             return await self._pool.fetch("page_waiting", *page, states, *place, *bounds)
         if states is not None:
             return await self._pool.fetch("page_states", *page, which.parked, *bounds, states)

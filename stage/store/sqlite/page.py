@@ -21,8 +21,8 @@ def page_query(which: Filter, codec: Codec) -> tuple[str, tuple[object, ...]]:
     if which.waiting:
         parked = None if which.parked is None else int(which.parked)
         cause = None if which.cause is None else which.cause.value
-        peers = _array(which.peers) if which.peers else None
-        return "page_waiting", (*page, states, parked, cause, which.step, peers, *bounds)
+        names = (_array(each) if each else None for each in (which.steps, which.peers))
+        return "page_waiting", (*page, states, parked, cause, *names, *bounds)
     unparked = None if which.parked is None else 0
     if states is not None:
         return "page_states", (*page, states, unparked, *bounds)

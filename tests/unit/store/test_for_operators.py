@@ -60,8 +60,8 @@ PARKED = Filter(parked=True)
     [
         (PARKED, "cdf"),
         (Filter(cause=DOUBT), "cd"),
-        (Filter(step="charge"), "bcd"),
-        (Filter(step="charge", parked=False), "b"),
+        (Filter(steps=("charge",)), "bcd"),
+        (Filter(steps=("charge",), parked=False), "b"),
         (Filter(peers=("downstreams.shipping",)), "e"),
         (Filter(peers=("downstreams.parcels", "downstreams.shipping")), "e"),
         (Filter(peers=("externals.psp", "downstreams.shipping"), changed_from=AT + 2), "cde"),
@@ -73,8 +73,8 @@ PARKED = Filter(parked=True)
         (Filter(changed_from=AT + 1, changed_before=AT + 5, after="b", limit=2), "cd"),
         (Filter(states=(SagaState.ACTIVE,), changed_from=AT + 1, changed_before=AT + 3), "bc"),
         (Filter(cause=DOUBT, after="c"), "d"),
-        (Filter(step="charge", limit=1), "b"),
-        (Filter(step=""), "f"),
+        (Filter(steps=("charge",), limit=1), "b"),
+        (Filter(steps=("",)), "f"),
         (Filter(peers=("",), states=(SagaState.ACTIVE,)), ""),
     ],
 )

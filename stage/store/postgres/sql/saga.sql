@@ -360,7 +360,7 @@ ORDER BY id LIMIT $2;
 
 -- name: page_waiting
 -- As page_sagas for sagas that wait or are parked, by their own index; $3 are the states, $4 whether
--- they are parked, then the cause, the step and the names of the peer, and the bounds of the last
+-- they are parked, then the cause, the names of the step and of the peer, and the bounds of the last
 -- change: each NULL for all.
 SELECT
     id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
@@ -370,7 +370,7 @@ FROM stage.saga
 WHERE (step <> '' OR parked <> '') AND id > $1 AND ($3::text[] IS NULL OR state = ANY($3))
     AND ($4::boolean IS NULL OR (parked <> '') = $4)
     AND ($5::text IS NULL OR (parked_cause = $5 AND parked <> ''))
-    AND ($6::text IS NULL OR step = $6) AND ($7::text[] IS NULL OR peer = ANY($7))
+    AND ($6::text[] IS NULL OR step = ANY($6)) AND ($7::text[] IS NULL OR peer = ANY($7))
     AND ($8::float8 IS NULL OR updated_at >= $8) AND ($9::float8 IS NULL OR updated_at < $9)
 ORDER BY id LIMIT $2;
 

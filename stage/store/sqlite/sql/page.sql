@@ -40,7 +40,7 @@ ORDER BY updated_at, id LIMIT ?3;
 
 -- name: page_waiting
 -- Sagas that wait or are parked; ?3 is a JSON array of states, ?4 whether they are parked, then the
--- cause, the step and a JSON array of the names of the peer, and the bounds of the last change: each
+-- cause, JSON arrays of the names of the step and of the peer, and the bounds of the last change: each
 -- NULL for all.
 SELECT
     id, state, epoch, length, accepted_at, updated_at, fingerprint, parked, due_at, deadline,
@@ -51,7 +51,8 @@ WHERE (step <> '' OR parked <> '') AND id > ?1
     AND (?3 IS NULL OR state IN (SELECT value FROM json_each(?3)))
     AND (?4 IS NULL OR (parked <> '') = ?4)
     AND (?5 IS NULL OR (parked_cause = ?5 AND parked <> ''))
-    AND (?6 IS NULL OR step = ?6) AND (?7 IS NULL OR peer IN (SELECT value FROM json_each(?7)))
+    AND (?6 IS NULL OR step IN (SELECT value FROM json_each(?6)))
+    AND (?7 IS NULL OR peer IN (SELECT value FROM json_each(?7)))
     AND (?8 IS NULL OR updated_at >= ?8) AND (?9 IS NULL OR updated_at < ?9)
 ORDER BY id LIMIT ?2;
 
