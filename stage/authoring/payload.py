@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
@@ -18,8 +19,6 @@ REFUSALS = (msgspec.MsgspecError, ValueError)
 """How a type refuses a payload; pydantic's error is a ValueError. Anything else is a defect."""
 
 _encoder: Final = msgspec.json.Encoder()
-_MAY_BE_NO_NUMBER: Final = (b"null", b"NaN", b"Infinity")
-"""How encoders write a number that JSON does not have."""
 _CHARS_MAX = 300
 _QUOTED = re.compile(r"Invalid (?:enum )?value .*", re.DOTALL)
 """msgspec quotes a value that is none of those which an enum or a union has."""
@@ -36,9 +35,7 @@ class Codec(Generic[P]):
         self.from_json: Callable[[bytes | msgspec.Raw], P]
         """A value from JSON that this codec wrote."""
         if adapter is not None:
-            self.to_json = lambda value: _checked(
-                bytes(adapter.dump_json(value)), lambda: adapter.dump_python(value)
-            )
+            self.to_json = partial(_pydantic_json, adapter)
             self.from_json = lambda body: adapter.validate_json(bytes(body))
             return
         try:
@@ -90,21 +87,34 @@ class NotANumber(ValueError):
 
 def encode_json(value: Any) -> bytes:
     """The JSON of a value. Raises NotANumber, and what msgspec raises for what is no JSON."""
-    return _checked(_encoder.encode(value), lambda: msgspec.to_builtins(value))
-
-
-def _checked(body: bytes, builtins: Callable[[], Any]) -> bytes:
-    if any(word in body for word in _MAY_BE_NO_NUMBER):
-        nodes = [builtins()]
-        while nodes:
-            node = nodes.pop()
-            if isinstance(node, dict):
-                nodes.extend(node.values())
-            elif isinstance(node, list | tuple | set | frozenset):
-                nodes.extend(node)
-            elif isinstance(node, float) and not math.isfinite(node):
-                raise NotANumber(f"JSON has no {node}, and null would stand in its place")
+    body = _encoder.encode(value)
+    if _may_hold_no_number(body):
+        _refuse_no_number(msgspec.to_builtins(value))
     return body
+
+
+def _pydantic_json(adapter: Any, value: Any) -> bytes:
+    body = bytes(adapter.dump_json(value))
+    if _may_hold_no_number(body):
+        _refuse_no_number(adapter.dump_python(value))
+    return body
+
+
+def _may_hold_no_number(body: bytes) -> bool:
+    """Whether it holds what encoders write for a number that JSON does not have."""
+    return b"null" in body or b"NaN" in body or b"Infinity" in body
+
+
+def _refuse_no_number(builtins: Any) -> None:
+    nodes = [builtins]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, dict):
+            nodes.extend(node.values())
+        elif isinstance(node, list | tuple | set | frozenset):
+            nodes.extend(node)
+        elif isinstance(node, float) and not math.isfinite(node):
+            raise NotANumber(f"JSON has no {node}, and null would stand in its place")
 
 
 def _pydantic_adapter(kind: Any) -> Any:
