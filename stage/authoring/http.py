@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Coroutine, Generator, Mapping
 from functools import lru_cache
-from typing import Any, Final, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 from urllib.parse import urlencode
 
 import msgspec
 
 from stage.authoring.annotations import declaring_place
+from stage.authoring.habits import OF_AN_ANSWER, no_member
 from stage.authoring.payload import Codec, encode_json, mistake_in
 from stage.core.errors import AuthorDefect, StageError
 from stage.core.events import Request
@@ -126,6 +127,12 @@ class Response:
             f"answered {self.status} with JSON that is no {getattr(kind, '__name__', kind)}:"
             f" {mistake_in(error)}. Nothing of it is believed"
         )
+
+    if not TYPE_CHECKING:  # a type checker would take any member for one that is there
+
+        def __getattr__(self, name: str) -> Any:
+            """Raise NoMember, which says the mend; asked only where nothing was found."""
+            raise no_member("an answer", name, OF_AN_ANSWER, Response)
 
 
 @lru_cache

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import deepcopy
 from functools import cached_property
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from msgspec import UNSET, Raw, UnsetType
 
+from stage.authoring.habits import OF_A_SAGA, no_member
 from stage.authoring.payload import Codec
 from stage.core.errors import AuthorDefect
 from stage.core.ids import Direction, idempotency_key
@@ -101,6 +102,12 @@ class Saga(Generic[P]):
                 " answer was lost; then undo by saga.key_of(step)"
             )
         return step.decode_result(body)
+
+    if not TYPE_CHECKING:  # a type checker would take any member for one that is there
+
+        def __getattr__(self, name: str) -> Any:
+            """Raise NoMember, which says the mend; asked only where nothing was found."""
+            raise no_member("a saga", name, OF_A_SAGA, Saga)
 
 
 def _name_of(step: HasResult[Any]) -> str:

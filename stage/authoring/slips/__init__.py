@@ -13,6 +13,7 @@ from stage.authoring.declaration import StageDeclaration
 from stage.authoring.slips.answers import ANSWERS
 from stage.authoring.slips.compensations import COMPENSATIONS
 from stage.authoring.slips.contents import CONTENTS, contents_of
+from stage.authoring.slips.members import MEMBERS, members_of_a_saga
 from stage.authoring.slips.outcomes import OUTCOMES
 from stage.authoring.slips.repeats import REPEATS, impure_in
 from stage.authoring.slips.statements import STATEMENTS
@@ -22,7 +23,10 @@ from stage.authoring.source import Source
 from stage.authoring.steps import ApprovalStep, DeclaredStep, ExternalStep
 from stage.core.commands import AttemptKind
 
-RULES = (*WAITS, *REPEATS, *ANSWERS, *COMPENSATIONS, *STATEMENTS, *OUTCOMES, *CONTENTS)
+RULES = (
+    *(*WAITS, *REPEATS, *ANSWERS, *MEMBERS),
+    *(*COMPENSATIONS, *STATEMENTS, *OUTCOMES, *CONTENTS),
+)
 
 
 def slips_in(stage: StageDeclaration[Any, Any]) -> Iterator[Slip]:
@@ -30,7 +34,9 @@ def slips_in(stage: StageDeclaration[Any, Any]) -> Iterator[Slip]:
     yield from contents_of(stage)
     for step in stage.steps:
         if isinstance(step, ApprovalStep):
-            yield from impure_in(step.name, Source(step.function))
+            source = Source(step.function)
+            yield from impure_in(step.name, source)
+            yield from members_of_a_saga(stage, source, *source.parameters[:1])
             continue
         for kind, code in _functions(step):
             own = StepFunction(stage, step, kind, Source(code))
@@ -38,7 +44,9 @@ def slips_in(stage: StageDeclaration[Any, Any]) -> Iterator[Slip]:
                 for rule in RULES:
                     yield from rule(function)
     if stage.output_function is not None:
-        yield from impure_in("the output", Source(stage.output_function))
+        source = Source(stage.output_function)
+        yield from impure_in("the output", source)
+        yield from members_of_a_saga(stage, source, *source.parameters[:1])
 
 
 def _functions(step: DeclaredStep[Any, Any]) -> Iterator[tuple[AttemptKind, Any]]:

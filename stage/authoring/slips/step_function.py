@@ -29,6 +29,8 @@ class StepFunction(NamedTuple):
     source: Source
     passed_as: str | None = None
     """The name of the saga in a function to which it passes `http` or `tx` on; None in itself."""
+    is_given_saga: bool = True
+    """Whether that name is certain: the saga itself is passed under it."""
 
     @property
     def is_transaction(self) -> bool:
@@ -73,8 +75,18 @@ class StepFunction(NamedTuple):
                     continue
                 seen.add(source.code)
                 named = dict(zip(names, source.parameters, strict=False))
-                saga = named.get(function.saga or "saga", "saga")
-                waiting.append(function._replace(source=source, passed_as=saga))
+                named |= {
+                    each.value.id: each.arg
+                    for each in call.keywords
+                    if isinstance(each.value, ast.Name) and each.arg
+                }
+                own = function.saga or "saga"
+                known = function.is_given_saga and own in named and _as_written(call, function)
+                waiting.append(
+                    function._replace(
+                        source=source, passed_as=named.get(own, "saga"), is_given_saga=known
+                    )
+                )
 
     def certain(self, node: ast.expr | ast.stmt | ast.excepthandler, text: str) -> Slip:
         """A slip that costs something at every run."""
@@ -98,6 +110,12 @@ class StepFunction(NamedTuple):
             and each.attr in members
             for each in ast.walk(node)
         )
+
+
+def _as_written(call: ast.Call, function: StepFunction) -> bool:
+    """Whether a function gets its arguments as they stand there: no `*rest`, no decorator."""
+    starred = any(isinstance(each, ast.Starred) for each in call.args)
+    return not starred and not hasattr(function.source.called(call), "__wrapped__")
 
 
 Rule = Callable[[StepFunction], Iterator[Slip]]

@@ -29,6 +29,7 @@ HEAD = """
 import asyncio, contextlib, random, sqlite3, threading, time, uuid, os
 from datetime import datetime, UTC
 from pathlib import Path
+from typing import Any
 import aiohttp, asyncpg, httpx, msgspec
 from stage import Http, Pending, Refused, Saga, Stage, Transient, Tx
 
@@ -68,6 +69,13 @@ async def believe(client, of):
 
 async def drop_all(tx):
     await tx.execute("DELETE FROM payment")
+
+async def measured(client):
+    answer = await client.get("/charges")
+    return answer.elapsed
+
+async def noted(tx, of):
+    await tx.execute("INSERT INTO payment VALUES ($1)", of.run_id)
 
 async def post_elsewhere():
     async with aiohttp.ClientSession() as session:
@@ -671,6 +679,198 @@ SLIPS: dict[str, tuple[str, str, str, str]] = {
         r"error: .*http has no head\(\): it has delete, get, patch, post, put, request",
         POST,
     ),
+    "a member of another client": (
+        CALL,
+        f'http.headers["X-Order"] = "1"\n    {POST}',
+        "error: .*http has no headers: give headers= to each request",
+        'answer = await http.post("/charges", headers={"X-Order": "1"})',
+    ),
+    "a member of another driver": (
+        TRANSACTION,
+        "tx.row_factory = dict\n    print(tx.connection)",
+        "error: .*tx has no connection: it has execute, executemany",
+        'await tx.fetchval("SELECT 1")',
+    ),
+    "a status of another client": (
+        CALL,
+        f"{POST}\n    if answer.status_code != 201:\n        raise Transient('no')",
+        r"error: .*answer\.status_code: an answer has no status_code: write answer\.status",
+        f"{POST}\n    if answer.status != 201:\n        raise Transient('no')",
+    ),
+    "an answer that raises by itself": (
+        CALL,
+        f"{POST}\n    answer.raise_for_status()",
+        "error: .*has no raise_for_status: look at answer.status and the body, and raise Refused",
+        f"{POST}\n    if answer.status != 201:\n        raise Transient('no')",
+    ),
+    "an answer with an annotation": (
+        CALL,
+        'answer: Any = await http.post("/charges", json={})\n    print(answer.ok)',
+        r"error: .*has no ok: compare answer\.status",
+        'answer: Any = await http.post("/charges", json={})\n    print(answer.status)',
+    ),
+    "an answer in a condition": (
+        CALL,
+        'if (answer := await http.post("/charges", json={})).content == b"":\n        return None',
+        r"error: .*has no content: write answer\.body, or answer\.json\(\)",
+        'if (answer := await http.post("/charges", json={})).body == b"":\n        return None',
+    ),
+    "an answer without a name": (
+        ANY_CALL,
+        'print((await http.get("/charges/1")).reason_phrase)',
+        "error: .*has no reason_phrase: .*leave it out",
+        'print((await http.get("/charges/1")).status)',
+    ),
+    "a member that nobody knows": (
+        CALL,
+        f"{POST}\n    print(answer.receipt)",
+        r"error: .*has no receipt: it has body, headers, json\(\), status, text\(\)",
+        f"{POST}\n    print(answer.headers)",
+    ),
+    "an answer in brackets": (
+        CALL,
+        f"{POST}\n    print(answer['ref'])",
+        r"error: .*no members in brackets: write answer\.json\(\)\['ref'\]",
+        f"{POST}\n    print(answer.json()['ref'])",
+    ),
+    "JSON that is awaited": (
+        CALL,
+        f"{POST}\n    return Charge((await answer.json())['ref'])",
+        "error: .*nothing is to be awaited: leave the await out",
+        f"{POST}\n    return Charge(answer.json()['ref'])",
+    ),
+    "a text without brackets": (
+        CALL,
+        f"{POST}\n    if 'declined' in answer.text:\n        raise Refused('declined')",
+        r"error: .*text is a method: write answer\.text\(\)",
+        f"{POST}\n    if 'declined' in answer.text():\n        raise Refused('declined')",
+    ),
+    "a status with brackets": (
+        CALL,
+        f"{POST}\n    print(answer.status())",
+        "error: .*status is a value: leave the brackets out",
+        f"{POST}\n    print(answer.status)",
+    ),
+    "a header by its capital letters": (
+        CALL,
+        f"{POST}\n    print(answer.headers.get('Location'))",
+        "error: .*names of headers are in lower case here: write 'location'",
+        f"{POST}\n    print(answer.headers.get('location'))",
+    ),
+    "an answer of a probe": (
+        CHARGE + PROBE_BY_ID.replace("    return", "    HERE\n    return") + RIGHT_UNDO,
+        "print(answer.is_success)",
+        "error: .*has no is_success: compare answer.status",
+        "print(answer.status)",
+    ),
+    "an answer of an undo": (
+        CHARGE + RIGHT_UNDO.replace("    if", "    HERE\n    if"),
+        "answer.raise_for_status()",
+        "error: .*has no raise_for_status",
+        "print(answer.status)",
+    ),
+    "an answer of a function of its own": (
+        CALL,
+        f"await measured(http)\n    {POST}",
+        r"error: pay\.py:\d+: answer\.elapsed: an answer has no elapsed: .*leave it out",
+        POST,
+    ),
+    "a body of another client": (
+        CALL,
+        'answer = await http.post("/charges", body={"n": 1})',
+        r"error: .*http\.post\(\.\.\.\) takes no body=: write json=, or data= for bytes",
+        'answer = await http.post("/charges", json={"n": 1})',
+    ),
+    "a time-out of a request": (
+        CALL,
+        'answer = await http.post("/charges", json={}, timeout=5)',
+        r"error: .*takes no timeout=: write timeout= at @stage\.call",
+        POST,
+    ),
+    "a credential of a request": (
+        CALL,
+        'answer = await http.post("/charges", json={}, auth=("a", "b"))',
+        r"error: .*takes no auth=: it is the operator's, in \[externals\.NAME\]",
+        POST,
+    ),
+    "an option that nobody knows": (
+        CALL,
+        'answer = await http.request("POST", "/charges", jsn={})',
+        "error: .*takes no jsn=: it takes json=, data=, params=, headers=",
+        'answer = await http.request("POST", "/charges", json={})',
+    ),
+    "a body by position": (
+        CALL,
+        'answer = await http.post("/charges", {"n": 1})',
+        "error: .*takes only the path by position: write json= or data=",
+        'answer = await http.post("/charges", json={"n": 1})',
+    ),
+    "an answer that is entered": (
+        ANY_CALL,
+        'async with http.get("/charges/1") as answer:\n        return answer.status',
+        r"error: .*write answer = await http\.get\(\.\.\.\)",
+        'answer = await http.get("/charges/1")\n    return answer.status',
+    ),
+    "an id of another framework": (
+        TRANSACTION,
+        'await tx.execute("INSERT INTO payment VALUES ($1)", saga.saga_id)',
+        r"error: .*saga has no saga_id: write saga\.id",
+        'await tx.execute("INSERT INTO payment VALUES ($1)", saga.id)',
+    ),
+    "a context of another framework": (
+        EFFECT,
+        "print(saga.context.get('x'))",
+        r"error: .*saga has no context: write saga\.data",
+        "print(saga.data.get('x'))",
+    ),
+    "a member that no saga has": (
+        EFFECT,
+        "print(saga.inptu)",
+        r"error: .*saga has no inptu: it has attempt, budget, data, .*key_of\(\)",
+        "print(saga.attempt)",
+    ),
+    "a saga of a function of its own": (
+        TRANSACTION,
+        "await noted(tx, of=saga)",
+        r"error: pay\.py:\d+: of has no run_id: write saga\.id",
+        'await tx.fetchval("SELECT 1")',
+    ),
+    "an input in brackets": (
+        EFFECT,
+        "print(saga.input['order_id'])",
+        r"error: .*it is Order, no dictionary: write saga\.input\.order_id",
+        "print(saga.input.order_id)",
+    ),
+    "a member that an input does not have": (
+        EFFECT,
+        "order = saga.input\n    print(order.amuont)",
+        r"error: .*order\.amuont: Order has no amuont: it has amount, card, order_id",
+        "order = saga.input\n    print(order.amount)",
+    ),
+    "a member that an input of an output does not have": (
+        OUTPUT,
+        "saga.input.orderid",
+        "error: .*Order has no orderid: it has amount, card, order_id",
+        "saga.input.order_id",
+    ),
+    "a member that an input of an approval does not have": (
+        APPROVAL,
+        "saga.input.sum > 5",
+        "error: .*Order has no sum: it has amount, card, order_id",
+        "saga.input.amount > 5",
+    ),
+    "a step by its name": (
+        CHARGE + RIGHT_UNDO + TRANSACTION,
+        "print(saga.result('charge'))",
+        r"error: .*takes the function of a step itself: write saga\.result\(charge\)",
+        "print(saga.result(charge))",
+    ),
+    "a key by the name of a step": (
+        CHARGE + RIGHT_UNDO + TRANSACTION,
+        "print(saga.key_of('charge'))",
+        r"error: .*takes the function of a step itself: write saga\.key_of\(charge\)",
+        "print(saga.key_of(charge))",
+    ),
     "a statement that a name holds": (
         TRANSACTION,
         (
@@ -787,6 +987,86 @@ SLIPS: dict[str, tuple[str, str, str, str]] = {
 
 # Functions as they should be, of which an error was said once: the frame, and what stands in it.
 RIGHT: dict[str, tuple[str, str]] = {
+    "an answer, or something else": (
+        ANY_CALL,
+        "answer = SESSION\n    answer = answer or await http.get('/a')\n    return answer.ok",
+    ),
+    "an answer of which it is asked what it is": (
+        ANY_CALL,
+        (
+            "answer = await http.get('/a')\n    if hasattr(answer, 'ok'):\n"
+            "        return answer.ok\n    return answer.status"
+        ),
+    ),
+    "an answer that has been given a member": (
+        ANY_CALL,
+        "answer = await http.get('/a')\n    answer.ok = answer.status < 300\n    return answer.ok",
+    ),
+    "an answer whose member is tried": (
+        ANY_CALL,
+        (
+            "answer = await http.get('/a')\n    try:\n        return answer.ok\n"
+            "    except AttributeError:\n        return answer.status"
+        ),
+    ),
+    "an answer under the name of another thing": (
+        ANY_CALL,
+        (
+            "answer = await http.get('/a')\n    print(answer.status)\n"
+            "    return [answer.ok for answer in answer.json()]"
+        ),
+    ),
+    "a client of its own that looks like http": (
+        ANY_CALL,
+        "http = SESSION\n    return (await http.get('/b', timeout=5)).status_code",
+    ),
+    "options that only the run knows": (
+        ANY_CALL,
+        "options = {'json': {}}\n    return (await http.get(*['/a'], **options)).status",
+    ),
+    "all that an answer has": (
+        ANY_CALL,
+        (
+            "answer = await http.get('/a', params={}, headers={})\n    method = answer.json\n"
+            "    'location' in answer.headers, answer.headers['location'], answer.body[:1]\n"
+            "    return method(), answer.json(Order).card, answer.text().lower(), answer.status"
+        ),
+    ),
+    "a saga in a function of another": (
+        ANY_CALL,
+        "return [saga.saga_id for saga in (await http.get('/a')).json(list[Any])]",
+    ),
+    "an input that may have more members": (
+        (
+            "class Loose(msgspec.Struct, dict=True):\n    id: str\n"
+            'pay = Stage("pay", accepts=Loose, migrations="sql")' + EFFECT
+        ),
+        "print(saga.input.more)",
+    ),
+    "an input whose members are made": (
+        (
+            "class Made(msgspec.Struct):\n    id: str\n"
+            "    def __getattr__(self, name): return name\n"
+            'pay = Stage("pay", accepts=Made, migrations="sql")' + EFFECT
+        ),
+        "print(saga.input.more)",
+    ),
+    "a dataclass that adds to itself": (
+        (
+            "import dataclasses\n@dataclasses.dataclass\nclass Made:\n    id: str\n"
+            "    def __post_init__(self): self.more = 1\n"
+            'pay = Stage("pay", accepts=Made, migrations="sql")' + EFFECT
+        ),
+        "print(saga.input.more, saga.input.id)",
+    ),
+    "a property and a method of an input": (
+        (
+            "class Sum(msgspec.Struct):\n    id: str\n    @property\n"
+            "    def half(self): return 1\n    def whole(self): return 2\n"
+            'pay = Stage("pay", accepts=Sum, migrations="sql")' + EFFECT
+        ),
+        "print(saga.input.half, saga.input.whole(), saga.input.__class__)",
+    ),
     "a request in each arm of a condition": (
         CALL,
         ('answer = (await http.post("/a")) if saga.input.amount else (await http.post("/b"))'),
@@ -1008,6 +1288,52 @@ OWN_WORDS: dict[str, tuple[str, str]] = {
     ),
 }
 
+# Types of an input: their source, a member as it is wrong and as it is right, and what is said.
+INPUTS: dict[str, tuple[str, str, str, str]] = {
+    "a dataclass": (
+        "import dataclasses\n@dataclasses.dataclass\nclass Paid:\n    sum: int",
+        "saga.input['sum']",
+        "saga.input.sum",
+        r"it is Paid, no dictionary: write saga\.input\.sum",
+    ),
+    "a member of a dataclass": (
+        "import dataclasses\n@dataclasses.dataclass\nclass Paid:\n    sum: int",
+        "saga.input.summ",
+        "saga.input.sum",
+        "Paid has no summ: it has sum",
+    ),
+    "a model of pydantic": (
+        "import pydantic\nclass Paid(pydantic.BaseModel):\n    sum: int",
+        "saga.input['sum']",
+        "saga.input.sum",
+        r"it is Paid, no dictionary: write saga\.input\.sum",
+    ),
+    "a member of a model of pydantic": (
+        "import pydantic\nclass Paid(pydantic.BaseModel):\n    sum: int",
+        "saga.input.total",
+        "saga.input.model_dump()['sum']",
+        "Paid has no total: it has sum",
+    ),
+    "a TypedDict": (
+        "import typing\nclass Paid(typing.TypedDict):\n    sum: int",
+        "saga.input.sum",
+        "saga.input['sum']",
+        r"it is a dictionary: write saga\.input\['sum'\]",
+    ),
+    "a member of a TypedDict": (
+        "import typing\nclass Paid(typing.TypedDict):\n    sum: int",
+        "saga.input['total']",
+        "saga.input.get('total')",
+        "Paid has no total: it has sum",
+    ),
+    "a dictionary": (
+        "Paid = dict[str, int]",
+        "saga.input.sum",
+        "saga.input['total']",
+        r"it is a dictionary: write saga\.input\['sum'\]",
+    ),
+}
+
 # Slips of a whole stage: what stands there, and what is said.
 OF_A_STAGE: dict[str, tuple[str, str]] = {
     "money as a float": (
@@ -1140,6 +1466,18 @@ def test_nothing_is_said_of_a_no_in_the_word_of_the_api(
     """A warning that is wrong is worse than a slip that is missed."""
     frame, text = OWN_WORDS[right]
     assert [] == said(frame.replace("HERE", text, 1))
+
+
+@pytest.mark.parametrize("kind", INPUTS)
+def test_a_member_that_an_input_does_not_have_is_found(
+    kind: str, said: Callable[[str], list[str]]
+) -> None:
+    """Each kind of type is asked in its own way, and fails at every run in the other one."""
+    text, wrong, right, words = INPUTS[kind]
+    stage = f'{text}\npay = Stage("pay", accepts=Paid, migrations="sql")\n{EFFECT}'
+    (found,) = said(stage.replace("HERE", f"print({wrong})", 1))
+    assert re.match(r"error: pay\.py:\d+: ", found) and re.search(words, found), found
+    assert [] == said(stage.replace("HERE", f"print({right})", 1))
 
 
 @pytest.mark.parametrize("slip", OF_A_STAGE)
