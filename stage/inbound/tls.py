@@ -105,9 +105,17 @@ class ListenerTls:
 
     async def keep_fresh(self, retrusted: Callable[[], None]) -> None:
         """Look at the files until cancelled. `retrusted` is called when other authorities hold."""
+        failed = ""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            if await self.renew():
+            try:
+                renewed, why = await self.renew(), ""
+            except Exception as error:  # no thread or no memory for now: they are looked at again
+                renewed, why = False, f"the TLS files cannot be looked at: {error!r}"
+            if why and why != failed:
+                self._warn(f"{why}; what they held before is still used")
+            failed = why
+            if renewed:
                 retrusted()
 
     async def renew(self) -> bool:

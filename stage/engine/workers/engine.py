@@ -18,7 +18,6 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 import msgspec
 
 from stage.core.act_key import ActKey
-from stage.core.errors import StoreUnavailable
 from stage.core.events import Verb, Webhook
 from stage.core.pause import Pause, behind
 from stage.core.requester import Requester
@@ -523,7 +522,7 @@ class WorkersEngine:
         await asyncio.gather(*map(at, self._links))
         words = [word for state in self._there() for word in state.pauses]
         if words:
-            with suppress(StoreUnavailable):  # the next look brings them
+            with suppress(Exception):  # no database or no memory: the next look brings them
                 await self._engine.adopt_pauses(words)
 
     def _there(self) -> list[WorkerState]:

@@ -137,8 +137,13 @@ class SqliteConnections:
 
     async def _close(self, leaving: Sequence[Bridge], before: Sequence[asyncio.Task[None]]) -> None:
         await asyncio.gather(*before, return_exceptions=True)
-        with suppress(OSError):
+        try:
             await asyncio.to_thread(self._look_at_head)
+        except OSError:
+            pass
+        except Exception:  # no thread for it: one that stays open would be believed by new ones
+            with suppress(OSError):
+                self._look_at_head()
         for bridge in reversed(leaving) if self._written_over else leaving:
             await bridge.close()
 
@@ -170,7 +175,8 @@ class SqliteConnections:
         try:
             await bridge.open()
             return await bridge.run(work)
-        except (sqlite3.Error, ValueError) as error:
+        except (sqlite3.Error, ValueError, RuntimeError, MemoryError) as error:
+            # The last two: no thread, or no memory, for now.
             raise unavailable(error) or StoreUnavailable(f"SQLite: {error}") from error
         finally:
             if self._inspector is bridge:

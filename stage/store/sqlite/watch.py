@@ -81,8 +81,8 @@ class FileWatch:
             await asyncio.sleep(LOOK_SECONDS)
             try:
                 await self._connections.read(self._look)
-            except (StoreUnavailable, sqlite3.Error, OSError):
-                # An OSError of the lock file, say, which may be on the same full disk.
+            except Exception:
+                # No memory, or an OSError of the lock file, which may be on the same full disk.
                 self._begin_probe()  # so that the writer meets it too
             self._probe_if_idle()
 

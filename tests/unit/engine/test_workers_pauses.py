@@ -182,6 +182,24 @@ async def test_a_pause_that_the_asked_worker_never_heard_of_is_shown_and_ended(
     assert [False] * 3 == stage.holding()
 
 
+async def test_a_pause_that_cannot_be_taken_over_now_does_not_end_the_looks(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No memory for a moment: the others seemed to stand for good as they had stood then."""
+    now = stage.clock.now()
+    pause = Pause(target=PSP, at=now, until=now + 86_400, actor="kim", reason="x")
+    await stage.workers[2].kept.put(pause)
+    with monkeypatch.context() as patched:
+
+        async def without_memory(_: object) -> None:
+            raise MemoryError("for a test")
+
+        patched.setattr(stage.workers[0], "adopt_pauses", without_memory)
+        await stage.engine.ask_others()
+    await stage.engine.ask_others()
+    assert [PSP] == [each.target for each in stage.engine.pauses]
+
+
 @pytest.mark.parametrize("again", ["", "k", "another"], ids=["not again", "same key", "new key"])
 async def test_a_pause_is_ended_at_a_worker_that_was_away_meanwhile(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, again: str

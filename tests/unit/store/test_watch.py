@@ -8,11 +8,14 @@ import os
 import sqlite3
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stage.core.errors import StoreUnavailable
 from stage.store.sqlite import watch
+from stage.store.sqlite.bridge import Bridge
+from stage.store.sqlite.connections import SqliteConnections
 from stage.store.sqlite.identity import Mark
 from stage.store.sqlite.lock import DatabaseInUse
 from stage.store.sqlite.store import SqliteLimits, SqliteStore
@@ -172,3 +175,55 @@ async def test_a_process_whose_lock_another_one_has_taken_writes_nothing_any_mor
     await third.open()
     assert frozenset("ac") == await third.seen(["a", "b", "c", "d"])
     await third.close()
+
+
+async def test_an_error_that_is_none_of_the_database_does_not_end_the_watch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No memory for a moment: a file that was removed later was noticed by nobody."""
+    path, struck = tmp_path / "stage.db", list[int]()
+    store = SqliteStore(path, limits=SqliteLimits(retry_seconds=0.01))
+    await store.open()
+    try:
+        with monkeypatch.context() as patched:
+
+            async def without_memory(*_: object) -> None:
+                struck.append(1)
+                raise MemoryError("for a test")
+
+            patched.setattr(store._connections, "read", without_memory)
+            await until(lambda: len(struck) > 1)
+        path.rename(tmp_path / "away.db")
+        await until(lambda: not store.available)
+        (tmp_path / "away.db").rename(path)
+        await until(lambda: store.available)
+    finally:
+        await store.close()
+
+
+async def test_the_whole_file_is_read_once_there_is_a_thread_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a limit of processes: the damage of that file was never found."""
+    reader, refused = SqliteConnections._reader, list[int]()
+
+    def no_thread() -> None:
+        refused.append(1)
+        raise RuntimeError("can't start new thread")
+
+    def limited(connections: SqliteConnections) -> Bridge:
+        bridge = reader(connections)
+        if len(connections._readers) == connections._readers_wanted and not refused:
+            thread: Any = bridge._thread._thread
+            thread.start = no_thread
+        return bridge
+
+    monkeypatch.setattr(SqliteConnections, "_reader", limited)
+    monkeypatch.setattr(watch, "_quick_check", lambda _: "page 7 is never used")
+    store = SqliteStore(tmp_path / "stage.db")
+    await store.open()
+    try:
+        await until(lambda: "page 7 is never used" in store.trouble)
+        assert [1] == refused
+    finally:
+        await store.close()

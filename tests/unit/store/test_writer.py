@@ -312,6 +312,26 @@ async def test_a_reopening_without_a_thread_is_tried_again(
         assert 3 == len(tries) and store.available
 
 
+async def test_a_reopening_without_a_thread_for_its_look_leaves_no_connection_open(
+    tmp_path: Path, faulty: type[Faulty], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new one would believe it about the log, and a commit in doubt is settled by the log."""
+    async with opened(tmp_path, faulty) as store:
+        before = [store._connections._writer, *store._connections._readers]
+        refused: list[int] = []
+        with monkeypatch.context() as patched:
+
+            async def no_thread(*_: object) -> None:
+                refused.append(1)
+                raise RuntimeError("can't start new thread")
+
+            patched.setattr(asyncio, "to_thread", no_thread)
+            faulty.plan[:] = ["lost"]
+            assert "s-0" == await store.transact(inserting("s-0"))
+        assert refused
+        assert not any(each is not None and each._thread._thread.is_alive() for each in before)
+
+
 async def test_the_thread_goes_when_the_task_of_the_writer_is_cancelled(tmp_path: Path) -> None:
     """As a loop does that is torn down in the middle of `close`: the unit at work is in doubt."""
     store = SqliteStore(tmp_path / "stage.db")
