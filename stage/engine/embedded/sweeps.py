@@ -7,6 +7,7 @@ reason. So a sweep that goes on after its process was lost knows the saga that i
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -91,6 +92,8 @@ class Sweeps:
         """How many sagas were acted on, and whether another round is to follow."""
         found = await self._store.unfinished_sweeps(SWEEPS_MAX)
         running = [each for each in found if each.state is SweepState.RUNNING]
+        numbers = {each.number for each in found}
+        self._again_at = {each: at for each, at in self._again_at.items() if each[0] in numbers}
         acted = 0
         for turn, sweep in enumerate(running):
             if turn == 0 or await self._runs(sweep.number):  # each turn takes a second
@@ -143,12 +146,20 @@ class Sweeps:
         return len(pending)
 
     async def _pending(self, sweep: Sweep, most: int) -> tuple[list[str], bool]:
-        """The next sagas of a sweep, and whether others of it wait for a further try."""
-        now = self._clock.now()
-        self._again_at = {each: at for each, at in self._again_at.items() if at > now}
-        later = {saga_id for number, saga_id in self._again_at if number == sweep.number}
-        found = await self._store.sweep_sagas(sweep.number, SweepEnd.PENDING, most + len(later))
-        return [saga_id for saga_id, _ in found if saga_id not in later][:most], bool(later)
+        """The next sagas of a sweep, and whether others of it wait for a further try.
+
+        One on which it could not act gives way to those that were not tried yet: there may be so
+        many of them, or each may take so long, that they would take all of the time.
+        """
+        number, now = sweep.number, self._clock.now()
+        failed = {saga_id: at for (of, saga_id), at in self._again_at.items() if of == number}
+        found = await self._store.sweep_sagas(number, SweepEnd.PENDING, most + len(failed))
+        ids = [saga_id for saga_id, _ in found]
+        new = [saga_id for saga_id in ids if saga_id not in failed]
+        # Where these are fewer than `most`, all that are pending were found.
+        again = sorted((failed[each], each) for each in ids if failed.get(each, math.inf) <= now)
+        pending = [*new, *(saga_id for _, saga_id in again)][:most]
+        return pending, any(each in failed and each not in pending for each in ids)
 
     async def _done(self, sweep: Sweep, saga_id: str) -> bool:
         """Act on one saga; False where that failed: it is tried again, behind the others."""
@@ -162,6 +173,7 @@ class Sweeps:
                 self._observer.defect("sweep", saga_id, TraceContext(), error)
             return False
         await self._end(sweep, saga_id, refused)
+        self._again_at.pop((sweep.number, saga_id), None)
         return True
 
     async def _scrubbed(self, sweep: Sweep) -> bool:

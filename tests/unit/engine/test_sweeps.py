@@ -207,6 +207,44 @@ async def test_a_saga_on_which_a_sweep_cannot_act_keeps_none_behind_it_waiting(
     await store.close()
 
 
+@pytest.mark.parametrize(
+    "sagas, rate, away, seconds, tried, hours",
+    [
+        (20, 10.0, {1, 3}, 90.0, 20, 0.2),
+        (1_000, 10.0, set(range(0, 1_000, 2)), 0.0, 1_000, 0.1),
+        (5, 0.1, {0}, 0.0, 5, 0.1),
+    ],
+    ids=["a worker is frozen", "a worker has ended", "a slow sweep"],
+)
+async def test_sagas_on_which_a_sweep_cannot_act_keep_none_waiting_however_many_they_are(
+    sagas: int, rate: float, away: set[int], seconds: float, tried: int, hours: float
+) -> None:
+    """They were the first again after ten seconds, and took all of the time of the sweep."""
+    clock, store, acted = SleepersClock(), MemoryStore(), set[str]()
+    await store.open()
+    begun = Sweep(at=1.0, actor="kim", verb=SweepVerb.RETRY, reason="x", rate_per_second=rate)
+    ids = [f"s-{number:04}" for number in range(sagas)]
+    number = await store.transact(lambda unit: unit.begin_sweep(begun, ids))
+
+    async def act(_: Sweep, saga_id: str) -> str:
+        acted.add(saga_id)
+        if ids.index(saga_id) in away:
+            await clock.sleep(seconds)
+            raise Unsettled("the worker is away")
+        return ""
+
+    sweeps = Sweeps(store, clock, Noting(), act, nothing)
+    sweeps.start()
+    over = clock.now() + hours * 3600
+    async with asyncio.timeout(HANG_SECONDS):
+        while clock.now() < over:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    sweeps.stop()
+    assert tried == len(acted)
+    assert sagas - len(away) == len(await store.sweep_sagas(number, SweepEnd.DONE, sagas))
+    await store.close()
+
+
 async def beginning(sweep: Sweep, unit: Unit) -> int:
     """Begin a sweep of one saga."""
     return await unit.begin_sweep(sweep, ["s-1"])
