@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final
 
-from stage.core.errors import ConfigurationError
+from stage.core.errors import ConfigurationError, NewerJournal
 from stage.core.events import Event, decode_event, encode_event
 from stage.ports.codec import Codec
 from stage.wire.envelope import Envelope, decode_envelope, encode_envelope
+from stage.wire.problem import WireError
 
 PLAIN_KEY: Final = "plain"
 """Recorded in place of the id of a key, while contents may lie in the clear."""
+SEALED: Final = b"\x00\x01"
+"""Begins contents that are encrypted; no JSON begins so."""
+SEALED_HASH: Final = "sealed:"
+"""Begins a payload hash that is encrypted, in a column of text."""
 
 
 class PlainCodec:
@@ -32,7 +37,7 @@ class PlainCodec:
 
     def decode_envelope(self, saga_id: str, encoded: bytes) -> Envelope:
         """See ports.codec.Codec."""
-        return decode_envelope(encoded)
+        return stored_envelope(saga_id, _clear(saga_id, encoded))
 
     def renew_envelope(self, saga_id: str, encoded: bytes) -> bytes:
         """See ports.codec.Codec."""
@@ -44,7 +49,7 @@ class PlainCodec:
 
     def decode_event(self, saga_id: str, number: int, encoded: bytes) -> Event:
         """See ports.codec.Codec."""
-        return decode_event(encoded)
+        return decode_event(_clear(saga_id, encoded))
 
     def encode_answer(self, saga_id: str, body: bytes) -> bytes:
         """See ports.codec.Codec."""
@@ -52,7 +57,7 @@ class PlainCodec:
 
     def decode_answer(self, saga_id: str, encoded: bytes) -> bytes:
         """See ports.codec.Codec."""
-        return encoded
+        return _clear(saga_id, encoded)
 
     def encode_hash(self, saga_id: str, payload_hash: str) -> str:
         """See ports.codec.Codec."""
@@ -68,7 +73,40 @@ class PlainCodec:
 
     def decode_hash(self, saga_id: str, encoded: str) -> str:
         """See ports.codec.Codec."""
+        if encoded.startswith(SEALED_HASH):
+            raise _encrypted(saga_id)
         return encoded
+
+
+def stored_envelope(saga_id: str, body: bytes) -> Envelope:
+    """The envelope in stored bytes. Raises ValueError: no caller has sent what is wrong with it.
+
+    The error of a body that comes in would be answered as its fault, and as `not_executed`.
+    """
+    try:
+        return decode_envelope(body)
+    except WireError as error:
+        raise ValueError(
+            f"the envelope of saga {saga_id} was changed since it was written ({error.detail}):"
+            " restore the database from a backup"
+        ) from error
+
+
+def _clear(saga_id: str, encoded: bytes) -> bytes:
+    """Contents in the clear. Raises NewerJournal where another process has encrypted them since.
+
+    A first key is used by each replica as it is restarted, beside those that are to follow.
+    """
+    if encoded.startswith(SEALED):
+        raise _encrypted(saga_id)
+    return encoded
+
+
+def _encrypted(saga_id: str) -> NewerJournal:
+    return NewerJournal(
+        f"saga {saga_id} is encrypted, and this process began without a key: one that has it goes"
+        " on with the saga. Give the file that holds it as payload_key_file, and restart"
+    )
 
 
 PLAIN: Final[Codec] = PlainCodec()

@@ -29,19 +29,16 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from stage.core.errors import ConfigurationError, NewerJournal
 from stage.core.events import Event, decode_event, encode_event
 from stage.ports.store import TRACE_TERM
-from stage.store.codec import PLAIN_KEY
-from stage.wire.envelope import Envelope, decode_envelope, encode_envelope
+from stage.store.codec import PLAIN_KEY, SEALED, SEALED_HASH, stored_envelope
+from stage.wire.envelope import Envelope, encode_envelope
 
 KEY_BYTES: Final = 32
 KEYS_MAX: Final = 8
 SAGA_KEYS_MAX: Final = 4096
 """Keys of sagas that are kept derived."""
-_MAGIC: Final = b"\x00\x01"
 _ID: Final = 4
 _NONCE: Final = 12
-_HEAD: Final = len(_MAGIC) + _ID + _NONCE
-_HASH: Final = "sealed:"
-"""Begins a payload hash in a column of text. Base64 writes magic and key id as eight characters."""
+_HEAD: Final = len(SEALED) + _ID + _NONCE
 _HASHED_TERM: Final = re.compile(r"[0-9a-f]{64}")
 _LINE: Final = re.compile(r"[A-Za-z0-9_-]{43}=?")
 
@@ -94,8 +91,8 @@ class SealedCodec:
     def __init__(self, keys: tuple[PayloadKey, ...]) -> None:
         self._keys = {key.id: key.secret for key in keys}
         self._current = keys[0].id
-        self._head = _MAGIC + self._current
-        self._hash_head = _HASH + base64.b64encode(self._head).decode()
+        self._head = SEALED + self._current
+        self._hash_head = SEALED_HASH + base64.b64encode(self._head).decode()
         self._cipher = lru_cache(SAGA_KEYS_MAX)(self._derive)
         self._reads_clear = False
 
@@ -133,7 +130,7 @@ class SealedCodec:
 
     def decode_envelope(self, saga_id: str, encoded: bytes) -> Envelope:
         """See ports.codec.Codec."""
-        return decode_envelope(self._open(saga_id, "envelope", encoded))
+        return stored_envelope(saga_id, self._open(saga_id, "envelope", encoded))
 
     def renew_envelope(self, saga_id: str, encoded: bytes) -> bytes:
         """See ports.codec.Codec. Empty ones are those of tombstones, and of closed sagas."""
@@ -160,7 +157,7 @@ class SealedCodec:
         if not payload_hash:
             return ""
         sealed = self._seal(saga_id, "hash", bytes.fromhex(payload_hash))
-        return _HASH + base64.b64encode(sealed).decode()
+        return SEALED_HASH + base64.b64encode(sealed).decode()
 
     def encode_term(self, name: str, value: str) -> str:
         """See ports.codec.Codec: a keyed hash, so that a number cannot be read or guessed."""
@@ -192,11 +189,11 @@ class SealedCodec:
 
     def decode_hash(self, saga_id: str, encoded: str) -> str:
         """See ports.codec.Codec."""
-        if not encoded.startswith(_HASH):
+        if not encoded.startswith(SEALED_HASH):
             if encoded and not self._reads_clear:
                 raise ValueError(f"the payload hash of saga {saga_id} is in the clear")
             return encoded
-        sealed = base64.b64decode(encoded.removeprefix(_HASH), validate=True)
+        sealed = base64.b64decode(encoded.removeprefix(SEALED_HASH), validate=True)
         return self._open(saga_id, "hash", sealed).hex()
 
     def _renewed(self, saga_id: str, place: str, encoded: bytes) -> bytes:
@@ -229,21 +226,21 @@ class SealedCodec:
         return self._head + nonce + cipher.encrypt(nonce, clear, _bound(saga_id, place))
 
     def _open(self, saga_id: str, place: str, sealed: bytes) -> bytes:
-        if not sealed.startswith(_MAGIC):
+        if not sealed.startswith(SEALED):
             if self._reads_clear:
                 return sealed
             raise ValueError(
                 f"the {place} of saga {saga_id} is in the clear, and this stage wrote none so:"
                 " restore the database from a backup"
             )
-        key_id = sealed[len(_MAGIC) : len(_MAGIC) + _ID]
+        key_id = sealed[len(SEALED) : len(SEALED) + _ID]
         if key_id not in self._keys:
             raise NewerJournal(
                 f"the {place} of saga {saga_id} is encrypted under the key {key_id.hex()}, which"
                 " this process began without: one that has it goes on with the saga. Add it to"
                 " payload_key_file, and restart"
             )
-        nonce = sealed[len(_MAGIC) + _ID : _HEAD]
+        nonce = sealed[len(SEALED) + _ID : _HEAD]
         try:
             cipher = self._cipher(key_id, saga_id)
             return cipher.decrypt(nonce, sealed[_HEAD:], _bound(saga_id, place))

@@ -12,6 +12,7 @@ import pytest
 
 from stage.core import events as e
 from stage.core.errors import NewerJournal
+from stage.store.codec import PLAIN_KEY, PlainCodec
 from stage.store.sealed import SealedCodec, new_key_line
 from tests.scenario.chain import running_chain
 from tests.scenario.test_sweeps import post, until_done
@@ -64,6 +65,38 @@ async def test_an_older_release_gives_back_what_it_does_not_know(
             assert (1, 1) == (done["refused"], done["done"])  # it holds up no other saga
     async with running_chain(tmp_path, **usual) as chain:
         await chain.until("s-1", lambda view: view["state"] == "completed")
+
+
+async def test_a_replica_that_is_still_without_a_key_gives_back_what_it_cannot_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A first key comes with a rolling update: a repeat of what a new pod had done met an old one.
+
+    It was answered 400 `not_executed` for a saga that stood.
+    """
+    keys = tmp_path / "payload.keys"
+    keys.write_text(f"{new_key_line()}\n")
+    keyed: dict[str, Any] = {"payload_key_file": str(keys)}
+    async with running_chain(tmp_path, drain_seconds=0.1) as chain:
+        assert 200 == (await chain.send("s-0"))[0]
+    async with running_chain(tmp_path, drain_seconds=0.1, **keyed) as chain:
+        assert 200 == (await chain.send("s-1"))[0]
+        await chain.script(chain.shipping, script="hang")
+        assert 202 == (await chain.send("s-2", Prefer="wait=1"))[0]
+    with monkeypatch.context() as patch:  # it began before there was a key
+        patch.setattr(PlainCodec, "admit", lambda *_: PLAIN_KEY)
+        async with running_chain(tmp_path) as chain:
+            for saga_id in ("s-1", "s-2"):
+                status, _, body = await chain.send(saga_id)
+                assert (503, "unknown") == (status, msgspec.json.decode(body)["outcome"])
+                assert 503 == (await chain.compensate(saga_id))[0]
+            assert 200 == (await chain.send("s-0"))[0]
+            listed = await chain.get(f"{chain.stage}/sagas")
+            assert ["s-0", "s-1", "s-2"] == [each["saga_id"] for each in listed["sagas"]]
+    async with running_chain(tmp_path, **keyed) as chain:
+        assert 200 == (await chain.send("s-1"))[0]
+        view = await chain.until("s-2", lambda view: view["state"] == "completed")
+        assert not view.get("parked")
 
 
 async def test_a_replica_without_the_new_key_gives_back_what_it_cannot_read(
