@@ -57,6 +57,9 @@ LOOK_SECONDS: Final = 1.0
 """How often the others are asked how they stand."""
 LOOK_SECONDS_MAX: Final = 5.0
 """A worker that does not say so long how it stands counts as one that is away."""
+METRICS_SECONDS_MAX: Final = 2.0
+"""How long the metrics of another worker are awaited: less than a scrape waits, of which 5 s are
+few. A worker that hangs would otherwise hide those of all others, and that it is away itself."""
 LONG_SECONDS_MAX: Final = 900.0
 """For what takes long: to ask all neighbours, or to write over what was erased."""
 
@@ -481,11 +484,11 @@ class WorkersEngine:
         return first == self._index
 
     async def metrics(self, accept: str) -> dict[int, tuple[bytes, str] | None]:
-        """The metrics of each worker; None for one that is not there."""
+        """The metrics of each worker; None for one that is not there, or hangs."""
 
         async def of(member: int) -> tuple[bytes, str] | None:
             try:
-                return await self._at(member, Duties.metrics, accept)
+                return await self._within(METRICS_SECONDS_MAX, member, Duties.metrics, accept)
             except WorkerLost:
                 return None
 

@@ -143,11 +143,11 @@ class WorkerLink:
         Raises WorkerLost where it is not there, or ends, or answers too late: what was called may
         have been done.
         """
-        asking = self._asking
-        if asking is None or asking.lost:
-            asking = await self._connected()
         try:
             async with asyncio.timeout(seconds):
+                asking = self._asking
+                if asking is None or asking.lost:
+                    asking = await self._connected()
                 return await asking.call(name, args, kwargs)
         except TimeoutError:
             raise WorkerLost(f"worker {self._worker} did not answer in {seconds:g} s") from None

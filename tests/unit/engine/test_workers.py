@@ -142,6 +142,26 @@ async def test_nobody_is_asked_for_lost_sagas_while_a_worker_is_away() -> None:
         await workers(File(), None, None).reconcile(since=None, without={}, adopt=None)
 
 
+async def test_the_metrics_of_all_are_there_before_a_scrape_gives_up_on_one_that_hangs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each scrape waited for one that was stopped: no figure was seen, and not that it is away."""
+    waited: list[float] = []
+
+    async def silent(_: Wire, name: str, args: Any, kwargs: Any, seconds: float) -> Any:
+        waited.append(seconds)
+        raise WorkerLost("worker 1 did not answer")
+
+    async def metrics(_: Duties, accept: str) -> tuple[bytes, str]:
+        return b"up 1", accept
+
+    monkeypatch.setattr(Wire, "call", silent)
+    monkeypatch.setattr(Duties, "metrics", metrics)
+    found = await workers(File(), File(), File()).metrics("text/plain")
+    assert {0: (b"up 1", "text/plain"), 1: None, 2: None} == found
+    assert 2 == len(waited) and max(waited) <= 2.0
+
+
 async def test_a_sweep_acts_once_on_a_saga_whose_answer_was_lost() -> None:
     """The worker that runs it was killed before it wrote down that the home had acted."""
     file = File("a")
